@@ -1,0 +1,196 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""The mathematics of a Masked Autoencoder as pure tensor functions.
+
+Letters in the shape comments: B images, C channels, H x W pixels, p x q pixels a patch, N patches, V visible and M masked
+patches (N = V + M), D width.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def patchify(pixel_values, patch_size):
+    """Cuts images into patches, row by row.
+
+    Args:
+        pixel_values: (B, C, H, W).
+        patch_size: (p, q); H must be a multiple of p and W of q.
+
+    Returns:
+        (B, N, p * q * C), the values of a patch ordered by row, column, channel.
+
+    Example:
+
+    ```python
+    >>> patchify(torch.zeros(2, 3, 32, 64), (8, 8)).shape
+    torch.Size([2, 32, 192])
+    ```
+    """
+    batch, channels, height, width = pixel_values.shape
+    p, q = patch_size
+    if height % p or width % q:
+        raise ValueError(f"pixel_values are {height} x {width} pixels; they must be a multiple of the patch, {p} x {q}")
+    patches = pixel_values.reshape(batch, channels, height // p, p, width // q, q)
+    patches = patches.permute(0, 2, 4, 3, 5, 1)  # (B, H/p, W/q, p, q, C)
+    return patches.reshape(batch, -1, p * q * channels)
+
+
+def unpatchify(patches, patch_size, image_size):
+    """Puts patches back together: the inverse of `patchify`.
+
+    Args:
+        patches: (B, N, p * q * C).
+        patch_size: (p, q).
+        image_size: (H, W) in pixels.
+
+    Returns:
+        (B, C, H, W).
+    """
+    (p, q), (height, width) = patch_size, image_size
+    rows, columns = height // p, width // q
+    if patches.shape[1] != rows * columns:
+        raise ValueError(f"{patches.shape[1]} patches don't make {height} x {width} pixels: that is {rows} x {columns}")
+    pixels = patches.reshape(len(patches), rows, columns, p, q, -1)
+    pixels = pixels.permute(0, 5, 1, 3, 2, 4)  # (B, C, H/p, p, W/q, q)
+    return pixels.reshape(len(patches), -1, height, width)
+
+
+def random_masking(noise, mask_ratio):
+    """Which patches the encoder sees: those with the smallest noise (MAE paper, Section 3, "Simple implementation").
+
+    Args:
+        noise: (B, N), one number a patch; uniform noise gives uniform random masks.
+        mask_ratio: Share of patches to remove; int(N * (1 - mask_ratio)) stay. At 0 the order is the natural one.
+
+    Returns:
+        ids_shuffle (B, N): patch numbers, the V visible ones first; ids_restore (B, N): its inverse; mask (B, N): 0 for
+        visible and 1 for removed patches; V.
+
+    Raises:
+        ValueError: no patch would stay visible.
+    """
+    num_patches = noise.shape[1]
+    num_visible = int(num_patches * (1 - mask_ratio))
+    if num_visible < 1:
+        raise ValueError(f"mask_ratio is {mask_ratio}: of {num_patches} patches none would stay visible")
+    if num_visible == num_patches:
+        noise = torch.arange(num_patches, device=noise.device).expand_as(noise)
+    return *_shuffle(noise, num_visible), num_visible
+
+
+def given_masking(bool_masked_pos):
+    """The same as `random_masking` for masks that are given; visible patches keep their natural order.
+
+    Args:
+        bool_masked_pos: (B, N), true for patches to remove, equally many in every image.
+
+    Raises:
+        ValueError: the images have different mask counts, or no patch would stay visible.
+    """
+    masked = bool_masked_pos.bool()
+    counts = masked.sum(dim=1).tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(f"bool_masked_pos masks {counts} patches; every image of a batch must mask equally many")
+    num_patches = masked.shape[1]
+    if counts and counts[0] == num_patches:
+        raise ValueError(f"bool_masked_pos masks all {num_patches} patches; at least one must stay visible")
+    num_visible = num_patches - counts[0]
+    return *_shuffle(masked.long(), num_visible), num_visible
+
+
+def _shuffle(order, num_visible):
+    # stable, so that equal numbers keep the patches' natural order on every device
+    ids_shuffle = torch.argsort(order, dim=1, stable=True)
+    ids_restore = torch.argsort(ids_shuffle, dim=1)
+    mask = (ids_restore >= num_visible).to(torch.float32)
+    return ids_shuffle, ids_restore, mask
+
+
+def gather_tokens(tokens, ids):
+    """tokens (B, N, D), ids (B, K) → (B, K, D): each image's own choice of tokens."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def sincos_position_table(grid_size, width):
+    """Fixed 2-D sine-cosine positions behind an all-zero row for the class token.
+
+    A patch's vector is [sin(x w) | cos(x w) | sin(y w) | cos(y w)], x its column and y its row, w = 10000^(-i / (D/4)).
+    (The column comes first: so do the published weights have it.)
+
+    Args:
+        grid_size: Patches (down, across).
+        width: D, a multiple of 4.
+
+    Returns:
+        (1, 1 + N, D), float32.
+
+    Example:
+
+    ```python
+    >>> sincos_position_table((14, 14), 768).shape
+    torch.Size([1, 197, 768])
+    ```
+    """
+    rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") for n in grid_size)
+    steps = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
+    frequencies = 10000.0**-steps  # (D/4,)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (x, y)]  # 2 x (N, D/4)
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return F.pad(table, (0, 0, 1, 0)).unsqueeze(0).float()
+
+
+def resize_position_table(table, old_grid, new_grid):
+    """Bicubic resize of a position table to another grid, in two dimensions; the class row stays.
+
+    Args:
+        table: (1, 1 + N, D).
+        old_grid, new_grid: Patches (down, across).
+
+    Returns:
+        (1, 1 + N', D), of the table's dtype.
+    """
+    if tuple(old_grid) == tuple(new_grid):
+        return table
+    width = table.shape[-1]
+    patches = table[:, 1:].reshape(1, *old_grid, width).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+    patches = F.interpolate(patches.float(), size=tuple(new_grid), mode="bicubic", align_corners=False)
+    patches = patches.permute(0, 2, 3, 1).reshape(1, -1, width)
+    return torch.cat([table[:, :1], patches.to(table.dtype)], dim=1)
+
+
+def patch_statistics(patches):
+    """Mean and standard deviation of every patch (…, 1): what norm_pix_loss normalises by (unbiased, as the authors')."""
+    mean = patches.mean(dim=-1, keepdim=True)
+    variance = patches.var(dim=-1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
+
+
+def pixel_target(patches, norm_pix_loss):
+    """What the decoder should predict for patches (…, p * q * C): their pixels, normalised a patch if asked for.
+
+    (MAE paper, Section 3, "Reconstruction target".)
+    """
+    patches = patches.float()
+    if not norm_pix_loss:
+        return patches
+    mean, std = patch_statistics(patches)
+    return (patches - mean) / std
+
+
+def patch_losses(pred, target):
+    """Mean squared error of every patch: (…, p * q * C) twice → (…)."""
+    return (pred.float() - target.float()).square().mean(dim=-1)
+
+
+def masked_loss(pred, target, mask):
+    """Mean squared error over the removed patches only (MAE paper, Section 3).
+
+    Args:
+        pred, target: (B, N, p * q * C).
+        mask: (B, N), 1 for removed patches; at least one in all.
+
+    Returns:
+        A scalar.
+    """
+    return (patch_losses(pred, target) * mask).sum() / mask.sum()
