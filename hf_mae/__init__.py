@@ -1,0 +1,2 @@
+from .configuration_mae import MAEConfig
+from .modeling_mae import MAEForPreTraining, MAEModel

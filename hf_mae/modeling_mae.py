@@ -1,0 +1,579 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Masked Autoencoder (arXiv 2111.06377): the encoder, the decoder and pre-training.
+
+Letters in the shape comments: B images, C channels, H x W pixels, p x q pixels a patch, N patches, V visible and M masked
+patches (N = V + M), D width. Everywhere a mask has 1 for a patch that is removed and 0 for one that the encoder sees.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from . import functional as MF
+from .configuration_mae import MAEConfig
+
+
+logger = logging.get_logger(__name__)
+
+# transformers' `vit_mae` spells its keys in three ways: as it has them in memory since 5.x (ours), as it saves them since
+# 5.x (`decoder_encoder.layer`) and as it did before. In this order the renames take any of them to ours.
+VIT_MAE_RENAMES = {
+    r"decoder_encoder\.layer\.": "decoder_layers.",
+    r"encoder\.layer\.": "layers.",
+    r"attention\.attention\.query": "attention.q_proj",
+    r"attention\.attention\.key": "attention.k_proj",
+    r"attention\.attention\.value": "attention.v_proj",
+    r"attention\.output\.dense": "attention.o_proj",
+    r"intermediate\.dense": "mlp.fc1",
+    r"output\.dense": "mlp.fc2",
+}
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+@dataclass
+class MAEModelOutput(ModelOutput):
+    """What `MAEModel` returns.
+
+    Attributes:
+        last_hidden_state: (B, 1 + V, D) after the final norm, the class token first. Unmasked (V = N) or with
+            `bool_masked_pos` the patches are in natural order; with noise in the noise's order, smallest first.
+        pooler_output: (B, D), the mean of the patch tokens or the class token, by `config.pooling`.
+        mask: (B, N), 1 for removed patches; None if nothing was masked.
+        ids_restore: (B, N), where each patch stands in shuffled order (visible first); None if nothing was masked.
+        hidden_states, attentions: on request.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    mask: torch.FloatTensor | None = None
+    ids_restore: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class MAEForPreTrainingOutput(ModelOutput):
+    """What `MAEForPreTraining` returns.
+
+    Attributes:
+        loss: Scalar, mean squared error over the removed patches.
+        logits: (B, N, p * q * C), predicted patches in natural order (None in training unless asked for).
+        mask: (B, N), 1 for removed patches.
+        ids_restore: (B, N), where each patch stands in shuffled order (visible first).
+        hidden_states, attentions: the encoder's, on request.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    mask: torch.FloatTensor | None = None
+    ids_restore: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class MAEReconstruction(ModelOutput):
+    """What `MAEForPreTraining.reconstruct` returns, in the scale of its `pixel_values`.
+
+    Attributes:
+        images: (B, C, H, W), visible patches as given and removed ones as predicted.
+        predicted: (B, C, H, W), every patch as predicted.
+        mask: (B, N), 1 for removed patches.
+        borrows_patch_statistics: True for a model with `norm_pix_loss`: it predicts the structure of a patch, and its
+            brightness and contrast were taken from the original.
+    """
+
+    images: torch.FloatTensor | None = None
+    predicted: torch.FloatTensor | None = None
+    mask: torch.FloatTensor | None = None
+    borrows_patch_statistics: bool | None = None
+
+
+def eager_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, **kwargs):
+    """Attention written out, for models that must return their weights: (B, heads, N, d) → (B, N, heads, d), weights."""
+    weights = torch.softmax((query @ key.transpose(-1, -2) * scaling).float(), dim=-1).to(query.dtype)
+    weights = F.dropout(weights, dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class MAEAttention(nn.Module):
+    """Multi-head self-attention; with `num_queries` only the last so many tokens ask, and all are asked."""
+
+    def __init__(self, config, hidden_size, num_attention_heads):
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        self.head_dim = hidden_size // num_attention_heads
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states, num_queries=None, **kwargs):
+        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
+        query, key, value = (
+            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, N, d)
+            for projected in (self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        mixed, weights = attend(
+            self, query, key, value, None, dropout=dropout, scaling=self.head_dim**-0.5, **kwargs
+        )  # (B, N, heads, d)
+        return self.o_proj(mixed.flatten(2)), weights
+
+
+class MAEMLP(nn.Module):
+    def __init__(self, config, hidden_size, intermediate_size):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states):
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class MAELayer(GradientCheckpointingLayer):
+    """A pre-norm transformer block, of the encoder and of the decoder.
+
+    With `num_queries` it returns the last so many tokens only: the queries, the MLP and the residual of the others are
+    not computed, while their keys and values are.
+    """
+
+    def __init__(self, config, hidden_size, num_attention_heads, intermediate_size, drop_path=0.0):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = MAEAttention(config, hidden_size, num_attention_heads)
+        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MAEMLP(config, hidden_size, intermediate_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, hidden_states, num_queries=None, **kwargs):
+        residual = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
+        mixed, _ = self.attention(self.layernorm_before(hidden_states), num_queries, **kwargs)
+        hidden_states = residual + self.drop_path(self.dropout(mixed))
+        return hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
+
+
+class MAEPatchEmbeddings(nn.Module):
+    """Projects patches to the encoder's width.
+
+    The weight is kept as the convolution of the ViT family and applied as a matrix, to just the patches that are there.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_hw, config.patch_hw)
+
+    def forward(self, patches):
+        weight = self.projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p * q * C), the patches' order
+        return F.linear(patches.to(weight.dtype), weight, self.projection.bias)
+
+
+class MAEEmbeddings(nn.Module):
+    """Patches (B, N, p * q * C) → tokens (B, 1 + V, D), of the visible ones only, class token first."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.patch_embeddings = MAEPatchEmbeddings(config)
+        # a buffer, for from_pretrained makes every parameter trainable; it gets its values in _init_weights
+        self.register_buffer("position_embeddings", torch.zeros(1, 1 + config.num_patches, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.grid_size = config.grid_size
+
+    def forward(self, patches, grid_size, ids_visible=None):
+        positions = MF.resize_position_table(self.position_embeddings, self.grid_size, grid_size)
+        patch_positions = positions[:, 1:].expand(len(patches), -1, -1)  # (B, N, D)
+        if ids_visible is not None:
+            patches = MF.gather_tokens(patches, ids_visible)  # (B, V, p * q * C)
+            patch_positions = MF.gather_tokens(patch_positions, ids_visible)  # (B, V, D)
+        tokens = self.patch_embeddings(patches) + patch_positions
+        cls = (self.cls_token + positions[:, :1]).expand(len(patches), -1, -1)
+        return self.dropout(torch.cat([cls, tokens], dim=1))
+
+
+class MAEDecoder(nn.Module):
+    """Predicts pixels of the removed patches from the encoder's tokens (B, 1 + V, D).
+
+    The tokens stay in shuffled order (class token, visible, masked), for attention doesn't care; with `masked_only` the
+    last block therefore answers for the last M of them.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
+        self.decoder_embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("decoder_pos_embed", torch.zeros(1, 1 + config.num_patches, width))
+        self.decoder_layers = nn.ModuleList(
+            MAELayer(config, width, heads, config.decoder_intermediate_size)
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder_pred = nn.Linear(width, math.prod(config.patch_hw) * config.num_channels)
+        self.grid_size = config.grid_size
+
+    def forward(self, latent, ids_shuffle, grid_size, masked_only):
+        positions = MF.resize_position_table(self.decoder_pos_embed, self.grid_size, grid_size)
+        patch_positions = MF.gather_tokens(positions[:, 1:].expand(len(latent), -1, -1), ids_shuffle)  # (B, N, D)
+        tokens = self.decoder_embed(latent)  # (B, 1 + V, D)
+        num_masked = ids_shuffle.shape[1] + 1 - tokens.shape[1]
+        masked = self.mask_token.to(tokens.dtype).expand(len(tokens), num_masked, -1)
+        hidden_states = torch.cat([tokens, masked], dim=1)  # (B, 1 + N, D)
+        hidden_states = hidden_states + torch.cat([positions[:, :1].expand(len(tokens), -1, -1), patch_positions], dim=1)
+        for layer in self.decoder_layers[:-1]:
+            hidden_states = layer(hidden_states)
+        hidden_states = self.decoder_layers[-1](hidden_states, num_masked if masked_only else None)
+        if not masked_only:
+            hidden_states = hidden_states[:, 1:]
+        return self.decoder_pred(self.decoder_norm(hidden_states))  # (B, M or N, p * q * C), shuffled order
+
+
+class MAEPreTrainedModel(PreTrainedModel):
+    """Init, loading and resizing, for every model of the package."""
+
+    config_class = MAEConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean: the Trainer has to divide by the accumulation steps
+    _no_split_modules = ["MAELayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": MAELayer, "attentions": MAEAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """The authors' init, all of it: xavier for what multiplies, normal for tokens, sin-cos for positions."""
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            # as the linear layer that it is; torch's convolution init stays for the bias
+            fan_out, fan_in = module.weight.shape[0], module.weight[0].numel()
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, MAEEmbeddings):
+            init.normal_(module.cls_token, std=self.config.initializer_range)
+            table = module.position_embeddings
+            init.copy_(table, MF.sincos_position_table(module.grid_size, table.shape[-1]))
+        elif isinstance(module, MAEDecoder):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+            table = module.decoder_pos_embed
+            init.copy_(table, MF.sincos_position_table(module.grid_size, table.shape[-1]))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+        """transformers' `from_pretrained`, which also reads `vit_mae` folders and takes another `image_size`.
+
+        With an `image_size` that differs from the folder's, the position tables are resized (bicubic, in two
+        dimensions).
+
+        Raises:
+            ValueError: the folder holds some other kind of model.
+
+        Example:
+
+        ```python
+        >>> model = MAEModel.from_pretrained("facebook/vit-mae-base", image_size=448)  # doctest: +SKIP
+        ```
+        """
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        saved, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+        if saved.get("model_type") not in ("mae", "vit_mae"):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {saved.get('model_type')!r}; "
+                f"{cls.__name__} reads 'mae' and 'vit_mae'"
+            )
+        if config is None:
+            config, kwargs = MAEConfig.from_pretrained(
+                pretrained_model_name_or_path, return_unused_kwargs=True, **{**kwargs, **hub}
+            )
+            kwargs.update(hub)
+        if saved["model_type"] == "vit_mae":
+            kwargs.setdefault("key_mapping", VIT_MAE_RENAMES)
+        wanted_size = config.image_size
+        config.image_size = saved.get("image_size", MAEConfig.image_size)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # else saving would rename back to vit_mae's keys, and the Trainer reads raw keys when it resumes
+        model._weight_conversions = None
+        model.set_image_size(wanted_size)
+        return loaded
+
+    def set_image_size(self, image_size):
+        """Resizes the position tables, in place, for images of another size: pixels, an int or (height, width)."""
+        config = MAEConfig(**{**self.config.to_dict(), "image_size": image_size})  # checked as a whole
+        tables = {"position_embeddings": MAEEmbeddings, "decoder_pos_embed": MAEDecoder}
+        for module in self.modules():
+            for name, kind in tables.items():
+                if isinstance(module, kind):
+                    table = getattr(module, name)
+                    resized = MF.resize_position_table(table.data, module.grid_size, config.grid_size)
+                    if isinstance(table, nn.Parameter):
+                        setattr(module, name, nn.Parameter(resized, requires_grad=table.requires_grad))
+                    else:
+                        setattr(module, name, resized)
+                    module.grid_size = config.grid_size
+        self.config.image_size = config.image_size
+
+
+class MAEModel(MAEPreTrainedModel):
+    """The encoder: ordered features of every patch by default, of the visible ones if a mask is asked for.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_mae import MAEConfig, MAEModel
+    >>> model = MAEModel(MAEConfig.from_size("tiny")).eval()
+    >>> outputs = model(torch.rand(1, 3, 224, 224))
+    >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
+    (torch.Size([1, 197, 192]), torch.Size([1, 192]))
+    ```
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings = MAEEmbeddings(config)
+        depth = config.num_hidden_layers
+        self.layers = nn.ModuleList(
+            MAELayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.intermediate_size,
+                drop_path=config.drop_path_rate * i / max(depth - 1, 1),
+            )
+            for i in range(depth)
+        )
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.patch_embeddings
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values,
+        noise=None,
+        mask_ratio=None,
+        bool_masked_pos=None,
+        interpolate_pos_encoding=False,
+        **kwargs,
+    ):
+        """Encodes images.
+
+        Args:
+            pixel_values: (B, C, H, W), floating point, normalised by the image processor.
+            noise: (B, N), decides the mask: the patches with the smallest numbers stay visible. Given alone, as many
+                are removed as `config.mask_ratio` says.
+            mask_ratio: Share of patches to remove, in [0, 1); without `noise` they are drawn at random.
+            bool_masked_pos: (B, N), true for the patches to remove; equally many in every image.
+            interpolate_pos_encoding: Take images of another size than `config.image_size`.
+
+        Returns:
+            `MAEModelOutput`
+
+        Raises:
+            ValueError: wrong size, channels, dtype or mask.
+        """
+        grid_size = self._check_images(pixel_values, interpolate_pos_encoding)
+        self._check_attentions(kwargs)
+        patches = MF.patchify(pixel_values, self.config.patch_hw)  # (B, N, p * q * C)
+        masking = self._masking(patches, noise, mask_ratio, bool_masked_pos)
+        ids_shuffle, ids_restore, mask, num_visible = masking or (None, None, None, 0)
+        ids_visible = ids_shuffle[:, :num_visible] if masking else None
+        hidden_states = self.embeddings(patches, grid_size, ids_visible)  # (B, 1 + V, D)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        hidden_states = self.layernorm(hidden_states)
+        pooled = hidden_states[:, 1:].mean(dim=1) if self.config.pooling == "mean" else hidden_states[:, 0]
+        return MAEModelOutput(
+            last_hidden_state=hidden_states, pooler_output=pooled, mask=mask, ids_restore=ids_restore
+        )
+
+    def _check_images(self, pixel_values, interpolate_pos_encoding):
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+            expected = f"(batch, {self.config.num_channels}, height, width)"
+            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected {expected}")
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values are {pixel_values.dtype}; normalise them with the image processor first")
+        (height, width), (p, q) = pixel_values.shape[2:], self.config.patch_hw
+        if not interpolate_pos_encoding and (height, width) != self.config.image_hw:
+            raise ValueError(
+                f"pixel_values are {height} x {width} pixels and the model is for {self.config.image_hw[0]} x "
+                f"{self.config.image_hw[1]}; resize them, or pass interpolate_pos_encoding=True"
+            )
+        return height // p, width // q
+
+    def _check_attentions(self, kwargs):
+        asked = kwargs.get("output_attentions", getattr(self.config, "output_attentions", False))
+        if asked and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"attention weights were asked for and attn_implementation is {self.config._attn_implementation!r}, "
+                "which doesn't compute them; load the model with attn_implementation='eager'"
+            )
+
+    def _masking(self, patches, noise, mask_ratio, bool_masked_pos):
+        """(ids_shuffle, ids_restore, mask, V), or None if nothing is asked to be masked."""
+        shape = patches.shape[:2]  # (B, N)
+        for name, given in (("noise", noise), ("bool_masked_pos", bool_masked_pos)):
+            if given is not None and given.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(given.shape)}; expected (batch, patches) {tuple(shape)}")
+        if mask_ratio is not None and not 0 <= mask_ratio < 1:
+            raise ValueError(f"mask_ratio is {mask_ratio}; it must be in [0, 1)")
+        if bool_masked_pos is not None:
+            if noise is not None or mask_ratio is not None:
+                raise ValueError("bool_masked_pos is the mask; noise and mask_ratio can't be given beside it")
+            return MF.given_masking(bool_masked_pos)
+        if noise is None and mask_ratio is None:
+            return None
+        if noise is None:
+            noise = torch.rand(shape, device=patches.device)
+        return MF.random_masking(noise, self.config.mask_ratio if mask_ratio is None else mask_ratio)
+
+
+class MAEForPreTraining(MAEPreTrainedModel):
+    """Encoder and decoder, with the loss on the removed patches.
+
+    In training only what the loss needs is computed: the decoder's last block, norm and predictor run for the removed
+    patches alone, and `logits` are None unless `return_logits=True`.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_mae import MAEConfig, MAEForPreTraining
+    >>> model = MAEForPreTraining(MAEConfig.from_size("tiny", norm_pix_loss=True))
+    >>> model(torch.rand(2, 3, 224, 224)).loss.backward()
+    ```
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vit = MAEModel(config)
+        self.decoder = MAEDecoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.vit.get_input_embeddings()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values,
+        noise=None,
+        mask_ratio=None,
+        bool_masked_pos=None,
+        interpolate_pos_encoding=False,
+        return_loss=True,
+        return_logits=None,
+        **kwargs,
+    ):
+        """Masks, encodes, decodes and compares.
+
+        Args:
+            pixel_values, noise, bool_masked_pos, interpolate_pos_encoding: as for `MAEModel`.
+            mask_ratio: Share of patches to remove; by default `config.mask_ratio`.
+            return_loss: Whether to compute the loss.
+            return_logits: Whether to predict every patch; by default outside training, and in it if `return_loss` is
+                false.
+
+        Returns:
+            `MAEForPreTrainingOutput`
+
+        Raises:
+            ValueError: wrong size, channels, dtype or mask; a loss is asked for and nothing is masked.
+        """
+        if mask_ratio is None and bool_masked_pos is None:
+            mask_ratio = self.config.mask_ratio
+        if return_logits is None:
+            return_logits = not (self.training and return_loss)
+        encoded = self.vit(pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding, **kwargs)
+        ids_shuffle = torch.argsort(encoded.ids_restore, dim=1)
+        num_visible = encoded.last_hidden_state.shape[1] - 1
+        if return_loss and num_visible == ids_shuffle.shape[1]:
+            raise ValueError("no patch is masked, so there is no loss; mask some, or pass return_loss=False")
+
+        grid_size = [size // patch for size, patch in zip(pixel_values.shape[2:], self.config.patch_hw)]
+        pred = self.decoder(encoded.last_hidden_state, ids_shuffle, grid_size, masked_only=not return_logits)
+        loss = None
+        if return_loss:
+            masked_pred = pred[:, num_visible:] if return_logits else pred  # (B, M, p * q * C)
+            patches = MF.patchify(pixel_values, self.config.patch_hw)
+            target = MF.pixel_target(
+                MF.gather_tokens(patches, ids_shuffle[:, num_visible:]), self.config.norm_pix_loss
+            )
+            loss = MF.patch_losses(masked_pred, target).mean()  # all rows mask equally many: a mean is the masked loss
+        return MAEForPreTrainingOutput(
+            loss=loss,
+            logits=MF.gather_tokens(pred, encoded.ids_restore) if return_logits else None,
+            mask=encoded.mask,
+            ids_restore=encoded.ids_restore,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    @torch.no_grad()
+    def reconstruct(
+        self, pixel_values, noise=None, mask_ratio=None, bool_masked_pos=None, interpolate_pos_encoding=False
+    ):
+        """Fills in the removed patches.
+
+        A model trained with `norm_pix_loss` predicts patches of mean 0 and deviation 1. To make a picture of them, each
+        patch's true mean and deviation are borrowed from the original: such pictures look better than what the model
+        knows, and the output says so in `borrows_patch_statistics`.
+
+        Args:
+            As for `forward`; `mask_ratio=0` decodes the whole image.
+
+        Returns:
+            `MAEReconstruction`, images in the scale of `pixel_values`; the processor's `post_process_reconstruction`
+            makes uint8 pictures of them.
+        """
+        outputs = self(
+            pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding, return_loss=False, return_logits=True
+        )
+        patch_hw, image_hw = self.config.patch_hw, pixel_values.shape[2:]
+        patches, predicted = MF.patchify(pixel_values, patch_hw).float(), outputs.logits.float()
+        if self.config.norm_pix_loss:
+            mean, std = MF.patch_statistics(patches)
+            predicted = predicted * std + mean
+        filled = torch.where(outputs.mask.unsqueeze(-1).bool(), predicted, patches)
+        return MAEReconstruction(
+            images=MF.unpatchify(filled, patch_hw, image_hw),
+            predicted=MF.unpatchify(predicted, patch_hw, image_hw),
+            mask=outputs.mask,
+            borrows_patch_statistics=self.config.norm_pix_loss,
+        )
+
+
+__all__ = ["MAEForPreTraining", "MAEForPreTrainingOutput", "MAEModel", "MAEModelOutput", "MAEReconstruction"]

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+from setuptools import setup
+
+
+setup(
+    name="hf-mae",
+    version="0.1.0",
+    description="Masked Autoencoders for the Hugging Face ecosystem: pre-train, fine-tune, convert and publish",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["hf_mae"],
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "transformers>=5.17,<6",
+        "accelerate>=1.15",
+        "datasets>=5.0",
+        "evaluate>=0.4.6",
+        "safetensors>=0.7",
+        "huggingface_hub>=2.0",
+        "pillow>=12.0",
+        "timm>=1.0.20",
+        "scikit-learn>=1.7",  # the embedded digits
+        "matplotlib>=3.10",  # panels
+        "tensorboard>=2.20",  # training curves
+        "pyyaml>=6.0",  # recipes
+    ],
+    extras_require={"test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff>=0.17"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
