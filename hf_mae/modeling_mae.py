@@ -6,26 +6,19 @@ patches (N = V + M), D width. Everywhere a mask has 1 for a patch that is remove
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
-from timm.layers import DropPath
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from . import functional as MF
 from .configuration_mae import MAEConfig
+from .layers import MAEAttention, MAEDecoder, MAEEmbeddings, MAELayer
+from .modeling_outputs import MAEForPreTrainingOutput, MAEModelOutput, MAEReconstruction
 
-
-logger = logging.get_logger(__name__)
 
 # transformers' `vit_mae` spells its keys in three ways: as it has them in memory since 5.x (ours), as it saves them since
 # 5.x (`decoder_encoder.layer`) and as it did before. In this order the renames take any of them to ours.
@@ -40,208 +33,6 @@ VIT_MAE_RENAMES = {
     r"output\.dense": "mlp.fc2",
 }
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-@dataclass
-class MAEModelOutput(ModelOutput):
-    """What `MAEModel` returns.
-
-    Attributes:
-        last_hidden_state: (B, 1 + V, D) after the final norm, the class token first. Unmasked (V = N) or with
-            `bool_masked_pos` the patches are in natural order; with noise in the noise's order, smallest first.
-        pooler_output: (B, D), the mean of the patch tokens or the class token, by `config.pooling`.
-        mask: (B, N), 1 for removed patches; None if nothing was masked.
-        ids_restore: (B, N), where each patch stands in shuffled order (visible first); None if nothing was masked.
-        hidden_states, attentions: on request.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    ids_restore: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class MAEForPreTrainingOutput(ModelOutput):
-    """What `MAEForPreTraining` returns.
-
-    Attributes:
-        loss: Scalar, mean squared error over the removed patches.
-        logits: (B, N, p * q * C), predicted patches in natural order (None in training unless asked for).
-        mask: (B, N), 1 for removed patches.
-        ids_restore: (B, N), where each patch stands in shuffled order (visible first).
-        hidden_states, attentions: the encoder's, on request.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    ids_restore: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class MAEReconstruction(ModelOutput):
-    """What `MAEForPreTraining.reconstruct` returns, in the scale of its `pixel_values`.
-
-    Attributes:
-        images: (B, C, H, W), visible patches as given and removed ones as predicted.
-        predicted: (B, C, H, W), every patch as predicted.
-        mask: (B, N), 1 for removed patches.
-        borrows_patch_statistics: True for a model with `norm_pix_loss`: it predicts the structure of a patch, and its
-            brightness and contrast were taken from the original.
-    """
-
-    images: torch.FloatTensor | None = None
-    predicted: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    borrows_patch_statistics: bool | None = None
-
-
-def eager_attention(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, **kwargs):
-    """Attention written out, for models that must return their weights: (B, heads, N, d) → (B, N, heads, d), weights."""
-    weights = torch.softmax((query @ key.transpose(-1, -2) * scaling).float(), dim=-1).to(query.dtype)
-    weights = F.dropout(weights, dropout, training=module.training)
-    return (weights @ value).transpose(1, 2), weights
-
-
-class MAEAttention(nn.Module):
-    """Multi-head self-attention; with `num_queries` only the last so many tokens ask, and all are asked."""
-
-    def __init__(self, config, hidden_size, num_attention_heads):
-        super().__init__()
-        self.config = config
-        self.is_causal = False
-        self.head_dim = hidden_size // num_attention_heads
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden_states, num_queries=None, **kwargs):
-        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, N, d)
-            for projected in (self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states))
-        )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        mixed, weights = attend(
-            self, query, key, value, None, dropout=dropout, scaling=self.head_dim**-0.5, **kwargs
-        )  # (B, N, heads, d)
-        return self.o_proj(mixed.flatten(2)), weights
-
-
-class MAEMLP(nn.Module):
-    def __init__(self, config, hidden_size, intermediate_size):
-        super().__init__()
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
-
-    def forward(self, hidden_states):
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
-
-
-class MAELayer(GradientCheckpointingLayer):
-    """A pre-norm transformer block, of the encoder and of the decoder.
-
-    With `num_queries` it returns the last so many tokens only: the queries, the MLP and the residual of the others are
-    not computed, while their keys and values are.
-    """
-
-    def __init__(self, config, hidden_size, num_attention_heads, intermediate_size, drop_path=0.0):
-        super().__init__()
-        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attention = MAEAttention(config, hidden_size, num_attention_heads)
-        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MAEMLP(config, hidden_size, intermediate_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, hidden_states, num_queries=None, **kwargs):
-        residual = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        mixed, _ = self.attention(self.layernorm_before(hidden_states), num_queries, **kwargs)
-        hidden_states = residual + self.drop_path(self.dropout(mixed))
-        return hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
-
-
-class MAEPatchEmbeddings(nn.Module):
-    """Projects patches to the encoder's width.
-
-    The weight is kept as the convolution of the ViT family and applied as a matrix, to just the patches that are there.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_hw, config.patch_hw)
-
-    def forward(self, patches):
-        weight = self.projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p * q * C), the patches' order
-        return F.linear(patches.to(weight.dtype), weight, self.projection.bias)
-
-
-class MAEEmbeddings(nn.Module):
-    """Patches (B, N, p * q * C) → tokens (B, 1 + V, D), of the visible ones only, class token first."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.patch_embeddings = MAEPatchEmbeddings(config)
-        # a buffer, for from_pretrained makes every parameter trainable; it gets its values in _init_weights
-        self.register_buffer("position_embeddings", torch.zeros(1, 1 + config.num_patches, config.hidden_size))
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.grid_size = config.grid_size
-
-    def forward(self, patches, grid_size, ids_visible=None):
-        positions = MF.resize_position_table(self.position_embeddings, self.grid_size, grid_size)
-        patch_positions = positions[:, 1:].expand(len(patches), -1, -1)  # (B, N, D)
-        if ids_visible is not None:
-            patches = MF.gather_tokens(patches, ids_visible)  # (B, V, p * q * C)
-            patch_positions = MF.gather_tokens(patch_positions, ids_visible)  # (B, V, D)
-        tokens = self.patch_embeddings(patches) + patch_positions
-        cls = (self.cls_token + positions[:, :1]).expand(len(patches), -1, -1)
-        return self.dropout(torch.cat([cls, tokens], dim=1))
-
-
-class MAEDecoder(nn.Module):
-    """Predicts pixels of the removed patches from the encoder's tokens (B, 1 + V, D).
-
-    The tokens stay in shuffled order (class token, visible, masked), for attention doesn't care; with `masked_only` the
-    last block therefore answers for the last M of them.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
-        self.decoder_embed = nn.Linear(config.hidden_size, width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("decoder_pos_embed", torch.zeros(1, 1 + config.num_patches, width))
-        self.decoder_layers = nn.ModuleList(
-            MAELayer(config, width, heads, config.decoder_intermediate_size)
-            for _ in range(config.decoder_num_hidden_layers)
-        )
-        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.decoder_pred = nn.Linear(width, math.prod(config.patch_hw) * config.num_channels)
-        self.grid_size = config.grid_size
-
-    def forward(self, latent, ids_shuffle, grid_size, masked_only):
-        positions = MF.resize_position_table(self.decoder_pos_embed, self.grid_size, grid_size)
-        patch_positions = MF.gather_tokens(positions[:, 1:].expand(len(latent), -1, -1), ids_shuffle)  # (B, N, D)
-        tokens = self.decoder_embed(latent)  # (B, 1 + V, D)
-        num_masked = ids_shuffle.shape[1] + 1 - tokens.shape[1]
-        masked = self.mask_token.to(tokens.dtype).expand(len(tokens), num_masked, -1)
-        hidden_states = torch.cat([tokens, masked], dim=1)  # (B, 1 + N, D)
-        hidden_states = hidden_states + torch.cat([positions[:, :1].expand(len(tokens), -1, -1), patch_positions], dim=1)
-        for layer in self.decoder_layers[:-1]:
-            hidden_states = layer(hidden_states)
-        hidden_states = self.decoder_layers[-1](hidden_states, num_masked if masked_only else None)
-        if not masked_only:
-            hidden_states = hidden_states[:, 1:]
-        return self.decoder_pred(self.decoder_norm(hidden_states))  # (B, M or N, p * q * C), shuffled order
 
 
 class MAEPreTrainedModel(PreTrainedModel):
@@ -576,4 +367,4 @@ class MAEForPreTraining(MAEPreTrainedModel):
         )
 
 
-__all__ = ["MAEForPreTraining", "MAEForPreTrainingOutput", "MAEModel", "MAEModelOutput", "MAEReconstruction"]
+__all__ = ["MAEForPreTraining", "MAEModel"]
