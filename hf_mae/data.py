@@ -308,19 +308,26 @@ class ImageDraws(torch.utils.data.Dataset):
 
 
 class DrawSampler(Sampler):
-    """Draw numbers of one epoch in an order that follows from (seed, epoch)."""
+    """Draw numbers of one epoch, `epoch * length + index`, in an order that follows from (seed, epoch).
 
-    def __init__(self, length, seed):
+    Args:
+        length: Images in the data set.
+        seed: Of the order.
+        num_draws: How many of them an epoch takes (whole batches).
+    """
+
+    def __init__(self, length, seed, num_draws):
         self.length = length
         self.seed = seed
+        self.num_draws = num_draws
         self.epoch = 0
 
     def __len__(self):
-        return self.length
+        return self.num_draws
 
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        yield from (self.epoch * self.length + order).tolist()
+        yield from (self.epoch * self.length + order[: self.num_draws]).tolist()
 
 
 def collate(samples):

@@ -194,3 +194,22 @@ def masked_loss(pred, target, mask):
         A scalar.
     """
     return (patch_losses(pred, target) * mask).sum() / mask.sum()
+
+
+def baseline_losses(target, mask):
+    """What two predictors without a network lose on the removed patches of each image.
+
+    Args:
+        target: (B, N, p * q * C), as from `pixel_target`.
+        mask: (B, N), 1 for removed patches; in every image at least one of each kind.
+
+    Returns:
+        visible_mean (B,): predicts the mean of the visible patches everywhere; best_constant (B,): predicts the one patch
+        that is best for this image, the mean of the removed ones, which it can't know.
+    """
+    mask = mask.unsqueeze(-1).to(target.dtype)
+    losses = []
+    for known in (1 - mask, mask):
+        guess = (target * known).sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True)  # (B, 1, p * q * C)
+        losses.append(((target - guess).square() * mask).mean(dim=-1).sum(dim=1) / mask.sum(dim=(1, 2)))
+    return tuple(losses)

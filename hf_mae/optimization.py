@@ -1,0 +1,56 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Learning rate and weight decay as the paper has them."""
+
+import math
+
+
+def scaled_learning_rate(base_learning_rate, total_batch_size):
+    """The linear scaling rule: base * total batch / 256 (MAE paper, Appendix A.1).
+
+    Args:
+        total_batch_size: Images an update, over all processes and accumulation steps.
+
+    Example:
+
+    ```python
+    >>> scaled_learning_rate(1.5e-4, 4096)
+    0.0024
+    ```
+    """
+    return base_learning_rate * total_batch_size / 256
+
+
+def warmup_cosine(step, steps_per_epoch, num_epochs, warmup_epochs, min_ratio=0.0):
+    """Learning rate of a step over the peak: linear from 0 in the warm-up, then half a cosine down to `min_ratio`.
+
+    (MAE paper, Table 8: 40 epochs of warm-up, cosine decay.)
+
+    Args:
+        step: Updates done so far.
+        steps_per_epoch: Updates an epoch.
+        num_epochs, warmup_epochs: Epochs, may be fractions.
+        min_ratio: Final learning rate over the peak.
+    """
+    epoch = step / steps_per_epoch
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
+    progress = min(1.0, (epoch - warmup_epochs) / (num_epochs - warmup_epochs))
+    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(model, weight_decay):
+    """Trainable parameters for an optimizer: matrices decay; biases, norms, tokens and position tables don't.
+
+    Args:
+        model: `torch.nn.Module`.
+        weight_decay: 0.05 in the paper (Table 8).
+
+    Returns:
+        Two groups, `{"params": [...], "weight_decay": ...}`.
+    """
+    decay, no_decay = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            table = name.endswith(("_token", "position_embeddings", "decoder_pos_embed"))
+            (no_decay if parameter.ndim < 2 or table else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]

@@ -1,0 +1,298 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""The Trainer of masked autoencoders: the paper's optimizer, exact draws, held-out evaluation, guards."""
+
+import json
+import resource
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from .data import BadImageError, DrawSampler, collate
+from .functional import baseline_losses, patch_losses, patchify, pixel_target
+from .image_processing_mae import normalize_images
+from .optimization import parameter_groups, warmup_cosine
+from .visualization import reconstruction_panel
+
+
+PANEL_IMAGES = 8
+MAX_BAD_SHARE = 0.01
+BAD_IMAGES_FILE = "bad_images.tsv"
+PANEL_FILE = "reconstructions.png"
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of an update is NaN or infinite."""
+
+
+class _StepCallback(TrainerCallback):
+    """Tells the sampler its epoch, and looks at each update before the optimizer makes it."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # from the count of updates, for accelerate's set_epoch doesn't reach a sampler below two wrappers (a resumed
+        # run on several processes), and state.epoch is a fraction
+        self.trainer.draw_sampler.epoch = state.global_step // self.trainer.updates_per_epoch
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.trainer.check_update(model)
+
+
+class MAETrainer(Trainer):
+    """transformers' Trainer for `MAEForPreTraining` on `ImageDraws`.
+
+    - lr from `base_learning_rate`, warm-up and cosine a step, AdamW that decays matrices only;
+    - order, crops and masks follow from (seed, epoch, index): any number of processes and workers sees the same, and a
+      run that was killed goes on as if it hadn't been;
+    - an epoch is as many whole batches (over processes and accumulation) as the data set has;
+    - evaluation with fixed masks: `eval_loss`, two baselines, a panel of reconstructions;
+    - a loss that is not finite never reaches the weights;
+    - images that can't be decoded are listed in `bad_images.tsv`; more than 1 % of a data set is an error.
+
+    Args:
+        model: `MAEForPreTraining`.
+        args: `MAETrainingArguments`.
+        train_dataset, eval_dataset: `ImageDraws` with a `PretrainingTransform` and a `HeldOutTransform`.
+        processing_class: `MAEImageProcessor`; its mean and deviation normalise the batches, on the device.
+
+    Example: `scripts/run_mae.py`.
+    """
+
+    # the loss is a mean over the batch: the Trainer has to divide it by the accumulation steps
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, model, args, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs):
+        kwargs.setdefault("data_collator", collate)
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=_mean_losses,
+            **kwargs,
+        )
+        self.add_callback(_StepCallback(self))
+        self.draw_sampler = None
+        self.nonfinite_skipped = 0
+        self._update_finite = torch.ones((), dtype=torch.bool, device=args.device)
+        self._update_indices = []
+        self._bad_images, self._unreported_bad_images = {}, []
+        self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
+
+    # data -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def updates_per_epoch(self):
+        """Optimizer updates an epoch: whole total batches only."""
+        total, there = self.args.total_batch_size, len(self.train_dataset)
+        if there < total:
+            raise ValueError(
+                f"there are {there:,} training images and the total batch is {total:,}; take a smaller "
+                "per_device_train_batch_size or gradient_accumulation_steps"
+            )
+        return there // total
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        num_draws = self.updates_per_epoch * self.args.total_batch_size
+        self.draw_sampler = DrawSampler(len(dataset), self.args.seed, num_draws)
+        return self.draw_sampler
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        if inputs["pixel_values"].dtype == torch.uint8:
+            processor = self.processing_class
+            pixels = normalize_images(inputs["pixel_values"], processor.image_mean, processor.image_std)
+            inputs = {**inputs, "pixel_values": pixels}
+        return inputs
+
+    def _take_notes(self, inputs, split):
+        """Keeps what is in a batch beside the model's inputs; returns the sample numbers (B,)."""
+        self._unreported_bad_images += [(split, *bad) for bad in inputs.pop("bad_images")]
+        return inputs.pop("index")
+
+    # optimizer and schedule -----------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            groups = parameter_groups(model or self.model, self.args.weight_decay)
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(groups, **kwargs)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.lr_scheduler is None:
+            args, steps = self.args, self.updates_per_epoch
+            min_ratio = args.min_learning_rate / args.learning_rate
+
+            def share_of_peak(step):
+                return warmup_cosine(step, steps, num_training_steps / steps, args.warmup_epochs, min_ratio)
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share_of_peak)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # training -------------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self._clock = time.perf_counter()
+        if not resume_from_checkpoint and self.is_world_process_zero():
+            (Path(self.args.output_dir) / BAD_IMAGES_FILE).unlink(missing_ok=True)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._update_indices.append(self._take_notes(inputs, "train"))
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._update_finite &= torch.isfinite(loss)
+        self._images += len(inputs["pixel_values"]) * self.args.world_size
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def check_update(self, model):
+        """Before an update: what to do if its loss, on any process, is not finite."""
+        finite = self.accelerator.reduce(self._update_finite.float(), reduction="sum") == self.args.world_size
+        finite_here, indices = self._update_finite.clone(), self._update_indices
+        self._update_finite.fill_(True)
+        self._update_indices = []
+        if finite:
+            return
+        if self.args.nonfinite == "raise":
+            samples = torch.cat(indices).tolist()
+            shown = ", ".join(map(str, samples[:64])) + (", …" if len(samples) > 64 else "")
+            raise NonFiniteLossError(
+                f"the loss of step {self.state.global_step + 1} is not finite "
+                + ("on another process" if finite_here else f"(training samples {shown})")
+                + "; the weights are as they were after the step before. Lower the learning rate, train in bf16 or fp32 "
+                "instead of fp16, look at the images, or drop such updates by --nonfinite skip"
+            )
+        model.zero_grad(set_to_none=True)  # the optimizer passes over parameters without gradients
+        self.nonfinite_skipped += 1
+
+    def floating_point_ops(self, inputs):
+        return 0  # transformers takes every pixel for a token; no figure is better than that
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            elapsed = time.perf_counter() - self._clock - self._time_evaluating
+            logs["images_per_second"] = round(self._images / elapsed, 1)
+            logs["peak_memory_gib"] = round(peak_memory(self.args.device) / 2**30, 3)
+            if self.nonfinite_skipped:
+                logs["nonfinite_skipped"] = self.nonfinite_skipped
+            self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
+        super().log(logs, start_time)
+        self._report_bad_images()
+
+    def _report_bad_images(self):
+        """Lists new bad images in a file and stops at more than 1 % of a data set."""
+        fresh = gather_object(self._unreported_bad_images)
+        self._unreported_bad_images = []
+        lines = []
+        for split, index, path, error in fresh:
+            if (split, index) not in self._bad_images:
+                self._bad_images[split, index] = path
+                lines.append(f"{split}\t{index}\t{path}\t{error}\n")
+        file = Path(self.args.output_dir) / BAD_IMAGES_FILE
+        if lines and self.is_world_process_zero():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as stream:
+                stream.writelines(lines)
+        for split, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset)):
+            bad = [path for (s, _), path in self._bad_images.items() if s == split]
+            if bad and len(bad) > MAX_BAD_SHARE * len(dataset):
+                raise BadImageError(
+                    f"{len(bad)} of {len(dataset):,} {split} images can't be decoded, which is more than "
+                    f"{MAX_BAD_SHARE:.0%}; {file} lists them. Repair or remove them and resume"
+                )
+
+    # evaluation -----------------------------------------------------------------------------------------------------
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Losses of each image (B, 3): the model's and two baselines'; labels are the image numbers."""
+        index = self._take_notes(inputs, "validation")
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        config = self.model.config
+        target = pixel_target(patchify(inputs["pixel_values"], config.patch_hw), config.norm_pix_loss)
+        losses = (patch_losses(outputs.logits, target) * outputs.mask).sum(dim=1) / outputs.mask.sum(dim=1)
+        return None, torch.stack([losses, *baseline_losses(target, outputs.mask)], dim=1), index
+
+    def evaluate(self, *args, **kwargs):
+        start = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        self._draw_panel()
+        self._time_evaluating += time.perf_counter() - start
+        return metrics
+
+    def _draw_panel(self):
+        """The first held-out images into the output folder and TensorBoard."""
+        samples = [self.eval_dataset[i] for i in range(min(PANEL_IMAGES, len(self.eval_dataset)))]
+        batch = collate(samples)
+        inputs = self._prepare_inputs({name: batch[name] for name in ("pixel_values", "noise")})
+        self.model.eval()
+        with self.compute_loss_context_manager():
+            figure = reconstruction_panel(self.model, self.processing_class, **inputs)
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            figure.savefig(Path(self.args.output_dir) / PANEL_FILE, dpi=120)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                    callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)
+
+
+def _mean_losses(prediction):
+    names = ("loss", "loss_visible_mean", "loss_best_constant")
+    return dict(zip(names, prediction.predictions.mean(axis=0).tolist()))
+
+
+def peak_memory(device):
+    """The most memory that was used so far, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def find_checkpoint(output_dir):
+    """The newest whole checkpoint in a folder, or None; those that a killed run left half written are passed over."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    whole = (path for path in sorted(folders, key=lambda p: -int(p.name.split("-")[1])) if is_whole_checkpoint(path))
+    return next(whole, None)
+
+
+def is_whole_checkpoint(folder):
+    """Whether a checkpoint was written to its end: the Trainer writes `trainer_state.json` last."""
+    folder = Path(folder)
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    states = [*folder.glob("*.pt"), *folder.glob("*.pth")]
+    return bool(states) and all(map(zipfile.is_zipfile, states))
+
+
+def resume_point(args):
+    """The checkpoint that `--resume_from_checkpoint` (a folder, or "last") means, or None for a fresh start.
+
+    Raises:
+        ValueError: the folder holds no whole checkpoint; or nothing is to be resumed and the output folder holds some.
+    """
+    wanted, newest = args.resume_from_checkpoint, find_checkpoint(args.output_dir)
+    if wanted is None and newest is not None:
+        raise ValueError(
+            f"output_dir {args.output_dir} already holds {newest.name}; go on by --resume_from_checkpoint last, or name "
+            "another folder"
+        )
+    if wanted in (None, "last"):
+        return str(newest) if newest else None
+    if not is_whole_checkpoint(wanted):
+        raise ValueError(f"resume_from_checkpoint {wanted} is not a whole checkpoint (and not the word 'last')")
+    return str(wanted)
