@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
@@ -19,9 +20,7 @@ from .optimization import scaled_learning_rate
 class ModelArguments:
     """Which model to train."""
 
-    size: str | None = field(
-        default=None, metadata={"help": f"Size of a new model: {', '.join(SIZES)} (default: base)."}
-    )
+    size: str | None = field(default=None, metadata={"help": f"Size of a new model: {', '.join(SIZES)} (default: base)."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Go on from this model (folder or Hub id) instead of a new one."}
     )
@@ -31,7 +30,8 @@ class ModelArguments:
     mask_ratio: float | None = field(default=None, metadata={"help": "Share of patches to hide."})
     norm_pix_loss: bool | None = field(default=None, metadata={"help": "Whether to normalise target patches."})
     config_overrides: str | None = field(
-        default=None, metadata={"help": "Other fields of MAEConfig, as YAML: '{hidden_size: 96, num_hidden_layers: 4}'."}
+        default=None,
+        metadata={"help": "Other fields of MAEConfig, as YAML: '{hidden_size: 96, num_hidden_layers: 4}'."},
     )
 
     def overrides(self):
@@ -41,7 +41,9 @@ class ModelArguments:
         except yaml.YAMLError as error:
             raise ValueError(f"config_overrides is {self.config_overrides!r}, which is not YAML: {error}") from error
         if not isinstance(others, dict):
-            raise ValueError(f"config_overrides is {self.config_overrides!r}; it must be a mapping, as '{{hidden_size: 96}}'")
+            raise ValueError(
+                f"config_overrides is {self.config_overrides!r}; it must be a mapping, as '{{hidden_size: 96}}'"
+            )
         given = {name: getattr(self, name) for name in ("num_channels", "mask_ratio", "norm_pix_loss")}
         for name in ("image_size", "patch_size"):
             sides = getattr(self, name)
@@ -122,6 +124,8 @@ class MAETrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not (self.use_cpu or self.fp16) and is_torch_bf16_gpu_available()
+        # pinning is for copies to an accelerator; without one torch warns about it at every epoch
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         given = self.learning_rate
         self.learning_rate = given or 0.0
         self.dataloader_persistent_workers = self.dataloader_num_workers > 0
@@ -135,7 +139,7 @@ class MAETrainingArguments(TrainingArguments):
             raise ValueError(
                 f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the peak, {self.learning_rate}"
             )
-        if not 0 <= self.warmup_epochs or (self.max_steps <= 0 and self.warmup_epochs >= self.num_train_epochs):
+        if not self.warmup_epochs >= 0 or (self.max_steps <= 0 and self.warmup_epochs >= self.num_train_epochs):
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}; it must be from 0 to less than num_train_epochs, "
                 f"which is {self.num_train_epochs:g}"
@@ -179,6 +183,14 @@ def parse_recipe_and_flags(dataclass_types, argv=None):
         return *parser.parse_dict(vars(namespace), allow_extra_keys=True), given
     except ValueError as error:
         parser.error(str(error))
+
+
+def save_recipe(given, path):
+    """Writes what `parse_recipe_and_flags` was given as a recipe that repeats the run, to another output folder."""
+    recipe = {name: value for name, value in given.items() if name not in ("output_dir", "resume_from_checkpoint")}
+    if "config_overrides" in recipe:
+        recipe["config_overrides"] = yaml.safe_load(recipe["config_overrides"])
+    Path(path).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 
 def _recipe_flags(path, names, parser):

@@ -119,7 +119,7 @@ def _load_named(name, config):
         return DatasetDict(train=_digits())
     path = Path(name).expanduser()
     if path.is_dir():
-        if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists() and (path / "state.json").exists():
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():  # by save_to_disk
             loaded = datasets.load_from_disk(path)
         else:
             loaded = datasets.load_dataset(str(path), config)

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Image → `pixel_values`, and back: the paper's evaluation transform for any number of channels."""
 
+import contextlib
 import struct
 import zlib
 
@@ -55,10 +56,8 @@ def image_to_array(image, num_channels):
     if num_channels not in _PIL_MODES:
         raise ValueError(f"a picture can't become {num_channels} channels; give (height, width, {num_channels}) arrays")
     image.load()
-    try:
+    with contextlib.suppress(*DECODE_ERRORS):  # damaged EXIF data: the pixels are fine, only the orientation is unknown
         image = ImageOps.exif_transpose(image)
-    except DECODE_ERRORS:
-        pass  # the pixels are fine, only the orientation can't be read
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_deep_to_8_bits(np.asarray(image)))
     array = np.array(image.convert(_PIL_MODES[num_channels]))
@@ -71,7 +70,7 @@ def _deep_to_8_bits(values):
         raise ValueError("the image holds values that are not finite")
     if values.max() > 255:
         values = values * (255 / 65535)
-    elif 0 <= values.min() and values.max() <= 1:
+    elif values.min() >= 0 and values.max() <= 1:
         values = values * 255
     return values.clip(0, 255).round().astype(np.uint8)
 

@@ -138,8 +138,7 @@ class MAEDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("decoder_pos_embed", torch.zeros(1, 1 + config.num_patches, width))
         self.decoder_layers = nn.ModuleList(
-            MAELayer(config, width, heads, config.decoder_intermediate_size)
-            for _ in range(config.decoder_num_hidden_layers)
+            MAELayer(config, width, heads, config.decoder_intermediate_size) for _ in range(config.decoder_num_hidden_layers)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.decoder_pred = nn.Linear(width, math.prod(config.patch_hw) * config.num_channels)

@@ -207,9 +207,7 @@ class MAEModel(MAEPreTrainedModel):
             hidden_states = layer(hidden_states, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = hidden_states[:, 1:].mean(dim=1) if self.config.pooling == "mean" else hidden_states[:, 0]
-        return MAEModelOutput(
-            last_hidden_state=hidden_states, pooler_output=pooled, mask=mask, ids_restore=ids_restore
-        )
+        return MAEModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, mask=mask, ids_restore=ids_restore)
 
     def _check_images(self, pixel_values, interpolate_pos_encoding):
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
@@ -320,9 +318,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
         if return_loss:
             masked_pred = pred[:, num_visible:] if return_logits else pred  # (B, M, p * q * C)
             patches = MF.patchify(pixel_values, self.config.patch_hw)
-            target = MF.pixel_target(
-                MF.gather_tokens(patches, ids_shuffle[:, num_visible:]), self.config.norm_pix_loss
-            )
+            target = MF.pixel_target(MF.gather_tokens(patches, ids_shuffle[:, num_visible:]), self.config.norm_pix_loss)
             loss = MF.patch_losses(masked_pred, target).mean()  # all rows mask equally many: a mean is the masked loss
         return MAEForPreTrainingOutput(
             loss=loss,
@@ -334,9 +330,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
         )
 
     @torch.no_grad()
-    def reconstruct(
-        self, pixel_values, noise=None, mask_ratio=None, bool_masked_pos=None, interpolate_pos_encoding=False
-    ):
+    def reconstruct(self, pixel_values, noise=None, mask_ratio=None, bool_masked_pos=None, interpolate_pos_encoding=False):
         """Fills in the removed patches.
 
         A model trained with `norm_pix_loss` predicts patches of mean 0 and deviation 1. To make a picture of them, each
@@ -351,7 +345,13 @@ class MAEForPreTraining(MAEPreTrainedModel):
             makes uint8 pictures of them.
         """
         outputs = self(
-            pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding, return_loss=False, return_logits=True
+            pixel_values,
+            noise,
+            mask_ratio,
+            bool_masked_pos,
+            interpolate_pos_encoding,
+            return_loss=False,
+            return_logits=True,
         )
         patch_hw, image_hw = self.config.patch_hw, pixel_values.shape[2:]
         patches, predicted = MF.patchify(pixel_values, patch_hw).float(), outputs.logits.float()

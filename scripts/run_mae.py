@@ -9,11 +9,10 @@ import statistics
 import sys
 from pathlib import Path
 
-import yaml
 from transformers import set_seed
 
 from hf_mae import MAEForPreTraining, MAEImageProcessor
-from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags
+from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags, save_recipe
 from hf_mae.data import BadImageError, HeldOutTransform, ImageDraws, PretrainingTransform, load_image_dataset
 from hf_mae.hub import TrainingCard, hardware
 from hf_mae.trainer import PANEL_FILE, MAETrainer, NonFiniteLossError, resume_point
@@ -81,13 +80,12 @@ def plan(trainer, data_args, checkpoint):
         "model": f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; {config.num_patches} patches an "
         f"image, {config.mask_ratio:.0%} hidden{', norm_pix_loss' * config.norm_pix_loss}",
         "data": f"{len(trainer.train_dataset):,} training images, {held_out:,} held out ({source_name(data_args)})",
-        "batch": f"{args.total_batch_size:,} = {args.train_batch_size} a process * {args.world_size} processes * "
-        f"{args.gradient_accumulation_steps} accumulated",
+        "batch": f"{args.total_batch_size:,} = {args.train_batch_size} a process * "
+        f"{args.world_size} process{'es' * (args.world_size > 1)} * {args.gradient_accumulation_steps} accumulated",
         "lr": f"{args.learning_rate:g} ({base}), {args.warmup_epochs:g} epochs of warm-up, cosine to "
         f"{args.min_learning_rate:g}",
         "steps": f"{steps:,} ({steps / per_epoch:g} epochs of {per_epoch:,})",
-        "device": f"{hardware(args.device, args.world_size)}, "
-        f"{'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
+        "device": f"{hardware(args.device, args.world_size)}, {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
         "output": args.output_dir + (f", resuming {Path(checkpoint).name}" if checkpoint else ""),
     }
     return "\n".join(["Pre-training a masked autoencoder", *(f"  {name:7} {text}" for name, text in rows.items()), ""])
@@ -118,7 +116,7 @@ def held_out_metrics(trainer):
 def write_papers(trainer, data_args, given, metrics):
     """arguments.yaml, which repeats the run, and the model card."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
-    (folder / "arguments.yaml").write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
+    save_recipe(given, folder / "arguments.yaml")
     card = TrainingCard(
         folder=str(folder),
         dataset=source_name(data_args),
@@ -131,7 +129,7 @@ def write_papers(trainer, data_args, given, metrics):
         total_batch_size=args.total_batch_size,
         learning_rate=args.learning_rate,
         hardware=hardware(args.device, args.world_size),
-        command=f"accelerate launch scripts/run_mae.py {folder / 'arguments.yaml'}",
+        command=f"accelerate launch scripts/run_mae.py {folder / 'arguments.yaml'} --output_dir runs/again",
         results=metrics,
     )
     card.render().save(folder / "README.md")

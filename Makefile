@@ -1,0 +1,37 @@
+# Each target does the set-up it needs: a virtual environment with the pinned versions of constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: demo test test-slow test-gpu lint format clean
+
+demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
+	rm -rf runs/demo
+	$(BIN)/python scripts/run_mae.py scripts/recipes/pretrain/demo-digits.yaml
+
+test: lint  ## what continuous integration runs
+	$(BIN)/python -m pytest tests -q -m "not slow and not gpu" --durations=10
+
+test-slow: $(STAMP)  ## the long tests
+	$(BIN)/python -m pytest tests -q -m slow
+
+test-gpu: $(STAMP)  ## the tests that need a GPU
+	$(BIN)/python -m pytest tests -q -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_mae needs Python 3.10 or newer, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs
