@@ -1,0 +1,99 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images
+
+from hf_mae import MAEConfig
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches out to a network
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+# the shape of the golden cases
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 192,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 128,
+}
+TINY_FLAGS = [
+    "--image_size=32",
+    "--patch_size=8",
+    f"--config_overrides={json.dumps({k: v for k, v in TINY.items() if k not in ('image_size', 'patch_size')})}",
+]
+
+
+@pytest.fixture
+def tiny_config():
+    return MAEConfig(**TINY)
+
+
+@pytest.fixture
+def golden():
+    return lambda name: load_file(GOLDEN / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Two real photographs."""
+    return [Image.fromarray(image) for image in load_sample_images().images]
+
+
+@pytest.fixture(scope="session")
+def photo_folder(photos, tmp_path_factory):
+    """60 real JPEG files in three classes, nested, of odd sizes and several modes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        photo = photos[i % 2]
+        width, height = (int(side) for side in rng.integers(40, 300, 2))
+        left, top = int(rng.integers(photo.width - width)), int(rng.integers(photo.height - height))
+        crop = photo.crop((left, top, left + width, top + height))
+        path = folder / f"group{i % 2}" / f"class{i % 3}" / f"{i:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crop.convert({0: "L", 1: "CMYK"}.get(i % 7, "RGB")).save(path)
+    return folder
+
+
+def encoded(image, fmt="png", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=fmt, **options)
+    return buffer.getvalue()
+
+
+def script_command(name, *arguments, processes=1):
+    """How a user starts a script, on this Python."""
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    return [sys.executable, *(launch if processes > 1 else []), str(ROOT / "scripts" / name), *map(str, arguments)]
+
+
+def run_script(name, *arguments, processes=1, check=True):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
+    done = subprocess.run(
+        script_command(name, *arguments, processes=processes), cwd=ROOT, env=env, capture_output=True, text=True, timeout=500
+    )
+    if check and done.returncode:
+        raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def trace(output_dir, key="loss"):
+    """What a run logged: (step, value) pairs."""
+    history = json.loads((Path(output_dir) / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry[key]) for entry in history if key in entry]
