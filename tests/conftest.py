@@ -1,6 +1,11 @@
+# ruff: noqa: E402
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out to a network; read when the hub's client is imported
+
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +18,6 @@ from sklearn.datasets import load_sample_images
 
 from hf_mae import MAEConfig
 
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches out to a network
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
