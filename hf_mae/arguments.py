@@ -117,9 +117,8 @@ class MAETrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
     # our data sets hand over just what the model takes
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model doesn't take."})
-    # every parameter takes part in every step and the buffers never change
+    # every parameter takes part in every step
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
 
     def __post_init__(self):
         if self.bf16 is None:

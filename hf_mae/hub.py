@@ -34,7 +34,8 @@ features = model(**processor(image, return_tensors="pt")).last_hidden_state  # c
 ## Training
 
 {{ "{:,}".format(card.num_train_images) }} images of {{ card.dataset }}, {{ "{:g}".format(card.epochs) }} epochs
-({{ "{:,}".format(card.steps) }} updates of {{ card.total_batch_size }} images), peak learning rate {{ "{:g}".format(card.learning_rate) }}, on {{ card.hardware }}.
+({{ "{:,}".format(card.steps) }} updates of {{ card.total_batch_size }} images), peak learning rate
+{{ "{:g}".format(card.learning_rate) }}, on {{ card.hardware }}.
 `arguments.yaml` in this folder repeats it:
 
 ```

@@ -37,6 +37,8 @@ def main():
     if trainer.is_world_process_zero():
         write_papers(trainer, data_args, given, metrics)
         print(closing_table(trainer, metrics))
+    trainer.accelerator.wait_for_everyone()  # a process that leaves early takes the others' connections with it
+    trainer.accelerator.end_training()
 
 
 def prepare(model_args, data_args, args):
@@ -84,7 +86,7 @@ def plan(trainer, data_args, checkpoint):
         f"{args.world_size} process{'es' * (args.world_size > 1)} * {args.gradient_accumulation_steps} accumulated",
         "lr": f"{args.learning_rate:g} ({base}), {args.warmup_epochs:g} epochs of warm-up, cosine to "
         f"{args.min_learning_rate:g}",
-        "steps": f"{steps:,} ({steps / per_epoch:g} epochs of {per_epoch:,})",
+        "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
         "device": f"{hardware(args.device, args.world_size)}, {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
         "output": args.output_dir + (f", resuming {Path(checkpoint).name}" if checkpoint else ""),
     }
@@ -118,7 +120,7 @@ def write_papers(trainer, data_args, given, metrics):
     args, folder = trainer.args, Path(trainer.args.output_dir)
     save_recipe(given, folder / "arguments.yaml")
     card = TrainingCard(
-        folder=str(folder),
+        folder=folder.resolve().name,
         dataset=source_name(data_args),
         config=trainer.model.config,
         num_parameters=parameter_counts(trainer.model),
@@ -137,18 +139,16 @@ def write_papers(trainer, data_args, given, metrics):
 
 def closing_table(trainer, metrics):
     """The result in lines: losses beside the baselines, speed, and where things lie."""
-    rows = [("held-out loss of", "")]
-    best_constant = metrics.get("best constant patch per image")
-    rows += [(f"  {name}", f"{loss:.4f}  ({loss / best_constant:.2f} of the last)") for name, loss in metrics.items()]
+    folder, best_constant = Path(trainer.args.output_dir), metrics.get("best constant patch per image")
+    lines = [f"{'predictor of the hidden patches':34} {'held-out loss':>13} {'of best constant':>17}"] if metrics else []
+    lines += [f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}" for name, loss in metrics.items()]
     speeds = [entry["images_per_second"] for entry in trainer.state.log_history if "images_per_second" in entry]
     if speeds:
-        rows.append(("images/s (median)", f"{statistics.median(speeds):,.0f}"))
-    folder = Path(trainer.args.output_dir)
-    rows.append(("model", f"{folder}"))
+        lines.append(f"{'images/s (median)':34} {statistics.median(speeds):13,.0f}")
+    places = {"model, card, arguments": folder, "curves": f"tensorboard --logdir {folder}"}
     if metrics:
-        rows.append(("reconstructions", f"{folder / PANEL_FILE}"))
-    rows.append(("curves", f"tensorboard --logdir {folder}"))
-    return "\n".join(["", *(f"{name:34} {text}" for name, text in rows if metrics or text)])
+        places["reconstructions"] = folder / PANEL_FILE
+    return "\n".join(["", *lines, *(f"{name:34} {place}" for name, place in places.items())])
 
 
 if __name__ == "__main__":

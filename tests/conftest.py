@@ -1,9 +1,9 @@
-# ruff: noqa: E402
 import os
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out to a network; read when the hub's client is imported
 
+import contextlib
 import io
 import json
 import subprocess
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -82,18 +83,42 @@ def encoded(image, fmt="png", **options):
 
 def script_command(name, *arguments, processes=1):
     """How a user starts a script, on this Python."""
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     return [sys.executable, *(launch if processes > 1 else []), str(ROOT / "scripts" / name), *map(str, arguments)]
 
 
+def script_environment(processes=1):
+    return {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else dict(os.environ)
+
+
 def run_script(name, *arguments, processes=1, check=True):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else None
-    done = subprocess.run(
-        script_command(name, *arguments, processes=processes), cwd=ROOT, env=env, capture_output=True, text=True, timeout=500
+    """Runs a script to its end; returns stdout, or with `check=False` (status, stdout, stderr)."""
+    process = subprocess.Popen(
+        script_command(name, *arguments, processes=processes),
+        cwd=ROOT,
+        env=script_environment(processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    if check and done.returncode:
-        raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
+    try:
+        stdout, stderr = process.communicate(timeout=240)
+    except BaseException:
+        kill_tree(process)
+        raise
+    if not check:
+        return process.returncode, stdout, stderr
+    assert process.returncode == 0, f"exit status {process.returncode}\n{stdout}\n{stderr}"
+    return stdout
+
+
+def kill_tree(process):
+    """Kills a process and all that it started, hard (torchrun's children are in sessions of their own)."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
 
 
 def trace(output_dir, key="loss"):

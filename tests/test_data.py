@@ -120,7 +120,8 @@ def test_plain_bytes_in_a_parquet_file(image_table, tmp_path):
 
 def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
     Dataset.from_dict(
-        {"a": image_table["picture"], "b": image_table["picture"]}, features=Features({"a": ImageFeature(), "b": ImageFeature()})
+        {"a": image_table["picture"], "b": image_table["picture"]},
+        features=Features({"a": ImageFeature(), "b": ImageFeature()}),
     ).save_to_disk(tmp_path / "two")
     (tmp_path / "whole" / "train").mkdir(parents=True)
     (tmp_path / "whole" / "val").mkdir()
@@ -198,9 +199,7 @@ def test_crop_boxes_are_torchvisions_distribution():
     rng, image = np.random.default_rng(0), torch.zeros(3, 300, 400)
     ours = np.array([random_crop_box(300, 400, rng) for _ in range(4000)], dtype=float)
     torch.manual_seed(0)
-    theirs = np.array(
-        [RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)], dtype=float
-    )
+    theirs = np.array([RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)], dtype=float)
     for column in range(4):
         # two samples of one distribution differ so much once in a million times
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-6

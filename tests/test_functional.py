@@ -12,9 +12,7 @@ def test_patchify_against_loops():
     p, q = 4, 3
     expected = torch.empty(2, 2 * 4, p * q * 3)
     for b, row, column in itertools.product(range(2), range(2), range(4)):
-        values = [
-            images[b, c, row * p + y, column * q + x] for y, x, c in itertools.product(range(p), range(q), range(3))
-        ]
+        values = [images[b, c, row * p + y, column * q + x] for y, x, c in itertools.product(range(p), range(q), range(3))]
         expected[b, row * 4 + column] = torch.stack(values)
     assert torch.equal(MF.patchify(images, (p, q)), expected)
 

@@ -109,8 +109,7 @@ def test_auto_classes(model, tiny_config, tmp_path, inputs):
 def vit_mae(tmp_path):
     """transformers' model, and its folder in each spelling of the keys."""
     torch.manual_seed(2)
-    config = {name: value for name, value in TINY.items()}
-    model = ViTMAEForPreTraining(ViTMAEConfig(**config)).eval()
+    model = ViTMAEForPreTraining(ViTMAEConfig(**TINY)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     as_saved = tmp_path / "as_saved"

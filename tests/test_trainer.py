@@ -24,6 +24,7 @@ def digits():
 @pytest.fixture
 def make_trainer(digits, tmp_path):
     """A trainer on the digits, on the CPU, that logs every step."""
+    made = []
 
     def make(train=None, validation=None, folder="run", model=None, config=None, on_bad_image="skip", **arguments):
         defaults = {
@@ -43,15 +44,21 @@ def make_trainer(digits, tmp_path):
         model = model or MAEForPreTraining(config or MAEConfig(**TINY))
         config = model.config
         train, validation = train or digits["train"], validation or digits["validation"]
-        return MAETrainer(
+        trainer = MAETrainer(
             model,
             args,
             ImageDraws(train, PretrainingTransform(config), config.num_channels, args.seed, on_bad_image),
             ImageDraws(validation, HeldOutTransform(config), config.num_channels, args.seed, on_bad_image),
             MAEImageProcessor.from_model_config(config),
         )
+        made.append(trainer)
+        return trainer
 
-    return make
+    yield make
+    for trainer in made:  # else the garbage collector waits 5 seconds for each worker
+        iterator = getattr(trainer.callback_handler.train_dataloader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
 
 
 def losses(trainer):
@@ -396,5 +403,3 @@ def test_resume_is_exact(make_trainer, tmp_path, workers):
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert losses(resumed) == losses(whole)
         assert all(torch.equal(tensor, final[name]) for name, tensor in resumed.model.state_dict().items())
-
-
