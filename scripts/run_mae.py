@@ -131,7 +131,7 @@ def write_papers(trainer, data_args, given, metrics):
         total_batch_size=args.total_batch_size,
         learning_rate=args.learning_rate,
         hardware=hardware(args.device, args.world_size),
-        command=f"accelerate launch scripts/run_mae.py {folder / 'arguments.yaml'} --output_dir runs/again",
+        command="accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again",
         results=metrics,
     )
     card.render().save(folder / "README.md")
