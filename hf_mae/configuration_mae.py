@@ -86,12 +86,10 @@ class MAEConfig(PreTrainedConfig):
 
     Example:
 
-    ```python
     >>> from hf_mae import MAEConfig
     >>> config = MAEConfig.from_size("base", image_size=(224, 448))
     >>> config.grid_size
     (14, 28)
-    ```
     """
 
     model_type = "mae"

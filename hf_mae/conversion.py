@@ -51,10 +51,8 @@ def rename(state_dict, renames):
 
     Example:
 
-    ```python
     >>> sorted(rename({"blocks.0.attn.qkv.bias": torch.zeros(144)}, FACEBOOK_RENAMES))
     ['vit.layers.0.attention.k_proj.bias', 'vit.layers.0.attention.q_proj.bias', 'vit.layers.0.attention.v_proj.bias']
-    ```
     """
     renamed = {}
     for name, tensor in state_dict.items():

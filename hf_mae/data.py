@@ -63,10 +63,8 @@ def load_image_dataset(
 
     Example:
 
-    ```python
     >>> load_image_dataset("digits").num_rows
     {'train': 1707, 'validation': 90}
-    ```
     """
     if (dataset_name is None) == (train_dir is None):
         raise ValueError("give either dataset_name or train_dir" + (", not both" if train_dir else ""))
@@ -76,24 +74,25 @@ def load_image_dataset(
         splits = DatasetDict(train=_load_folder(train_dir, "train_dir"))
     else:
         splits = _load_named(dataset_name, dataset_config)
-    train = _pick(splits, train_split or ("train" if "train" in splits else None), "train_split")
-    validation = None
+    train = _only_images(_pick(splits, train_split or ("train" if "train" in splits else None), "train_split"), image_column)
     if validation_dir is not None:
-        validation = _load_folder(validation_dir, "validation_dir")
-    elif validation_split is not None:
-        validation = _pick(splits, validation_split, "validation_split")
-    else:
+        return DatasetDict(train=train, validation=_load_folder(validation_dir, "validation_dir"))
+    if validation_split is None:
         names = [name for name in _VALIDATION_SPLITS if name in splits and name != train_split]
-        validation = splits[names[0]] if names else None
-    train = _only_images(train, image_column)
-    if validation is not None:
-        return DatasetDict(train=train, validation=_only_images(validation, image_column))
-    if train_val_split == 0:
+        validation_split = names[0] if names else None
+    if validation_split is not None:
+        held_out = _only_images(_pick(splits, validation_split, "validation_split"), image_column)
+        return DatasetDict(train=train, validation=held_out)
+    return _hold_out(train, train_val_split, seed)
+
+
+def _hold_out(train, share, seed):
+    if share == 0:
         return DatasetDict(train=train)
     if len(train) < 2:
-        raise ValueError(f"there is {len(train)} training image: none to hold out by train_val_split={train_val_split}")
-    held_out = train.train_test_split(test_size=max(1, round(train_val_split * len(train))), seed=seed)
-    return DatasetDict(train=held_out["train"], validation=held_out["test"])
+        raise ValueError(f"there is {len(train)} training image: none to hold out by train_val_split={share}")
+    halves = train.train_test_split(test_size=max(1, round(share * len(train))), seed=seed)
+    return DatasetDict(train=halves["train"], validation=halves["test"])
 
 
 def _load_folder(folder, flag):

@@ -21,10 +21,8 @@ def patchify(pixel_values, patch_size):
 
     Example:
 
-    ```python
     >>> patchify(torch.zeros(2, 3, 32, 64), (8, 8)).shape
     torch.Size([2, 32, 192])
-    ```
     """
     batch, channels, height, width = pixel_values.shape
     p, q = patch_size
@@ -126,10 +124,8 @@ def sincos_position_table(grid_size, width):
 
     Example:
 
-    ```python
     >>> sincos_position_table((14, 14), 768).shape
     torch.Size([1, 197, 768])
-    ```
     """
     rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") for n in grid_size)
     steps = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)

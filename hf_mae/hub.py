@@ -42,6 +42,7 @@ features = model(**processor(image, return_tensors="pt")).last_hidden_state  # c
 {{ card.command }}
 ```
 
+{% if card.results -%}
 ## Results
 
 On {{ card.num_held_out_images }} held-out images, with fixed masks; mean squared error of
@@ -54,6 +55,7 @@ On {{ card.num_held_out_images }} held-out images, with fixed masks; mean square
 {% endfor %}
 ![Held-out images: original, masked, reconstructed](reconstructions.png)
 
+{% endif -%}
 ## Versions
 
 {{ card.versions }}

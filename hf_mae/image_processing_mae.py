@@ -47,11 +47,9 @@ def image_to_array(image, num_channels):
 
     Example:
 
-    ```python
     >>> from PIL import Image
     >>> image_to_array(Image.new("CMYK", (40, 30)), num_channels=3).shape
     (30, 40, 3)
-    ```
     """
     if num_channels not in _PIL_MODES:
         raise ValueError(f"a picture can't become {num_channels} channels; give (height, width, {num_channels}) arrays")
@@ -170,12 +168,10 @@ if is_torchvision_available():
 
         Example:
 
-        ```python
         >>> from PIL import Image
         >>> from hf_mae import MAEImageProcessor
         >>> MAEImageProcessor()(Image.new("L", (640, 480)), return_tensors="pt").pixel_values.shape
         torch.Size([1, 3, 224, 224])
-        ```
         """
 
 else:

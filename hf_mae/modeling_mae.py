@@ -89,9 +89,7 @@ class MAEPreTrainedModel(PreTrainedModel):
 
         Example:
 
-        ```python
         >>> model = MAEModel.from_pretrained("facebook/vit-mae-base", image_size=448)  # doctest: +SKIP
-        ```
         """
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         saved, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
@@ -138,14 +136,12 @@ class MAEModel(MAEPreTrainedModel):
 
     Example:
 
-    ```python
     >>> import torch
     >>> from hf_mae import MAEConfig, MAEModel
     >>> model = MAEModel(MAEConfig.from_size("tiny")).eval()
     >>> outputs = model(torch.rand(1, 3, 224, 224))
     >>> outputs.last_hidden_state.shape, outputs.pooler_output.shape
     (torch.Size([1, 197, 192]), torch.Size([1, 192]))
-    ```
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
@@ -258,12 +254,10 @@ class MAEForPreTraining(MAEPreTrainedModel):
 
     Example:
 
-    ```python
     >>> import torch
     >>> from hf_mae import MAEConfig, MAEForPreTraining
     >>> model = MAEForPreTraining(MAEConfig.from_size("tiny", norm_pix_loss=True))
     >>> model(torch.rand(2, 3, 224, 224)).loss.backward()
-    ```
     """
 
     def __init__(self, config):

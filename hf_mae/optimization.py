@@ -12,10 +12,8 @@ def scaled_learning_rate(base_learning_rate, total_batch_size):
 
     Example:
 
-    ```python
     >>> scaled_learning_rate(1.5e-4, 4096)
     0.0024
-    ```
     """
     return base_learning_rate * total_batch_size / 256
 

@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
 
-from hf_mae import MAEConfig
+from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
+from hf_mae.arguments import MAETrainingArguments
+from hf_mae.data import HeldOutTransform, ImageDraws, PretrainingTransform, load_image_dataset
+from hf_mae.trainer import MAETrainer
 
 
 ROOT = Path(__file__).parent.parent
@@ -125,3 +129,53 @@ def trace(output_dir, key="loss"):
     """What a run logged: (step, value) pairs."""
     history = json.loads((Path(output_dir) / "trainer_state.json").read_text())["log_history"]
     return [(entry["step"], entry[key]) for entry in history if key in entry]
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_image_dataset("digits", train_val_split=0.1)
+
+
+@pytest.fixture
+def make_trainer(digits, tmp_path):
+    """A trainer on the digits, on the CPU, that logs every step."""
+    made = []
+
+    def make(train=None, validation=None, folder="run", model=None, config=None, on_bad_image="skip", **arguments):
+        defaults = {
+            "per_device_train_batch_size": 64,
+            "max_steps": 6,
+            "warmup_epochs": 0,
+            "base_learning_rate": 2e-3,
+            "logging_steps": 1,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        args = MAETrainingArguments(output_dir=str(tmp_path / folder), **{**defaults, **arguments})
+        torch.manual_seed(0)
+        model = model or MAEForPreTraining(config or MAEConfig(**TINY))
+        config = model.config
+        train, validation = train or digits["train"], validation or digits["validation"]
+        trainer = MAETrainer(
+            model,
+            args,
+            ImageDraws(train, PretrainingTransform(config), config.num_channels, args.seed, on_bad_image),
+            ImageDraws(validation, HeldOutTransform(config), config.num_channels, args.seed, on_bad_image),
+            MAEImageProcessor.from_model_config(config),
+        )
+        made.append(trainer)
+        return trainer
+
+    yield make
+    for trainer in made:  # else the garbage collector waits 5 seconds for each worker
+        iterator = getattr(trainer.callback_handler.train_dataloader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+
+def logged_losses(trainer):
+    """The loss of every step that a trainer logged."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,0 +1,122 @@
+import pytest
+import yaml
+from conftest import ROOT
+
+from hf_mae import MAEForPreTraining
+from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags, save_recipe
+
+
+TYPES = (ModelArguments, DataArguments, MAETrainingArguments)
+RECIPES = sorted((ROOT / "scripts" / "recipes" / "pretrain").glob("mae-*.yaml"))
+# millions, position tables counted, as mmpretrain reports them
+PARAMETERS = {"base": 111.91, "large": 329.54, "huge": 657.07}
+
+
+@pytest.fixture
+def parse(tmp_path):
+    def parse(recipe, *flags):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(recipe)
+        return parse_recipe_and_flags(TYPES, [str(path), "--use_cpu", f"--output_dir={tmp_path}", *flags])
+
+    return parse
+
+
+def test_flags_override_the_recipe(parse):
+    model, data, args, given = parse(
+        "size: small\nimage_size: [64, 96]\npatch_size: 8\nnorm_pix_loss: true\nbase_learning_rate: 1e-3\n"
+        "config_overrides: {num_hidden_layers: 2, hidden_act: relu}\ntrain_dir: null\nreport_to: [none]\n",
+        "--base_learning_rate=2e-3",
+        "--train_dir=mine",
+        "--config_overrides={num_hidden_layers: 5}",
+    )
+    config = model.build_config()
+    assert (config.hidden_size, config.num_hidden_layers, config.hidden_act) == (384, 5, "gelu")
+    assert config.image_hw == (64, 96)
+    assert config.norm_pix_loss
+    assert data.train_dir == "mine"
+    assert args.learning_rate == pytest.approx(2e-3 * 64 / 256)
+    assert given["train_dir"] == "mine"
+    assert "mask_ratio" not in given
+
+
+def test_saved_arguments_are_a_recipe(parse, tmp_path):
+    recipe = "size: tiny\nimage_size: [64, 96]\nconfig_overrides: {hidden_act: relu}\nwarmup_epochs: 2\nbf16: false\n"
+    model, data, args, given = parse(recipe, "--num_train_epochs=7")
+    save_recipe(given, tmp_path / "saved.yaml")
+    saved = yaml.safe_load((tmp_path / "saved.yaml").read_text())
+    assert saved["config_overrides"] == {"hidden_act": "relu"}
+    assert "output_dir" not in saved
+    again = parse((tmp_path / "saved.yaml").read_text())
+    assert (again[0], again[1]) == (model, data)
+    assert again[2].to_dict() == args.to_dict()
+
+
+def test_learning_rate_counts_processes_and_accumulation(parse):
+    args = parse("base_learning_rate: 1.5e-4", "--per_device_train_batch_size=128", "--gradient_accumulation_steps=32")[2]
+    assert args.total_batch_size == 4096
+    assert args.learning_rate == pytest.approx(2.4e-3)
+    assert parse("learning_rate: 1e-3")[2].learning_rate == 1e-3
+
+
+def test_paper_defaults(parse):
+    args = parse("size: base")[2]
+    assert (args.adam_beta1, args.adam_beta2, args.weight_decay, args.warmup_epochs) == (0.9, 0.95, 0.05, 40)
+    assert (args.base_learning_rate, args.min_learning_rate, args.max_grad_norm) == (1.5e-4, 0, 0)
+    assert not args.bf16  # on the CPU
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("size base", "holds str; a recipe is a mapping"),
+        ("a: [", "is not YAML"),
+        ("warmup_epoch: 3", "unknown key 'warmup_epoch'; did you mean warmup_epochs?"),
+        ("num_train_epochs: many", "invalid float value: 'many'"),
+        ("norm_pix_loss: perhaps", "perhaps"),
+        ("per_device_train_batch_size: 6.5", "invalid int value: '6.5'"),
+        ("num_train_epochs: 0", "num_train_epochs is 0.0; it must be positive"),
+        ("base_learning_rate: -1", "base_learning_rate is -1.0; it must be positive"),
+        ("min_learning_rate: 1", "min_learning_rate is 1.0; it must be between 0 and the peak"),
+        ("warmup_epochs: -1", "warmup_epochs is -1; it must be from 0 to less than num_train_epochs, which is 800"),
+        ("bf16: true\nfp16: true", "At most one of fp16 and bf16"),
+    ],
+)
+def test_errors_are_one_line(parse, recipe, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(recipe)
+    assert error.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("error:") == 1
+
+
+def test_bad_overrides(parse):
+    for text, message in (("3", "must be a mapping"), ("{a: [", "is not YAML")):
+        with pytest.raises(ValueError, match=message):
+            parse("size: tiny", f"--config_overrides={text}")[0].build_config()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes(path, tmp_path, monkeypatch):
+    """Each builds its model with the published parameter count, and is the paper's recipe at 8 processes."""
+    import torch
+
+    monkeypatch.setattr(MAETrainingArguments, "world_size", 8)
+    model_args, _, args, given = parse_recipe_and_flags(TYPES, [str(path), "--use_cpu", f"--output_dir={tmp_path}"])
+    _, _, size, epochs = path.stem.split("-")
+    assert (given["size"], f"{args.num_train_epochs:g}e") == (size, epochs)
+    with torch.device("meta"):
+        model = MAEForPreTraining(model_args.build_config())
+    assert round(sum(tensor.numel() for tensor in model.state_dict().values()) / 1e6, 2) == PARAMETERS[size]
+    assert (args.total_batch_size, args.warmup_epochs, model.config.norm_pix_loss) == (4096, 40, True)
+    assert args.learning_rate == pytest.approx(2.4e-3)
+    assert f"scripts/recipes/pretrain/{path.name}" in path.read_text()
+    # the recipes may differ in size and epochs only
+    others = {name: value for name, value in given.items() if name not in ("size", "num_train_epochs", "output_dir")}
+    reference = parse_recipe_and_flags(TYPES, [str(RECIPES[0]), "--use_cpu", f"--output_dir={tmp_path}"])[3]
+    assert others == {name: reference[name] for name in others}
+
+
+def test_there_are_eight_recipes():
+    assert len(RECIPES) == 8

@@ -1,0 +1,64 @@
+"""What needs a CUDA GPU: `make test-gpu`."""
+
+import pytest
+import torch
+from conftest import TINY, logged_losses
+
+from hf_mae import MAEConfig, MAEForPreTraining
+
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def models():
+    torch.manual_seed(0)
+    config = MAEConfig.from_size("small", num_hidden_layers=4, decoder_num_hidden_layers=2, norm_pix_loss=True)
+    on_cpu = MAEForPreTraining(config)
+    on_gpu = MAEForPreTraining(config).cuda()
+    on_gpu.load_state_dict(on_cpu.state_dict())
+    return on_cpu, on_gpu
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(1)
+    return {"pixel_values": torch.randn(8, 3, 224, 224), "noise": torch.rand(8, 196)}
+
+
+def test_equals_the_cpu(models, inputs):
+    on_cpu, on_gpu = models
+    expected, outputs = on_cpu(**inputs), on_gpu(**{name: tensor.cuda() for name, tensor in inputs.items()})
+    assert outputs.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
+    given = torch.zeros(8, 196)
+    given[:, :100] = 1
+    on_gpu(inputs["pixel_values"].cuda(), bool_masked_pos=given.cuda()).loss.backward()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_bf16_step(models, inputs, compiled):
+    _, model = models
+    inputs = {name: tensor.cuda() for name, tensor in inputs.items()}
+    exact = model(**inputs).loss.item()
+    step = torch.compile(model, fullgraph=True) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    losses = []
+    for _ in range(10):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = step(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(exact, rel=0.01)
+    assert losses[-1] < losses[0]
+
+
+def test_trainer(make_trainer):
+    exact = make_trainer(folder="fp32", use_cpu=False, bf16=False, max_steps=20)
+    low = make_trainer(folder="bf16", use_cpu=False, max_steps=20, config=MAEConfig(**TINY))
+    assert low.args.bf16
+    exact.train()
+    low.train()
+    assert logged_losses(low) == pytest.approx(logged_losses(exact), rel=0.03)
+    assert low.state.log_history[0]["peak_memory_gib"] > 0
