@@ -45,6 +45,12 @@ class _StepCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.trainer.check_update(model)
 
+    def on_step_end(self, args, state, control, **kwargs):
+        # with each save a line of the log, so that the mean of the next line doesn't reach back across a resume
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
 
 class MAETrainer(Trainer):
     """transformers' Trainer for `MAEForPreTraining` on `ImageDraws`.

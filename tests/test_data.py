@@ -111,6 +111,20 @@ def test_saved_by_datasets_and_parquet(image_table, tmp_path):
     assert by_name.num_rows == {"train": 3}
 
 
+def test_shards_laid_out_as_on_the_hub(image_table, tmp_path):
+    """As ILSVRC/imagenet-1k: data/SPLIT-00000-of-0000N.parquet, with an unlabelled test split."""
+    (tmp_path / "data").mkdir()
+    for name, rows in {
+        "train-00000-of-00002": 4,
+        "train-00001-of-00002": 3,
+        "validation-00000-of-00001": 2,
+        "test-00000-of-00001": 5,
+    }.items():
+        image_table.select(range(rows)).rename_column("picture", "image").to_parquet(tmp_path / "data" / f"{name}.parquet")
+    assert load_image_dataset(str(tmp_path)).num_rows == {"train": 7, "validation": 2}
+    assert load_image_dataset(str(tmp_path), validation_split="test").num_rows == {"train": 7, "validation": 5}
+
+
 def test_plain_bytes_in_a_parquet_file(image_table, tmp_path):
     raw = [row["bytes"] for row in image_table.cast_column("picture", ImageFeature(decode=False))["picture"]]
     Dataset.from_dict({"png": raw}).to_parquet(tmp_path / "raw.parquet")

@@ -49,6 +49,22 @@ def test_the_model_imports_without_the_data_libraries():
     assert "[1, 197, 192]" in done.stdout, done.stderr
 
 
+def test_the_readmes_example_runs(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
+
+    config = MAEConfig.from_size("tiny", image_size=32, patch_size=4, num_channels=1)
+    MAEForPreTraining(config).save_pretrained(tmp_path / "runs" / "demo")
+    MAEImageProcessor.from_model_config(config).save_pretrained(tmp_path / "runs" / "demo")
+    Image.new("L", (40, 30), 200).save(tmp_path / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec((ROOT / "README.md").read_text().split("```python")[1].split("```")[0], names)
+    assert names["features"].last_hidden_state.shape == (1, 65, 192)
+    assert names["result"].images.shape == (1, 1, 32, 32)
+
+
 def test_docstring_examples_run():
     code = (
         "import doctest, importlib, sys, torch\n"
