@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForPreTraining
 
+from hf_mae import MAEConfig, MAEForPreTraining
 from hf_mae.trainer import find_checkpoint, is_whole_checkpoint
 
 
@@ -240,3 +241,22 @@ def test_demo(tmp_path):
     )
     assert loss <= 0.35 * constant
     assert "mean of the visible patches" in stdout
+
+
+def test_reconstruct(photo_folder, tmp_path):
+    config = MAEConfig.from_size("tiny", image_size=64, patch_size=16)
+    MAEForPreTraining(config).save_pretrained(tmp_path / "model")
+    good = [str(path) for path in sorted(photo_folder.rglob("*.jpg"))[:2]]
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8broken")
+    flags = ["--model_name_or_path", tmp_path / "model", "--output", tmp_path / "out.png"]
+    status, stdout, stderr = run_script(
+        "reconstruct.py", *flags, *good, tmp_path / "broken.jpg", tmp_path / "none.jpg", check=False
+    )
+    assert status == 1
+    assert "2 images in" in stdout
+    assert "broken.jpg is passed over" in stderr
+    assert "none.jpg is passed over" in stderr
+    first = (tmp_path / "out.png").read_bytes()
+    assert Image.open(tmp_path / "out.png").size[0] > 300
+    assert run_script("reconstruct.py", *flags, *good).startswith("2 images")
+    assert (tmp_path / "out.png").read_bytes() == first
