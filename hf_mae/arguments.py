@@ -10,10 +10,18 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 from transformers.utils import is_torch_bf16_gpu_available
 
 from .configuration_mae import SIZES, MAEConfig
+from .modeling_mae import MAEForPreTraining
 from .optimization import scaled_learning_rate
+
+
+_CHANGEABLE = (
+    *("image_size", "mask_ratio", "norm_pix_loss", "drop_path_rate"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
 
 
 @dataclass
@@ -50,9 +58,19 @@ class ModelArguments:
             given[name] = sides[0] if sides and len(sides) == 1 else sides
         return {**others, **{name: value for name, value in given.items() if value is not None}}
 
-    def build_config(self):
-        """The configuration of a new model."""
-        return MAEConfig.from_size(self.size or "base", **self.overrides())
+    def build_model(self):
+        """The model to train: a new one, or the one named with some fields of its configuration changed.
+
+        Raises:
+            ValueError: a field or value is impossible, or can't be changed in a model that exists.
+        """
+        overrides = self.overrides()
+        if not self.model_name_or_path:
+            return MAEForPreTraining(MAEConfig.from_size(self.size or "base", **overrides))
+        fixed = ["size"] * bool(self.size) + [name for name in overrides if name not in _CHANGEABLE]
+        if fixed:
+            raise ValueError(f"{fixed[0]} can't be changed in model_name_or_path; {', '.join(_CHANGEABLE)} can")
+        return MAEForPreTraining.from_pretrained(self.model_name_or_path, **overrides)
 
 
 @dataclass
@@ -123,11 +141,17 @@ class MAETrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not (self.use_cpu or self.fp16) and is_torch_bf16_gpu_available()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.lr_scheduler_type != "linear" or self.warmup_steps:  # transformers' defaults
+            raise ValueError(
+                "the schedule is warm-up and cosine: leave out lr_scheduler_type and warmup_steps, set warmup_epochs"
+            )
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         given = self.learning_rate
         self.learning_rate = given or 0.0
-        self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         super().__post_init__()
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
@@ -151,6 +175,12 @@ class MAETrainingArguments(TrainingArguments):
 
 
 class _Parser(HfArgumentParser):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for action in self._actions:
+            if action.type is string_to_bool and action.nargs is None:  # --bf16 is --bf16 true
+                action.nargs, action.const = "?", True
+
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
@@ -176,7 +206,8 @@ def parse_recipe_and_flags(dataclass_types, argv=None):
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         parser.error(f"unknown argument {unknown[0]!r}{_nearest(name, names, '--')}")
-    named = {flag.lstrip("-").split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
+    options = (parser._option_string_actions.get(flag.split("=")[0]) for flag in flags if flag.startswith("--"))
+    named = {option.dest for option in options if option}
     given = {name: value for name, value in vars(namespace).items() if name in named}
     try:
         return *parser.parse_dict(vars(namespace), allow_extra_keys=True), given
@@ -208,6 +239,8 @@ def _recipe_flags(path, names, parser):
             parser.error(f"{path}: unknown key {name!r}{_nearest(str(name), names, '')}")
         if value is None:
             continue
+        if value is False and parser._option_string_actions[f"--{name}"].type is not string_to_bool:
+            value = "no"  # what YAML took for a truth value is the name of a strategy
         values = value if isinstance(value, list) else [value]
         flags += [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
     return flags

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image
 from torch.utils.data import Sampler
 from torchvision.transforms.v2 import functional as TF
@@ -25,6 +24,10 @@ from .image_processing_mae import DECODE_ERRORS, MAEImageProcessor, image_to_arr
 
 _VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
+_EXTENSIONS = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
+}
 _MAX_REPLACEMENTS = 100
 
 
@@ -74,7 +77,9 @@ def load_image_dataset(
         splits = DatasetDict(train=_load_folder(train_dir, "train_dir"))
     else:
         splits = _load_named(dataset_name, dataset_config)
-    train = _only_images(_pick(splits, train_split or ("train" if "train" in splits else None), "train_split"), image_column)
+    if train_split is None:
+        train_split = next(iter(splits)) if len(splits) == 1 else "train"
+    train = _only_images(_pick(splits, train_split, "train_split"), image_column)
     if validation_dir is not None:
         return DatasetDict(train=train, validation=_load_folder(validation_dir, "validation_dir"))
     if validation_split is None:
@@ -105,15 +110,22 @@ def _load_folder(folder, flag):
         raise ValueError(f"{flag} {folder} holds whole splits: {_listing(folder)}; name the one you mean")
     # listed here, as datasets' own loader takes minutes for a million files, makes a split of a class called "test" and
     # numbers the images in the disk's order
-    files = sorted(
-        os.path.join(root, name)
-        for root, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in ImageFolder.EXTENSIONS and not name.startswith(".")
-    )
+    files, visited = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        # nothing hidden, and no link in a circle
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if os.path.realpath(root) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(root))
+        files += [
+            os.path.join(root, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in _EXTENSIONS and not name.startswith(".")
+        ]
     if not files:
         raise ValueError(f"{flag} {folder} holds no images; in it there is {_listing(folder)}")
-    return Dataset.from_dict({"image": files}, features=Features({"image": ImageFeature(decode=False)}))
+    return Dataset.from_dict({"image": sorted(files)}, features=Features({"image": ImageFeature(decode=False)}))
 
 
 def _listing(folder):
@@ -158,11 +170,8 @@ def _digits():
 
 
 def _pick(splits, name, flag):
-    if name is None and len(splits) == 1:
-        return next(iter(splits.values()))
     if name not in splits:
-        found = "several" if name is None else repr(name)
-        raise ValueError(f"{flag} is {found}; the data set has {', '.join(splits)}")
+        raise ValueError(f"{flag} is {name!r}; the data set has {', '.join(splits)}")
     return splits[name]
 
 
@@ -178,8 +187,14 @@ def _only_images(dataset, column):
         column = found[0]
     elif column not in features:
         raise ValueError(f"image_column is {column!r}; the data set has {', '.join(features)}")
+    feature = features[column]
+    files = isinstance(feature, dict) and {"bytes", "path"} & set(feature)
+    if not (isinstance(feature, (ImageFeature, Array3D)) or files or getattr(feature, "dtype", "") in ("binary", "string")):
+        raise ValueError(
+            f"image_column {column!r} holds {feature}, which is no image; the data set has {', '.join(features)}"
+        )
     dataset = dataset.select_columns([column])
-    if not isinstance(features[column], Array3D):
+    if not isinstance(feature, Array3D):
         dataset = dataset.cast_column(column, ImageFeature(decode=False))
     return dataset if column == "image" else dataset.rename_column(column, "image")
 
@@ -196,9 +211,15 @@ def decode(value, num_channels):
     """
     if not isinstance(value, dict):
         array = np.asarray(value)
-        if array.ndim != 3 or array.shape[2] != num_channels or array.min() < 0 or array.max() > 255:
-            raise ValueError(f"array of shape {array.shape}; expected (height, width, {num_channels}) of 0 to 255")
+        whole = np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 and array.max() <= 255
+        if array.ndim != 3 or array.shape[2] != num_channels or not whole:
+            raise ValueError(
+                f"array of shape {array.shape} and {array.dtype}; expected (height, width, {num_channels}), whole numbers "
+                "from 0 to 255"
+            )
         return array.astype(np.uint8)
+    if value.get("bytes") is None and value.get("path") is None:
+        raise ValueError("neither bytes nor a path")
     with Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"]) as image:
         return image_to_array(image, num_channels)
 

@@ -14,6 +14,7 @@ from transformers.image_utils import (
     IMAGENET_DEFAULT_STD,
     ChannelDimension,
     PILImageResampling,
+    SizeDict,
     infer_channel_dimension_format,
 )
 from transformers.utils import is_torchvision_available
@@ -27,6 +28,7 @@ DECODE_ERRORS = (
     TypeError,
     LookupError,
     ArithmeticError,
+    RuntimeError,
     EOFError,
     struct.error,
     zlib.error,
@@ -39,8 +41,8 @@ def image_to_array(image, num_channels):
     """A PIL image, upright and in the wanted channels: (H, W, C) uint8.
 
     The EXIF orientation is applied. Everything else is what `Image.convert` does (transparency is dropped, CMYK and
-    palettes become RGB), but for deeper than 8-bit grey, which PIL clips: 16 bits are scaled to 8, floats are taken as
-    0 to 1 if they lie there and as 0 to 255 otherwise.
+    palettes become RGB), but for deeper than 8-bit grey, which PIL clips: whole numbers are taken as 16 bits and scaled,
+    floats as 0 to 1 if they lie there and as 0 to 255 otherwise.
 
     Raises:
         ValueError: PIL has no mode with so many channels; give arrays instead.
@@ -63,10 +65,9 @@ def image_to_array(image, num_channels):
 
 
 def _deep_to_8_bits(values):
-    values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("the image holds values that are not finite")
-    if values.max() > 255:
+    if np.issubdtype(values.dtype, np.integer):
         values = values * (255 / 65535)
     elif values.min() >= 0 and values.max() <= 1:
         values = values * 255
@@ -122,6 +123,22 @@ class _MAEDefaults:
         kwargs["do_convert_rgb"] = num_channels == 3 and image.shape[_axis(input_data_format)] != 3
         return super().process_image(image, input_data_format=input_data_format, **kwargs)
 
+    def resize(self, image, size, **kwargs):
+        """Resizes (…, H, W) by the shortest edge; for a rectangular crop, until the image covers it by as much.
+
+        Of an image that is far longer than the crop only the middle is resized, as the rest would take gigabytes.
+        """
+        if not self.do_center_crop or not size.shortest_edge or size.longest_edge:
+            return super().resize(image, size, **kwargs)
+        (height, width), crop = image.shape[-2:], SizeDict(**dict(self.crop_size))
+        scale = size.shortest_edge / max(crop.height, crop.width) * max(crop.height / height, crop.width / width)
+        rows, columns = (min(n, 1 + int(16 * c / scale)) for n, c in ((height, crop.height), (width, crop.width)))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        image = image[..., top : top + rows, left : left + columns]
+        if crop.height != crop.width:
+            size = SizeDict(height=max(1, round(rows * scale)), width=max(1, round(columns * scale)))
+        return super().resize(image, size, **kwargs)
+
     def center_crop(self, image, size, **kwargs):
         """Crops (…, H, W) about the centre, on torchvision's pixel: round(), where transformers' back ends floor."""
         height, width = image.shape[-2:]
@@ -152,10 +169,10 @@ class MAEImageProcessorPil(_MAEDefaults, PilBackend):
     """The image processor on PIL and NumPy; `MAEImageProcessor` documents it."""
 
     def resize(self, image, size, **kwargs):
-        if len(image) in _PIL_MODES:
+        if len(image) == 1 or len(image) in _PIL_MODES:
             return super().resize(image, size, **kwargs)
         # PIL has no such mode: channel by channel
-        return np.concatenate([super(MAEImageProcessorPil, self).resize(c[None], size, **kwargs) for c in image])
+        return np.concatenate([self.resize(channel[None], size, **kwargs) for channel in image])
 
 
 if is_torchvision_available():

@@ -5,7 +5,9 @@ Letters in the shape comments: B images, C channels, H x W pixels, p x q pixels 
 patches (N = V + M), D width. Everywhere a mask has 1 for a patch that is removed and 0 for one that the encoder sees.
 """
 
+import copy
 import math
+import os
 
 import torch
 from torch import nn
@@ -98,11 +100,15 @@ class MAEPreTrainedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} holds a model of type {saved.get('model_type')!r}; "
                 f"{cls.__name__} reads 'mae' and 'vit_mae'"
             )
-        if config is None:
+        if config is None or isinstance(config, (str, os.PathLike)):
             config, kwargs = MAEConfig.from_pretrained(
-                pretrained_model_name_or_path, return_unused_kwargs=True, **{**kwargs, **hub}
+                config or pretrained_model_name_or_path, return_unused_kwargs=True, **{**kwargs, **hub}
             )
             kwargs.update(hub)
+        elif isinstance(config, MAEConfig):
+            config = copy.deepcopy(config)  # the caller's stays as it is
+        else:
+            config = MAEConfig.from_dict({**config.to_dict(), "model_type": MAEConfig.model_type})
         if saved["model_type"] == "vit_mae":
             kwargs.setdefault("key_mapping", VIT_MAE_RENAMES)
         wanted_size = config.image_size
@@ -300,7 +306,9 @@ class MAEForPreTraining(MAEPreTrainedModel):
             mask_ratio = self.config.mask_ratio
         if return_logits is None:
             return_logits = not (self.training and return_loss)
-        encoded = self.vit(pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding, **kwargs)
+        encoded = self.vit(
+            pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding, return_dict=True, **kwargs
+        )
         ids_shuffle = torch.argsort(encoded.ids_restore, dim=1)
         num_visible = encoded.last_hidden_state.shape[1] - 1
         if return_loss and num_visible == ids_shuffle.shape[1]:
@@ -346,6 +354,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
             interpolate_pos_encoding,
             return_loss=False,
             return_logits=True,
+            return_dict=True,
         )
         patch_hw, image_hw = self.config.patch_hw, pixel_values.shape[2:]
         patches, predicted = MF.patchify(pixel_values, patch_hw).float(), outputs.logits.float()

@@ -26,7 +26,7 @@ def warmup_cosine(step, steps_per_epoch, num_epochs, warmup_epochs, min_ratio=0.
     Args:
         step: Updates done so far.
         steps_per_epoch: Updates an epoch.
-        num_epochs, warmup_epochs: Epochs, may be fractions.
+        num_epochs, warmup_epochs: Epochs, may be fractions; the warm-up must be the shorter.
         min_ratio: Final learning rate over the peak.
     """
     epoch = step / steps_per_epoch

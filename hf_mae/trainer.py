@@ -2,6 +2,7 @@
 """The Trainer of masked autoencoders: the paper's optimizer, exact draws, held-out evaluation, guards."""
 
 import json
+import math
 import resource
 import sys
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from .data import BadImageError, DrawSampler, collate
-from .functional import baseline_losses, patch_losses, patchify, pixel_target
+from .functional import baseline_losses, patch_losses, patchify, pixel_target, random_masking
 from .image_processing_mae import normalize_images
 from .optimization import parameter_groups, warmup_cosine
 from .visualization import reconstruction_panel
@@ -36,6 +39,10 @@ class _StepCallback(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        counts = (entry["nonfinite_skipped"] for entry in reversed(state.log_history) if "nonfinite_skipped" in entry)
+        self.trainer.nonfinite_skipped = next(counts, 0)  # of the run that is resumed
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # from the count of updates, for accelerate's set_epoch doesn't reach a sampler below two wrappers (a resumed
@@ -87,9 +94,13 @@ class MAETrainer(Trainer):
             **kwargs,
         )
         self.add_callback(_StepCallback(self))
+        *_, num_visible = random_masking(torch.zeros(1, model.config.num_patches), model.config.mask_ratio)
+        if num_visible == model.config.num_patches:
+            raise ValueError(f"mask_ratio is {model.config.mask_ratio}: no patch is masked, so there is nothing to learn")
         self.draw_sampler = None
         self.nonfinite_skipped = 0
         self._update_finite = torch.ones((), dtype=torch.bool, device=args.device)
+        self._last_finite_loss = torch.zeros((), device=args.device)
         self._update_indices = []
         self._bad_images, self._unreported_bad_images = {}, []
         self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
@@ -106,6 +117,22 @@ class MAETrainer(Trainer):
                 "per_device_train_batch_size or gradient_accumulation_steps"
             )
         return there // total
+
+    @property
+    def planned_updates(self):
+        """Optimizer updates of the whole run.
+
+        Raises:
+            ValueError: there is no whole batch, or the warm-up would be longer than the run.
+        """
+        args, per_epoch = self.args, self.updates_per_epoch
+        planned = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+        if args.warmup_epochs * per_epoch >= planned:
+            raise ValueError(
+                f"warmup_epochs is {args.warmup_epochs:g}, which is {args.warmup_epochs * per_epoch:,.0f} updates, and the "
+                f"whole run has {planned:,}; take a shorter warm-up"
+            )
+        return planned
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -137,7 +164,7 @@ class MAETrainer(Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.lr_scheduler is None:
-            args, steps = self.args, self.updates_per_epoch
+            args, steps, num_training_steps = self.args, self.updates_per_epoch, self.planned_updates
             min_ratio = args.min_learning_rate / args.learning_rate
 
             def share_of_peak(step):
@@ -151,16 +178,31 @@ class MAETrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._clock = time.perf_counter()
-        if not resume_from_checkpoint and self.is_world_process_zero():
-            (Path(self.args.output_dir) / BAD_IMAGES_FILE).unlink(missing_ok=True)
+        bad_images = Path(self.args.output_dir) / BAD_IMAGES_FILE
+        if not resume_from_checkpoint:
+            if self.is_world_process_zero():
+                bad_images.unlink(missing_ok=True)
+            return super().train(**kwargs)
+        if bad_images.exists():
+            rows = (line.split("\t") for line in bad_images.read_text(encoding="utf-8").splitlines())
+            self._bad_images = {(split, int(index)): path for split, index, path, *_ in rows}
+        state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        if state.global_step >= self.planned_updates:
+            # the run was over: transformers would make one more update
+            self._load_from_checkpoint(str(resume_from_checkpoint))
+            self.state = state
+            return TrainOutput(state.global_step, float("nan"), {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._update_indices.append(self._take_notes(inputs, "train"))
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._update_finite &= torch.isfinite(loss)
+        finite = torch.isfinite(loss)
+        self._update_finite &= finite
+        # in the log's mean the last finite loss stands in for one that isn't
+        self._last_finite_loss = torch.where(finite, loss, self._last_finite_loss)
         self._images += len(inputs["pixel_values"]) * self.args.world_size
-        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+        return self._last_finite_loss
 
     def check_update(self, model):
         """Before an update: what to do if its loss, on any process, is not finite."""
@@ -179,7 +221,8 @@ class MAETrainer(Trainer):
                 + "; the weights are as they were after the step before. Lower the learning rate, train in bf16 or fp32 "
                 "instead of fp16, look at the images, or drop such updates by --nonfinite skip"
             )
-        model.zero_grad(set_to_none=True)  # the optimizer passes over parameters without gradients
+        if self.accelerator.scaler is None:  # of fp16, which drops the update by itself
+            model.zero_grad(set_to_none=True)  # the optimizer passes over parameters without gradients
         self.nonfinite_skipped += 1
 
     def floating_point_ops(self, inputs):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from hf_mae import MAEForPreTraining, MAEImageProcessor
+from hf_mae import MAEImageProcessor
 from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags, save_recipe
 from hf_mae.data import BadImageError, HeldOutTransform, ImageDraws, PretrainingTransform, load_image_dataset
 from hf_mae.hub import TrainingCard, hardware
+from hf_mae.optimization import scaled_learning_rate
 from hf_mae.trainer import PANEL_FILE, MAETrainer, NonFiniteLossError, resume_point
 
 
@@ -29,11 +30,11 @@ def main():
         print(plan(trainer, data_args, checkpoint), flush=True)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()  # before anything else can go wrong
+        metrics = held_out_metrics(trainer)
+        trainer.save_state()
     except (BadImageError, NonFiniteLossError) as error:
         sys.exit(f"run_mae.py: error: {error}")
-    metrics = held_out_metrics(trainer)
-    trainer.save_model()
-    trainer.save_state()
     if trainer.is_world_process_zero():
         write_papers(trainer, data_args, given, metrics)
         print(closing_table(trainer, metrics))
@@ -47,12 +48,7 @@ def prepare(model_args, data_args, args):
     sources = {name: value for name, value in vars(data_args).items() if name != "on_bad_image"}
     with args.main_process_first(desc="loading the data set"):
         splits = load_image_dataset(**sources, seed=args.seed)
-    if model_args.model_name_or_path:
-        if model_args.size:
-            raise ValueError("size is for a new model; model_name_or_path brings its own")
-        model = MAEForPreTraining.from_pretrained(model_args.model_name_or_path, **model_args.overrides())
-    else:
-        model = MAEForPreTraining(model_args.build_config())
+    model = model_args.build_model()
     draws = {
         split: ImageDraws(images, transform(model.config), model.config.num_channels, args.seed, data_args.on_bad_image)
         for (split, images), transform in zip(splits.items(), (PretrainingTransform, HeldOutTransform))
@@ -66,7 +62,7 @@ def prepare(model_args, data_args, args):
         eval_dataset=draws.get("validation"),
         processing_class=MAEImageProcessor.from_model_config(model.config),
     )
-    _ = trainer.updates_per_epoch  # raises if there is no whole batch
+    _ = trainer.planned_updates  # raises if there is none
     return trainer
 
 
@@ -75,16 +71,16 @@ def plan(trainer, data_args, checkpoint):
     args, config = trainer.args, trainer.model.config
     encoder, total = parameter_counts(trainer.model)
     held_out = len(trainer.eval_dataset) if trainer.eval_dataset else 0
-    epochs, per_epoch = args.num_train_epochs, trainer.updates_per_epoch
-    steps = args.max_steps if args.max_steps > 0 else round(epochs * per_epoch)
-    base = f"{args.base_learning_rate:g} * {args.total_batch_size} / 256"
+    steps, per_epoch = trainer.planned_updates, trainer.updates_per_epoch
+    scaled = args.learning_rate == scaled_learning_rate(args.base_learning_rate, args.total_batch_size)
+    base = f" ({args.base_learning_rate:g} * {args.total_batch_size} / 256)" if scaled else ""
     rows = {
         "model": f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; {config.num_patches} patches an "
         f"image, {config.mask_ratio:.0%} hidden{', norm_pix_loss' * config.norm_pix_loss}",
         "data": f"{len(trainer.train_dataset):,} training images, {held_out:,} held out ({source_name(data_args)})",
         "batch": f"{args.total_batch_size:,} = {args.train_batch_size} a process * "
         f"{args.world_size} process{'es' * (args.world_size > 1)} * {args.gradient_accumulation_steps} accumulated",
-        "lr": f"{args.learning_rate:g} ({base}), {args.warmup_epochs:g} epochs of warm-up, cosine to "
+        "lr": f"{args.learning_rate:g}{base}, {args.warmup_epochs:g} epochs of warm-up, cosine to "
         f"{args.min_learning_rate:g}",
         "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
         "device": f"{hardware(args.device, args.world_size)}, {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
@@ -107,7 +103,8 @@ def held_out_metrics(trainer):
     if trainer.eval_dataset is None:
         return {}
     last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
-    metrics = last if last.get("step") == trainer.state.global_step else trainer.evaluate()
+    current = last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end
+    metrics = last if current else trainer.evaluate()
     return {
         "this model": metrics["eval_loss"],
         "mean of the visible patches": metrics["eval_loss_visible_mean"],

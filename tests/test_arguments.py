@@ -2,7 +2,6 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from hf_mae import MAEForPreTraining
 from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags, save_recipe
 
 
@@ -30,7 +29,7 @@ def test_flags_override_the_recipe(parse):
         "--train_dir=mine",
         "--config_overrides={num_hidden_layers: 5}",
     )
-    config = model.build_config()
+    config = model.build_model().config
     assert (config.hidden_size, config.num_hidden_layers, config.hidden_act) == (384, 5, "gelu")
     assert config.image_hw == (64, 96)
     assert config.norm_pix_loss
@@ -94,7 +93,7 @@ def test_errors_are_one_line(parse, recipe, message, capsys):
 def test_bad_overrides(parse):
     for text, message in (("3", "must be a mapping"), ("{a: [", "is not YAML")):
         with pytest.raises(ValueError, match=message):
-            parse("size: tiny", f"--config_overrides={text}")[0].build_config()
+            parse("size: tiny", f"--config_overrides={text}")[0].build_model()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -107,7 +106,7 @@ def test_recipes(path, tmp_path, monkeypatch):
     _, _, size, epochs = path.stem.split("-")
     assert (given["size"], f"{args.num_train_epochs:g}e") == (size, epochs)
     with torch.device("meta"):
-        model = MAEForPreTraining(model_args.build_config())
+        model = model_args.build_model()
     assert round(sum(tensor.numel() for tensor in model.state_dict().values()) / 1e6, 2) == PARAMETERS[size]
     assert (args.total_batch_size, args.warmup_epochs, model.config.norm_pix_loss) == (4096, 40, True)
     assert args.learning_rate == pytest.approx(2.4e-3)
