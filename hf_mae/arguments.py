@@ -145,9 +145,7 @@ class MAETrainingArguments(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.lr_scheduler_type != "linear" or self.warmup_steps:  # transformers' defaults
-            raise ValueError(
-                "the schedule is warm-up and cosine: leave out lr_scheduler_type and warmup_steps, set warmup_epochs"
-            )
+            raise ValueError("lr_scheduler_type and warmup_steps don't apply: the schedule is warmup_epochs, then a cosine")
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         given = self.learning_rate

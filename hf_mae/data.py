@@ -190,9 +190,7 @@ def _only_images(dataset, column):
     feature = features[column]
     files = isinstance(feature, dict) and {"bytes", "path"} & set(feature)
     if not (isinstance(feature, (ImageFeature, Array3D)) or files or getattr(feature, "dtype", "") in ("binary", "string")):
-        raise ValueError(
-            f"image_column {column!r} holds {feature}, which is no image; the data set has {', '.join(features)}"
-        )
+        raise ValueError(f"image_column {column!r} holds no images but {feature}; the data set has {', '.join(features)}")
     dataset = dataset.select_columns([column])
     if not isinstance(feature, Array3D):
         dataset = dataset.cast_column(column, ImageFeature(decode=False))

@@ -53,6 +53,18 @@ def tiny_config():
 
 
 @pytest.fixture
+def model(tiny_config):
+    torch.manual_seed(0)
+    return MAEForPreTraining(tiny_config)
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(1)
+    return {"pixel_values": torch.randn(2, 3, 32, 32), "noise": torch.rand(2, 16)}
+
+
+@pytest.fixture
 def golden():
     return lambda name: load_file(GOLDEN / f"{name}.safetensors")
 

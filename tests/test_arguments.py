@@ -2,6 +2,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from hf_mae import MAEConfig, MAEForPreTraining
 from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags, save_recipe
 
 
@@ -79,6 +80,10 @@ def test_paper_defaults(parse):
         ("min_learning_rate: 1", "min_learning_rate is 1.0; it must be between 0 and the peak"),
         ("warmup_epochs: -1", "warmup_epochs is -1; it must be from 0 to less than num_train_epochs, which is 800"),
         ("bf16: true\nfp16: true", "At most one of fp16 and bf16"),
+        ("lr_scheduler_type: constant", "lr_scheduler_type and warmup_steps don't apply"),
+        ("warmup_steps: 5", "lr_scheduler_type and warmup_steps don't apply"),
+        ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1"),
+        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it must be at least 1"),
     ],
 )
 def test_errors_are_one_line(parse, recipe, message, capsys):
@@ -88,6 +93,30 @@ def test_errors_are_one_line(parse, recipe, message, capsys):
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("error:") == 1
+
+
+def test_switches_and_truth_values_of_yaml(parse):
+    model, _, args, given = parse(
+        "eval_strategy: no\nsave_strategy: off", "--norm_pix_loss", "--bf16", "--no_dataloader_pin_memory"
+    )
+    assert model.norm_pix_loss
+    assert args.bf16
+    assert (args.eval_strategy, args.save_strategy) == ("no", "no")
+    assert given["dataloader_pin_memory"] is False
+
+
+def test_what_can_be_changed_in_a_model(parse, tmp_path):
+    MAEForPreTraining(MAEConfig.from_size("tiny", num_hidden_layers=1)).save_pretrained(tmp_path / "model")
+    flags = [f"--model_name_or_path={tmp_path / 'model'}", "--mask_ratio=0.5", "--image_size", "64", "96"]
+    config = parse("{}", *flags)[0].build_model().config
+    assert (config.mask_ratio, config.image_hw, config.num_hidden_layers) == (0.5, (64, 96), 1)
+    for flag, name in (
+        ("--patch_size=8", "patch_size"),
+        ("--size=tiny", "size"),
+        ("--config_overrides={heads: 3}", "heads"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} can't be changed in model_name_or_path; image_size, "):
+            parse("{}", *flags, flag)[0].build_model()
 
 
 def test_bad_overrides(parse):

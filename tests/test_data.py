@@ -67,9 +67,15 @@ def test_files_are_numbered_by_name_not_by_the_disk(photo_folder, tmp_path):
     for path in sorted(photo_folder.rglob("*.jpg"), reverse=True):
         shutil.copy(path, tmp_path / path.name)
     (tmp_path / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "0.jpg").write_bytes(b"")
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "linked").symlink_to(photo_folder / "group0")
+    for video in ("film.mpg", "plot.eps"):
+        (tmp_path / video).write_bytes(b"")
     paths = [row["image"]["path"] for row in load_image_dataset(train_dir=tmp_path, train_val_split=0)["train"]]
     assert paths == sorted(paths)
-    assert len(paths) == 60
+    assert len(paths) == 60 + 30
 
 
 def test_a_class_may_be_called_test(photo_folder, tmp_path):
@@ -125,6 +131,14 @@ def test_shards_laid_out_as_on_the_hub(image_table, tmp_path):
     assert load_image_dataset(str(tmp_path), validation_split="test").num_rows == {"train": 7, "validation": 5}
 
 
+@pytest.mark.parametrize("only", ["test", "validation", "data"])
+def test_the_only_split_is_not_validated_on_itself(image_table, tmp_path, only):
+    DatasetDict({only: image_table}).save_to_disk(tmp_path / "one")
+    splits = load_image_dataset(str(tmp_path / "one"), train_val_split=0.25)
+    assert splits.num_rows == {"train": 6, "validation": 2}
+    assert not names(splits["train"]) & names(splits["validation"])
+
+
 def test_plain_bytes_in_a_parquet_file(image_table, tmp_path):
     raw = [row["bytes"] for row in image_table.cast_column("picture", ImageFeature(decode=False))["picture"]]
     Dataset.from_dict({"png": raw}).to_parquet(tmp_path / "raw.parquet")
@@ -149,6 +163,7 @@ def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
         ({"dataset_name": "digits", "validation_split": "val"}, "validation_split is 'val'; the data set has train"),
         ({"dataset_name": "digits", "image_column": "img"}, "image_column is 'img'; the data set has image, label"),
         ({"dataset_name": str(tmp_path / "two")}, "several columns have images .a, b."),
+        ({"dataset_name": "digits", "image_column": "label"}, "image_column 'label' holds no images but ClassLabel"),
         ({"dataset_name": "digits", "train_dir": photo_folder}, "not both"),
         ({}, "either dataset_name or train_dir"),
         ({"dataset_name": "digits", "train_val_split": 1.5}, "train_val_split is 1.5"),
@@ -187,9 +202,29 @@ def test_twelve_channels(config):
         assert sample["pixel_values"].dtype == torch.uint8
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.random.default_rng(0).random((8, 8, 3)),  # floats, which would become zeros
+        np.full((8, 8, 3), 300),
+        np.full((8, 8, 3), -1),
+        np.zeros((8, 8, 4), dtype=np.uint8),
+        np.zeros((8, 8), dtype=np.uint8),
+        np.zeros((0, 8, 3), dtype=np.uint8),
+        {"bytes": None, "path": None},
+        {"bytes": b"", "path": None},
+        {"bytes": None, "path": "/nope.png"},
+    ],
+    ids=range(9),
+)
+def test_values_that_are_no_image(value):
+    with pytest.raises(DECODE_ERRORS):
+        decode(value, 3)
+
+
 def test_damaged_files_raise_what_is_expected(photos):
     rng = np.random.default_rng(0)
-    for fmt in ("jpeg", "png", "gif", "webp", "tiff", "bmp"):
+    for fmt in ("jpeg", "png", "gif", "webp", "tiff", "bmp", "avif", "dds", "jpeg2000", "tga", "ppm"):
         whole = encoded(photos[0].resize((64, 48)), fmt)
         for i in range(40):
             data = bytearray(whole[: int(rng.integers(len(whole)))] if i % 2 else whole)

@@ -1,3 +1,6 @@
+import io
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -62,7 +65,7 @@ def test_modes(backend, mode, photos):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_transparent_palette(backend, photos):
-    image = Image.open(__import__("io").BytesIO(encoded(photos[0].quantize(32), "gif", transparency=0)))
+    image = Image.open(io.BytesIO(encoded(photos[0].quantize(32), "gif", transparency=0)))
     assert difference(backend(), image, image.convert("RGB")) < 0.5
 
 
@@ -79,7 +82,7 @@ def test_sixteen_bits(backend, photos):
 def test_exif_orientation(backend, orientation, photos):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned = Image.open(__import__("io").BytesIO(encoded(photos[0], "png", exif=exif)))
+    turned = Image.open(io.BytesIO(encoded(photos[0], "png", exif=exif)))
     steps = {
         1: [],
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
@@ -109,6 +112,7 @@ def test_damaged_exif_doesn_t_matter(photos):
 def test_depths():
     values = np.array([[0, 128, 65535]], dtype=np.uint16)
     assert image_to_array(Image.fromarray(values), 1)[..., 0].tolist() == [[0, 0, 255]]
+    assert image_to_array(Image.fromarray(np.full((2, 2), 200, np.uint16)), 1).max() == 1  # by depth, not by content
     assert image_to_array(Image.fromarray(values.astype(np.int32)), 1)[..., 0].tolist() == [[0, 0, 255]]
     assert image_to_array(Image.fromarray(np.float32([[0, 0.5, 1]])), 1)[..., 0].tolist() == [[0, 128, 255]]
     assert image_to_array(Image.fromarray(np.float32([[0, 90, 180]])), 3)[0, :, 2].tolist() == [0, 90, 180]
@@ -131,6 +135,32 @@ def test_any_channels_and_rectangles(backend, channels):
     back = processor.post_process_reconstruction(last)
     assert back.shape == (1, 64, 96, channels)
     assert back.dtype == np.uint8
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [(60, 960), (200, 200), (500, 30)])
+def test_rectangular_crops_cover(backend, size):
+    """Undistorted, nothing padded, and 256/224 of the crop on the tighter side, whatever the image's shape."""
+    processor = backend.from_model_config(MAEConfig.from_size("tiny", image_size=(32, 512), patch_size=16))
+    height, width = size
+    scale = 256 / 224 * max(32 / height, 512 / width)
+    rows = np.linspace(0, 255, height)[:, None].repeat(width, 1)
+    image = Image.fromarray(np.stack([rows.astype(np.uint8)] * 3, axis=-1))
+    pixels = processor(image, return_tensors="np", do_rescale=False, do_normalize=False).pixel_values
+    pixels = np.asarray(pixels)[0, 0].astype(float)
+    assert pixels.shape == (32, 512)
+    share = min(1.0, 32 / (height * scale))  # of the rows that the crop shows
+    assert pixels[-1].mean() - pixels[0].mean() == pytest.approx(255 * share, abs=12)
+    assert pixels.std(axis=1).max() < 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_a_very_long_image_only_the_middle_is_resized(backend):
+    line = Image.fromarray(np.linspace(0, 255, 20000).astype(np.uint8)[None])
+    start = time.monotonic()
+    pixels = backend()(line, return_tensors="np", do_rescale=False, do_normalize=False).pixel_values
+    assert time.monotonic() - start < 5
+    assert np.abs(np.asarray(pixels).astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,6 +1,8 @@
 """The scripts as their users start them, in processes of their own."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ RUN = [
     *TINY_FLAGS,
     "--dataset_name=digits",
     "--per_device_train_batch_size=64",
-    "--warmup_epochs=0.5",
+    "--warmup_epochs=0.05",
     "--logging_steps=1",
     "--eval_strategy=no",
     "--save_strategy=no",
@@ -108,6 +110,8 @@ def test_goes_on_from_a_model(tmp_path):
         (["--num_train_epochs=many"], "invalid float value: 'many'"),
         (["--nonfinite=ignore"], "invalid choice: 'ignore'"),
         (["--dataset_name=digits", "--num_train_epochs=1"], "warmup_epochs is 40"),
+        (["--dataset_name=digits", "--size=tiny", "--max_steps=9"], "warmup_epochs is 40, which is 1,040 updates"),
+        (["--dataset_name=digits", "--size=tiny", "--mask_ratio=0"], "mask_ratio is 0.0: no patch is masked"),
         (["--dataset_name=digits", "--size=giant"], "size is 'giant'; it must be one of tiny, small, base, large, huge"),
         (["--dataset_name=digits", "--mask_ratio=1.5"], "mask_ratio is 1.5; it must be a number in [0, 1)"),
         (["--dataset_name=digits", "--config_overrides={heads: 3}"], "MAEConfig has no field 'heads'"),
@@ -151,6 +155,24 @@ def test_bad_images_end_a_run_with_a_message(photo_folder, tmp_path):
     assert status == 1
     assert "1 of 57 train images can't be decoded, which is more than 1%" in stderr.splitlines()[-1]
     assert len((tmp_path / "run" / "bad_images.tsv").read_text().splitlines()) == 1
+
+
+def test_a_late_error_doesn_t_lose_the_model(photo_folder, tmp_path):
+    """Bad images among the held-out ones are found after training: the model is there by then."""
+    (tmp_path / "held_out").mkdir()
+    for i, path in enumerate(sorted(photo_folder.rglob("*.jpg"))[:20]):
+        (tmp_path / "held_out" / path.name).write_bytes(path.read_bytes() if i else b"")
+    flags = [flag for flag in RUN if "digits" not in flag and "batch_size" not in flag]
+    status, _, stderr = run_script(
+        "run_mae.py",
+        *flags,
+        *("--train_dir", photo_folder, "--validation_dir", tmp_path / "held_out", "--per_device_train_batch_size=12"),
+        *("--max_steps=4", "--output_dir", tmp_path / "run"),
+        check=False,
+    )
+    assert status == 1
+    assert "1 of 20 validation images can't be decoded" in stderr.splitlines()[-1]
+    assert AutoModelForPreTraining.from_pretrained(tmp_path / "run").config.image_size == 32
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -202,17 +224,18 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(processes, tmp_path):
     command = script_command("run_mae.py", *flags, *resume, processes=processes)
     env = script_environment(processes)
 
-    # some steps after a save: 25 updates make an epoch, so this is amid the first
-    def some_steps_after_10():
-        state = find_checkpoint(output) if output.exists() else None
-        return state is not None and time.sleep(0.15) is None
-
-    kill_when(command, env, some_steps_after_10)
-    assert int(find_checkpoint(output).name.split("-")[1]) in (10, 20)
-    # during a save: as soon as the folder of a later checkpoint appears
-    there = {path.name for path in output.glob("checkpoint-*")}
-    kill_when(command, env, lambda: any(path.name not in there for path in output.glob("checkpoint-*")))
-    assert not all(is_whole_checkpoint(path) for path in output.glob("checkpoint-*"))
+    # amid the first epoch (25 updates), between two saves
+    kill_when(command, env, lambda: output.exists() and find_checkpoint(output) and time.sleep(0.1) is None)
+    killed_after = int(find_checkpoint(output).name.split("-")[1])
+    assert killed_after < 60
+    # during a save: a pipe that nobody reads stands where the next checkpoint's optimizer state has to go
+    half = output / f"checkpoint-{killed_after + 10}"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir()
+    os.mkfifo(half / "optimizer.pt")
+    kill_when(command, env, lambda: (half / "model.safetensors").exists() and time.sleep(0.3) is None)
+    assert not (half / "trainer_state.json").exists()
+    (half / "optimizer.pt").unlink()
     assert "resuming checkpoint-" in run_script("run_mae.py", *flags, *resume, processes=processes)
 
     assert trace(output) == trace(tmp_path / "whole")

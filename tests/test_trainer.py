@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import GOLDEN, TINY, logged_losses
 from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_mae import MAEConfig, MAEForPreTraining
@@ -220,10 +221,33 @@ def test_resume_point(checkpoints, make_trainer, tmp_path):
         point(str(checkpoints / "checkpoint-3"))
 
 
+def test_a_warm_up_longer_than_the_run(make_trainer):
+    assert make_trainer(max_steps=25, warmup_epochs=0.9).planned_updates == 25
+    assert make_trainer(max_steps=-1, num_train_epochs=1.5, warmup_epochs=1.4).planned_updates == 38
+    with pytest.raises(ValueError, match=r"warmup_epochs is 1, which is 25 updates, and the whole run has 25"):
+        make_trainer(max_steps=25, warmup_epochs=1).train()
+
+
+def test_nothing_to_mask(make_trainer):
+    with pytest.raises(ValueError, match=r"mask_ratio is 0.0: no patch is masked"):
+        make_trainer(config=MAEConfig(**TINY, mask_ratio=0.0))
+
+
+def test_a_finished_run_stays_as_it_is(make_trainer, checkpoints):
+    resumed = make_trainer(max_steps=6)
+    resumed.train(resume_from_checkpoint=str(checkpoints / "checkpoint-6"))
+    assert resumed.state.global_step == 6
+    assert len(logged_losses(resumed)) == 6
+    saved = load_file(checkpoints / "checkpoint-6" / "model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in resumed.model.state_dict().items())
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_exact(make_trainer, tmp_path, workers):
-    """From every checkpoint: in an epoch, between two, and with accumulation."""
+    """From every checkpoint: in an epoch, between two, with accumulation, and with dropout where there are workers."""
+    rates = {"hidden_dropout_prob": 0.1, "drop_path_rate": 0.2} if workers else {}
     options = {
+        "config": MAEConfig(**TINY, **rates),
         "per_device_train_batch_size": 64,
         "gradient_accumulation_steps": 4,
         "dataloader_num_workers": workers,
@@ -237,7 +261,7 @@ def test_resume_is_exact(make_trainer, tmp_path, workers):
     assert whole.updates_per_epoch == 6
     whole.train()
     final = {name: tensor.clone() for name, tensor in whole.model.state_dict().items()}
-    for step in (3, 6, 9) if workers == 0 else (9,):
+    for step in (3, 6, 9) if workers == 0 else (3, 6):
         resumed = make_trainer(folder=f"resumed{step}", **options)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert logged_losses(resumed) == logged_losses(whole)

@@ -76,6 +76,7 @@ def test_nonfinite_loss_can_be_skipped(poisoned):
     trainer.train()
     assert all(torch.equal(tensor, before_fourth[4][name]) for name, tensor in before_fourth[3].items())
     assert trainer.nonfinite_skipped == 1
+    assert logged_losses(trainer)[3] == logged_losses(trainer)[2]  # in the log the last finite loss stands in
     assert trainer.state.log_history[-2]["nonfinite_skipped"] == 1
     assert trainer.state.global_step == 30
     assert all(torch.isfinite(tensor).all() for tensor in trainer.model.state_dict().values())
@@ -95,13 +96,19 @@ def with_bad(digits):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_listed(make_trainer, with_bad, tmp_path, workers):
-    trainer = make_trainer(train=with_bad(4), max_steps=15, dataloader_num_workers=workers)
+    trainer = make_trainer(
+        train=with_bad(4), max_steps=15, dataloader_num_workers=workers, save_strategy="steps", save_steps=8
+    )
     trainer.train()
     lines = (tmp_path / "run" / "bad_images.tsv").read_text().splitlines()
     assert sorted(line.split("\t")[:3] for line in lines) == sorted(
         ["train", str(i), f"scan{i}.png"] for i in (5, 42, 79, 116)
     )
     assert all(math.isfinite(loss) for loss in logged_losses(trainer))
+    if not workers:  # a resumed run knows them
+        again = make_trainer(train=with_bad(4), max_steps=20)
+        again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8"))
+        assert (tmp_path / "run" / "bad_images.tsv").read_text().splitlines() == lines
 
 
 def test_more_than_one_percent_bad_stops(make_trainer, with_bad, tmp_path):
