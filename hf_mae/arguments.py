@@ -160,11 +160,8 @@ class MAETrainingArguments(TrainingArguments):
             raise ValueError(
                 f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the peak, {self.learning_rate}"
             )
-        if not self.warmup_epochs >= 0 or (self.max_steps <= 0 and self.warmup_epochs >= self.num_train_epochs):
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs:g}; it must be from 0 to less than num_train_epochs, "
-                f"which is {self.num_train_epochs:g}"
-            )
+        if not self.warmup_epochs >= 0:  # that it is shorter than the run, the trainer checks
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}; it must be at least 0")
 
     @property
     def total_batch_size(self):

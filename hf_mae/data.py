@@ -322,7 +322,7 @@ class ImageDraws(torch.utils.data.Dataset):
                 path = (value.get("path") if isinstance(value, dict) else None) or "-"
                 if self.on_bad_image == "raise":
                     raise BadImageError(f"image {candidate} ({path}) can't be decoded: {error}") from error
-                bad_images.append((candidate, path, f"{type(error).__name__}: {error}"))
+                bad_images.append((candidate, path, " ".join(f"{type(error).__name__}: {error}".split())))
                 candidate = int(np.random.default_rng([self.seed, epoch, index, attempt]).integers(len(self.dataset)))
                 continue
             sample = self.transform(array, np.random.default_rng([self.seed, epoch, index]))

@@ -124,4 +124,5 @@ def hardware(device, num_processes):
     """The devices in words."""
     if device.type == "cuda":
         return f"{num_processes} x {torch.cuda.get_device_name(device)}"
-    return f"{num_processes} process{'es' * (num_processes > 1)} on {torch.get_num_threads()} CPU cores"
+    threads = torch.get_num_threads()
+    return f"{num_processes} process{'es' * (num_processes > 1)} of {threads} CPU thread{'s' * (threads > 1)}"

@@ -178,14 +178,10 @@ class MAETrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._clock = time.perf_counter()
-        bad_images = Path(self.args.output_dir) / BAD_IMAGES_FILE
         if not resume_from_checkpoint:
             if self.is_world_process_zero():
-                bad_images.unlink(missing_ok=True)
+                (Path(self.args.output_dir) / BAD_IMAGES_FILE).unlink(missing_ok=True)
             return super().train(**kwargs)
-        if bad_images.exists():
-            rows = (line.split("\t") for line in bad_images.read_text(encoding="utf-8").splitlines())
-            self._bad_images = {(split, int(index)): path for split, index, path, *_ in rows}
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if state.global_step >= self.planned_updates:
             # the run was over: transformers would make one more update
@@ -251,14 +247,16 @@ class MAETrainer(Trainer):
         file = Path(self.args.output_dir) / BAD_IMAGES_FILE
         if lines and self.is_world_process_zero():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as stream:
-                stream.writelines(lines)
+            with file.open("a+", encoding="utf-8") as stream:
+                stream.seek(0)
+                known = set(stream)  # by the run that is resumed
+                stream.writelines(line for line in lines if line not in known)
         for split, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset)):
             bad = [path for (s, _), path in self._bad_images.items() if s == split]
             if bad and len(bad) > MAX_BAD_SHARE * len(dataset):
                 raise BadImageError(
                     f"{len(bad)} of {len(dataset):,} {split} images can't be decoded, which is more than "
-                    f"{MAX_BAD_SHARE:.0%}; {file} lists them. Repair or remove them and resume"
+                    f"{MAX_BAD_SHARE:.0%}; {file} lists them. Repair them and resume, or start again without them"
                 )
 
     # evaluation -----------------------------------------------------------------------------------------------------
