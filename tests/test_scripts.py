@@ -140,6 +140,7 @@ def test_wrong_arguments(arguments, message, tmp_path, capsys, monkeypatch):
 
 
 def test_bad_images_end_a_run_with_a_message(photo_folder, tmp_path):
+    """On two processes, which both come upon the same bad file in time."""
     images = tmp_path / "images"
     images.mkdir()
     for i, path in enumerate(sorted(photo_folder.rglob("*.jpg"))):
@@ -148,12 +149,13 @@ def test_bad_images_end_a_run_with_a_message(photo_folder, tmp_path):
     status, _, stderr = run_script(
         "run_mae.py",
         *flags,
-        *("--train_dir", images, "--per_device_train_batch_size=16", "--num_train_epochs=3"),
+        *("--train_dir", images, "--per_device_train_batch_size=8", "--num_train_epochs=3"),
         *("--output_dir", tmp_path / "run"),
+        processes=2,
         check=False,
     )
     assert status == 1
-    assert "1 of 57 train images can't be decoded, which is more than 1%" in stderr.splitlines()[-1]
+    assert "error: 1 of 57 train images can't be decoded, which is more than 1%" in stderr
     assert len((tmp_path / "run" / "bad_images.tsv").read_text().splitlines()) == 1
 
 
@@ -216,7 +218,8 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(processes, tmp_path):
         "--save_strategy=steps",
         "--save_steps=10",
         "--dataloader_num_workers=2",
-        f"--per_device_train_batch_size={64 // processes}",
+        f"--per_device_train_batch_size={64 // processes**2}",
+        f"--gradient_accumulation_steps={processes}",
     ]
     run_script("run_mae.py", *flags, "--output_dir", tmp_path / "whole", processes=processes)
     output = tmp_path / "killed"
