@@ -23,9 +23,9 @@ from .modeling_outputs import MAEForPreTrainingOutput, MAEModelOutput, MAERecons
 
 
 # transformers' `vit_mae` spells its keys in three ways: as it has them in memory since 5.x (ours), as it saves them since
-# 5.x (`decoder_encoder.layer`) and as it did before. In this order the renames take any of them to ours.
+# 5.x (`decoder.decoder_encoder.layer.0…`) and as it did before (`decoder.decoder_layers.0…`). Tried in this order, the
+# renames take all of them to ours.
 VIT_MAE_RENAMES = {
-    r"decoder_encoder\.layer\.": "decoder_layers.",
     r"encoder\.layer\.": "layers.",
     r"attention\.attention\.query": "attention.q_proj",
     r"attention\.attention\.key": "attention.k_proj",
