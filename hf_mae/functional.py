@@ -179,17 +179,17 @@ def patch_losses(pred, target):
     return (pred.float() - target.float()).square().mean(dim=-1)
 
 
-def masked_loss(pred, target, mask):
-    """Mean squared error over the removed patches only (MAE paper, Section 3).
+def masked_losses(pred, target, mask):
+    """Mean squared error over the removed patches of each image (MAE paper, Section 3).
 
     Args:
         pred, target: (B, N, p * q * C).
-        mask: (B, N), 1 for removed patches; at least one in all.
+        mask: (B, N), 1 for removed patches; at least one in every image.
 
     Returns:
-        A scalar.
+        (B,); where all images mask equally many patches, its mean is the loss.
     """
-    return (patch_losses(pred, target) * mask).sum() / mask.sum()
+    return (patch_losses(pred, target) * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def baseline_losses(target, mask):
@@ -203,9 +203,9 @@ def baseline_losses(target, mask):
         visible_mean (B,): predicts the mean of the visible patches everywhere; best_constant (B,): predicts the one patch
         that is best for this image, the mean of the removed ones, which it can't know.
     """
-    mask = mask.unsqueeze(-1).to(target.dtype)
     losses = []
     for known in (1 - mask, mask):
-        guess = (target * known).sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True)  # (B, 1, p * q * C)
-        losses.append(((target - guess).square() * mask).mean(dim=-1).sum(dim=1) / mask.sum(dim=(1, 2)))
+        weights = known.unsqueeze(-1) / known.sum(dim=1)[:, None, None]  # (B, N, 1)
+        guess = (target * weights).sum(dim=1, keepdim=True)  # (B, 1, p * q * C)
+        losses.append(masked_losses(guess, target, mask))
     return tuple(losses)

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from .data import BadImageError, DrawSampler, collate
-from .functional import baseline_losses, patch_losses, patchify, pixel_target, random_masking
+from .functional import baseline_losses, masked_losses, patchify, pixel_target, random_masking
 from .image_processing_mae import normalize_images
 from .optimization import parameter_groups, warmup_cosine
 from .visualization import reconstruction_panel
@@ -269,7 +269,7 @@ class MAETrainer(Trainer):
             outputs = model(**inputs)
         config = self.model.config
         target = pixel_target(patchify(inputs["pixel_values"], config.patch_hw), config.norm_pix_loss)
-        losses = (patch_losses(outputs.logits, target) * outputs.mask).sum(dim=1) / outputs.mask.sum(dim=1)
+        losses = masked_losses(outputs.logits, target, outputs.mask)
         return None, torch.stack([losses, *baseline_losses(target, outputs.mask)], dim=1), index
 
     def evaluate(self, *args, **kwargs):

@@ -119,7 +119,7 @@ def run_script(name, *arguments, processes=1, check=True):
     )
     try:
         stdout, stderr = process.communicate(timeout=240)
-    except BaseException:
+    except subprocess.TimeoutExpired:
         kill_tree(process)
         raise
     if not check:
