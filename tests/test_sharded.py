@@ -42,9 +42,10 @@ for batch, mask_noise in zip(images, noise):
         dist.all_reduce(total)
     losses.append(total.item() / world)
 if rank == 0:
-    print("losses", json.dumps(losses))
+    print("losses", json.dumps(losses), flush=True)
 if world > 1:
-    dist.destroy_process_group()
+    dist.barrier()
+os._exit(0)  # the tear-down of gloo's threads at exit can abort, which is none of the test's business
 """
 
 
@@ -85,7 +86,7 @@ total = sum(parameter.double().sum().item() for parameter in model.parameters())
 report = [args.process_index, number, trainer.state.global_step, trainer.nonfinite_skipped, total, said]
 print("report " + json.dumps(report) + chr(10), end="", flush=True)
 torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+os._exit(0)
 """
 
 
