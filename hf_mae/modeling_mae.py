@@ -128,11 +128,7 @@ class MAEPreTrainedModel(PreTrainedModel):
             for name, kind in tables.items():
                 if isinstance(module, kind):
                     table = getattr(module, name)
-                    resized = MF.resize_position_table(table.data, module.grid_size, config.grid_size)
-                    if isinstance(table, nn.Parameter):
-                        setattr(module, name, nn.Parameter(resized, requires_grad=table.requires_grad))
-                    else:
-                        setattr(module, name, resized)
+                    setattr(module, name, MF.resize_position_table(table, module.grid_size, config.grid_size))
                     module.grid_size = config.grid_size
         self.config.image_size = config.image_size
 
