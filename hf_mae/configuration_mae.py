@@ -78,6 +78,8 @@ class MAEConfig(PreTrainedConfig):
         norm_pix_loss: Whether the target of a patch is its pixels normalised by their own mean and standard deviation
             (MAE paper, Table 1d).
         pooling: What represents an image: `"mean"` of the patch tokens, or the `"cls"` token.
+        final_norm: Whether the encoder ends with a layer norm. A mean-pool classifier has it after the mean instead
+            (MAE paper, Appendix A.1), and sets this.
         head_batch_norm: Whether a classification head starts with a batch norm without affine parameters (MAE paper,
             Appendix A.1, linear probing).
 
@@ -115,6 +117,7 @@ class MAEConfig(PreTrainedConfig):
     mask_ratio: float = 0.75
     norm_pix_loss: bool = False
     pooling: str = "mean"
+    final_norm: bool = True
     head_batch_norm: bool = False
 
     def __post_init__(self, **kwargs):
@@ -160,7 +163,7 @@ class MAEConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {value!r}; it must be a positive number")
         for prefix in ("", "decoder_"):
             self._check_width(f"{prefix}hidden_size", f"{prefix}num_attention_heads")
-        for name in ("qkv_bias", "norm_pix_loss", "head_batch_norm"):
+        for name in ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if self.hidden_act not in ACT2FN:

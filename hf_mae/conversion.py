@@ -18,6 +18,7 @@ FACEBOOK_RENAMES = {
     r"^pos_embed$": "vit.embeddings.position_embeddings",
     r"^patch_embed\.proj\.": "vit.embeddings.patch_embeddings.projection.",
     r"^norm\.": "vit.layernorm.",
+    r"^head\.": "classifier.",
     **_FACEBOOK_BLOCK,
 }
 
@@ -38,6 +39,9 @@ MMPRETRAIN_RENAMES = {
     r"^backbone\.pos_embed$": "vit.embeddings.position_embeddings",
     r"^backbone\.patch_embed\.projection\.": "vit.embeddings.patch_embeddings.projection.",
     r"^backbone\.ln1\.": "vit.layernorm.",
+    r"^backbone\.ln2\.": "fc_norm.",
+    r"^neck\.bn\.": "batch_norm.",
+    r"^head\.(fc|layers\.head)\.": "classifier.",
     **_MMPRETRAIN_BLOCK,
 }
 

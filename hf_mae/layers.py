@@ -104,12 +104,15 @@ class MAEPatchEmbeddings(nn.Module):
 class MAEEmbeddings(nn.Module):
     """Patches (B, N, p * q * C) → tokens (B, 1 + V, D), of the visible ones only, class token first."""
 
-    def __init__(self, config):
+    def __init__(self, config, trainable_positions=False):
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.patch_embeddings = MAEPatchEmbeddings(config)
-        # a buffer, for from_pretrained makes every parameter trainable; it gets its values in _init_weights
-        self.register_buffer("position_embeddings", torch.zeros(1, 1 + config.num_patches, config.hidden_size))
+        table = torch.zeros(1, 1 + config.num_patches, config.hidden_size)  # gets its values in _init_weights
+        if trainable_positions:
+            self.position_embeddings = nn.Parameter(table)
+        else:  # a buffer, for from_pretrained makes every parameter trainable
+            self.register_buffer("position_embeddings", table)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.grid_size = config.grid_size
 

@@ -57,7 +57,11 @@ class MAEPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         """The authors' init, all of it: xavier for what multiplies, normal for tokens, sin-cos for positions."""
-        if isinstance(module, nn.Linear):
+        if module is getattr(self, "classifier", None):
+            # the authors' code: 2e-5 for fine-tuning, 0.01 for the linear probe, whose mark the batch norm is
+            init.trunc_normal_(module.weight, std=0.01 if self.config.head_batch_norm else 2e-5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -70,6 +74,10 @@ class MAEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
         elif isinstance(module, MAEEmbeddings):
             init.normal_(module.cls_token, std=self.config.initializer_range)
             table = module.position_embeddings
@@ -128,7 +136,8 @@ class MAEPreTrainedModel(PreTrainedModel):
             for name, kind in tables.items():
                 if isinstance(module, kind):
                     table = getattr(module, name)
-                    setattr(module, name, MF.resize_position_table(table, module.grid_size, config.grid_size))
+                    resized = MF.resize_position_table(table.detach(), module.grid_size, config.grid_size)
+                    setattr(module, name, nn.Parameter(resized) if isinstance(table, nn.Parameter) else resized)
                     module.grid_size = config.grid_size
         self.config.image_size = config.image_size
 
@@ -146,11 +155,11 @@ class MAEModel(MAEPreTrainedModel):
     (torch.Size([1, 197, 192]), torch.Size([1, 192]))
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^fc_norm\.", r"^batch_norm\.", r"^classifier\."]
 
-    def __init__(self, config):
+    def __init__(self, config, trainable_positions=False):
         super().__init__(config)
-        self.embeddings = MAEEmbeddings(config)
+        self.embeddings = MAEEmbeddings(config, trainable_positions)
         depth = config.num_hidden_layers
         self.layers = nn.ModuleList(
             MAELayer(
@@ -162,7 +171,8 @@ class MAEModel(MAEPreTrainedModel):
             )
             for i in range(depth)
         )
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm = norm if config.final_norm else nn.Identity()
         self.post_init()
 
     def get_input_embeddings(self):
@@ -263,6 +273,8 @@ class MAEForPreTraining(MAEPreTrainedModel):
     """
 
     def __init__(self, config):
+        config = copy.deepcopy(config)  # the caller's stays as it is
+        config.final_norm = True
         super().__init__(config)
         self.vit = MAEModel(config)
         self.decoder = MAEDecoder(config)

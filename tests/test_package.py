@@ -11,7 +11,7 @@ from conftest import ROOT
 # imports go only up this list; a module may import those before it
 ORDER = [
     *("configuration_mae", "functional", "image_processing_mae", "optimization", "modeling_outputs"),
-    *("layers", "modeling_mae", "data", "arguments", "conversion", "visualization", "trainer", "hub", "__init__"),
+    *("layers", "modeling_mae", "modeling_classification", "data", "arguments", "conversion", "visualization", "trainer", "hub", "__init__"),
 ]
 MODULES = sorted((ROOT / "hf_mae").glob("*.py"))
 

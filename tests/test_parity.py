@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
 from hf_mae.conversion import FACEBOOK_RENAMES, MMPRETRAIN_RENAMES, rename
 
 
@@ -61,3 +61,26 @@ def test_a_swapped_key_shows(case):
     layer.q_proj.weight.data, layer.k_proj.weight.data = layer.k_proj.weight.data, layer.q_proj.weight.data
     pred = model(golden["pixel_values"], noise=golden["noise"]).logits
     assert (pred - golden["pred"]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "renames", "fields"),
+    [
+        ("facebook_finetune", FACEBOOK_RENAMES, {}),
+        ("mmpretrain_finetune", MMPRETRAIN_RENAMES, {}),
+        ("mmpretrain_finetune_large_grid", MMPRETRAIN_RENAMES, {"image_size": 64}),
+        ("mmpretrain_linear", MMPRETRAIN_RENAMES, {"pooling": "cls", "head_batch_norm": True}),
+    ],
+)
+def test_classifiers(golden, name, renames, fields):
+    weights, golden = golden(f"{name}_weights"), golden(name)
+    model = MAEForImageClassification(MAEConfig(**{**TINY, **fields}, num_labels=10)).eval()
+    model.load_state_dict(rename(weights, renames), strict=True)
+    seen_by_head = []
+    model.classifier.register_forward_pre_hook(lambda module, args: seen_by_head.append(args[0]))
+    close(model(golden["pixel_values"]).logits, golden["logits"])
+    close(seen_by_head[0], golden["pooled"])
+    # features computed before give the same
+    features = model.vit(golden["pixel_values"]).pooler_output
+    close(model(features=features).logits, golden["logits"])
