@@ -7,36 +7,33 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
-from transformers.utils import is_torch_bf16_gpu_available
 
 from .configuration_mae import SIZES, MAEConfig
+from .image_datasets import load_image_dataset
+from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining
-from .optimization import scaled_learning_rate
 
 
-_CHANGEABLE = (
-    *("image_size", "mask_ratio", "norm_pix_loss", "drop_path_rate"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
-)
+_CHANGEABLE = ("image_size", "drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 @dataclass
-class ModelArguments:
-    """Which model to train."""
+class BaseModelArguments:
+    """Which model to train, whatever for."""
 
     size: str | None = field(default=None, metadata={"help": f"Size of a new model: {', '.join(SIZES)} (default: base)."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Go on from this model (folder or Hub id) instead of a new one."}
     )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Make a new model by the configuration in this folder or Hub id."}
+    )
     image_size: list[int] | None = field(default=None, metadata={"help": "Pixels: one number, or height and width."})
     patch_size: list[int] | None = field(default=None, metadata={"help": "Pixels: one number, or height and width."})
     num_channels: int | None = field(default=None, metadata={"help": "Channels of the images."})
-    mask_ratio: float | None = field(default=None, metadata={"help": "Share of patches to hide."})
-    norm_pix_loss: bool | None = field(default=None, metadata={"help": "Whether to normalise target patches."})
     config_overrides: str | None = field(
         default=None,
         metadata={"help": "Other fields of MAEConfig, as YAML: '{hidden_size: 96, num_hidden_layers: 4}'."},
@@ -52,25 +49,78 @@ class ModelArguments:
             raise ValueError(
                 f"config_overrides is {self.config_overrides!r}; it must be a mapping, as '{{hidden_size: 96}}'"
             )
-        given = {name: getattr(self, name) for name in ("num_channels", "mask_ratio", "norm_pix_loss")}
+        given = {name: value for name, value in vars(self).items() if name in MAEConfig.__annotations__}
         for name in ("image_size", "patch_size"):
-            sides = getattr(self, name)
-            given[name] = sides[0] if sides and len(sides) == 1 else sides
+            given[name] = given[name][0] if given[name] and len(given[name]) == 1 else given[name]
         return {**others, **{name: value for name, value in given.items() if value is not None}}
 
-    def build_model(self):
+    def build(self, model_class, changeable, **options):
         """The model to train: a new one, or the one named with some fields of its configuration changed.
+
+        Args:
+            model_class: `MAEForPreTraining` or `MAEForImageClassification`.
+            changeable: The fields that can be changed in a model that exists.
+            options: Other fields of the configuration.
 
         Raises:
             ValueError: a field or value is impossible, or can't be changed in a model that exists.
         """
         overrides = self.overrides()
+        sources = [name for name in ("model_name_or_path", "config_name", "size") if getattr(self, name)]
+        if len(sources) > 1:
+            raise ValueError(f"{sources[1]} can't be given beside {sources[0]}: each says which model it is")
+        if self.config_name:
+            return model_class(MAEConfig.from_pretrained(self.config_name).changed(**overrides, **options))
         if not self.model_name_or_path:
-            return MAEForPreTraining(MAEConfig.from_size(self.size or "base", **overrides))
-        fixed = ["size"] * bool(self.size) + [name for name in overrides if name not in _CHANGEABLE]
+            return model_class(MAEConfig.from_size(self.size or "base", **overrides, **options))
+        fixed = [name for name in overrides if name not in changeable]
         if fixed:
-            raise ValueError(f"{fixed[0]} can't be changed in model_name_or_path; {', '.join(_CHANGEABLE)} can")
-        return MAEForPreTraining.from_pretrained(self.model_name_or_path, **overrides)
+            raise ValueError(f"{fixed[0]} can't be changed in model_name_or_path; {', '.join(changeable)} can")
+        return model_class.from_pretrained(self.model_name_or_path, **overrides, **options)
+
+
+@dataclass
+class ModelArguments(BaseModelArguments):
+    """Which model to pre-train."""
+
+    mask_ratio: float | None = field(default=None, metadata={"help": "Share of patches to hide."})
+    norm_pix_loss: bool | None = field(default=None, metadata={"help": "Whether to normalise target patches."})
+
+    def build_model(self):
+        """`MAEForPreTraining`; raises ValueError as `build` does."""
+        return self.build(MAEForPreTraining, (*_CHANGEABLE, "mask_ratio", "norm_pix_loss"))
+
+
+@dataclass
+class FineTuningModelArguments(BaseModelArguments):
+    """Which encoder to fine-tune, and with what head."""
+
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "What the head sees: mean (of the patches) or cls (default: as the model has it, mean if new)."},
+    )
+    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
+
+    def build_model(self, class_names):
+        """`MAEForImageClassification` for these classes; raises ValueError as `build` does."""
+        id2label = dict(enumerate(class_names))
+        options = {"id2label": id2label, "label2id": {name: number for number, name in id2label.items()}}
+        if self.model_name_or_path:
+            options["ignore_mismatched_sizes"] = True  # the head of a classifier of other classes is left behind
+        return self.build(MAEForImageClassification, (*_CHANGEABLE, "pooling", "head_batch_norm"), **options)
+
+
+@dataclass
+class LinearProbeModelArguments(FineTuningModelArguments):
+    """Which encoder to probe."""
+
+    pooling: str | None = field(default="cls", metadata={"help": "What the head sees: cls or mean (of the patches)."})
+    head_batch_norm: bool = field(default=True, metadata={"help": "Whether a batch norm goes before the linear layer."})
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Not for a frozen encoder."})
+
+    def build_model(self, class_names):
+        """`MAEForImageClassification` with a frozen encoder; raises ValueError as `build` does."""
+        return super().build_model(class_names).freeze_encoder()
 
 
 @dataclass
@@ -88,6 +138,7 @@ class DataArguments:
         default=None, metadata={"help": "Split to hold out (default: validation, val, valid or test, if there)."}
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of the images (default: found)."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels (default: found)."})
     train_val_split: float = field(
         default=0.05, metadata={"help": "Share of the training images to hold out if there is no validation split."}
     )
@@ -99,74 +150,15 @@ class DataArguments:
         },
     )
 
-
-@dataclass
-class MAETrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with the paper's pre-training defaults (MAE paper, Appendix A.1, Table 8)."""
-
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images a device and forward pass."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a device and forward pass."})
-    num_train_epochs: float = field(default=800, metadata={"help": "Epochs."})
-    base_learning_rate: float = field(
-        default=1.5e-4, metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."}
-    )
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate, instead of base_learning_rate."}
-    )
-    min_learning_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends."})
-    warmup_epochs: float = field(default=40, metadata={"help": "Epochs of linear warm-up."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the matrices."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
-    nonfinite: str = field(
-        default="raise",
-        metadata={
-            "choices": ["raise", "skip"],
-            "help": "On a loss that is not finite: stop before the weights are touched, or drop the update and count it.",
-        },
-    )
-    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast (default: where the GPU has it)."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
-    logging_steps: float = field(default=20, metadata={"help": "Updates between two lines of the log."})
-    report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "Where to log."})
-    # the loss is checked by `nonfinite`; this filter would hide it, and wait for the device every step
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
-    # our data sets hand over just what the model takes
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model doesn't take."})
-    # every parameter takes part in every step
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Passed to DDP."})
-
-    def __post_init__(self):
-        if self.bf16 is None:
-            self.bf16 = not (self.use_cpu or self.fp16) and is_torch_bf16_gpu_available()
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.lr_scheduler_type != "linear" or self.warmup_steps:  # transformers' defaults
-            raise ValueError("lr_scheduler_type and warmup_steps don't apply: the schedule is warmup_epochs, then a cosine")
-        # pinning is for copies to an accelerator; without one torch warns about it at every epoch
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
-        given = self.learning_rate
-        self.learning_rate = given or 0.0
-        super().__post_init__()
-        if given is None:
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
-        for name in ("base_learning_rate", "learning_rate", "num_train_epochs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the peak, {self.learning_rate}"
-            )
-        if not self.warmup_epochs >= 0:  # that it is shorter than the run, the trainer checks
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}; it must be at least 0")
+    def load(self, seed, labels):
+        """The images, `datasets.DatasetDict`, with labels if asked for."""
+        sources = {name: value for name, value in vars(self).items() if name != "on_bad_image"}
+        return load_image_dataset(**sources, seed=seed, labels=labels)
 
     @property
-    def total_batch_size(self):
-        """Images an update: over devices, processes and accumulation steps."""
-        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+    def source_name(self):
+        """The name of the data set or, of image folders, of the folder."""
+        return self.dataset_name or Path(self.train_dir).name
 
 
 class _Parser(HfArgumentParser):

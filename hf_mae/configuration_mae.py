@@ -133,10 +133,23 @@ class MAEConfig(PreTrainedConfig):
         """
         if size not in SIZES:
             raise ValueError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
-        unknown = [name for name in overrides if not hasattr(cls, name)]
+        cls._check_names(overrides)
+        return cls(**{**SIZES[size], **overrides})
+
+    def changed(self, **overrides):
+        """This configuration with fields overridden, as a new one.
+
+        Raises:
+            ValueError: a field is unknown, or a value is impossible.
+        """
+        self._check_names(overrides)
+        return type(self)(**{**self.to_dict(), **overrides})
+
+    @classmethod
+    def _check_names(cls, names):
+        unknown = [name for name in names if not hasattr(cls, name)]
         if unknown:
             raise ValueError(f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(_own_fields())}")
-        return cls(**{**SIZES[size], **overrides})
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass, field
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .configuration_mae import MAEConfig
 
@@ -17,18 +17,14 @@ _TEMPLATE = """---
 {{ card_data }}
 ---
 
-# Masked Autoencoder pre-trained on {{ card.dataset }}
+# {{ card.title }}
 
-A Masked Autoencoder ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377)): {{ card.model }}.
-It was trained without labels to fill in images of which {{ "%.0f" % (100 * card.config.mask_ratio) }} % was hidden.
+{{ card.introduction }}
 
 ## Use
 
 ```python
-from hf_mae import MAEImageProcessor, MAEModel
-
-processor, model = MAEImageProcessor.from_pretrained("{{ card.folder }}"), MAEModel.from_pretrained("{{ card.folder }}")
-features = model(**processor(image, return_tensors="pt")).last_hidden_state  # class token, then patches in order
+{{ card.usage }}
 ```
 
 ## Training
@@ -45,15 +41,7 @@ features = model(**processor(image, return_tensors="pt")).last_hidden_state  # c
 {% if card.results -%}
 ## Results
 
-On {{ card.num_held_out_images }} held-out images, with fixed masks; mean squared error of
-{{ "patches normalised by their own mean and deviation" if card.config.norm_pix_loss else "normalised pixels" }}.
-
-| predictor of the hidden patches | loss |
-|---|---|
-{% for name, value in card.results.items() -%}
-| {{ name }} | {{ "%.4f" % value }} |
-{% endfor %}
-![Held-out images: original, masked, reconstructed](reconstructions.png)
+{{ card.results_table }}
 
 {% endif -%}
 ## Versions
@@ -61,10 +49,12 @@ On {{ card.num_held_out_images }} held-out images, with fixed masks; mean square
 {{ card.versions }}
 """
 
+_MAE = "[arXiv 2111.06377](https://arxiv.org/abs/2111.06377)"
 
-@dataclass
+
+@dataclass(kw_only=True)
 class TrainingCard:
-    """What the card of a freshly pre-trained model says; every figure is one that the run gave.
+    """What the card of a freshly trained model says; every figure is one that the run gave.
 
     Attributes:
         folder: Where the model lies.
@@ -74,7 +64,7 @@ class TrainingCard:
         num_train_images, num_held_out_images, epochs, steps, total_batch_size, learning_rate: The run.
         hardware: What it ran on.
         command: What repeats it.
-        results: Predictor → held-out loss; empty without held-out images.
+        results: Name → value, on held-out images; empty without them.
     """
 
     folder: str
@@ -108,8 +98,115 @@ class TrainingCard:
 
     def render(self):
         """The card, `huggingface_hub.ModelCard`."""
-        data = ModelCardData(library_name="hf_mae", tags=["masked-autoencoder", "mae", "image-feature-extraction"])
-        return ModelCard.from_template(data, template_str=_TEMPLATE, card=self)
+        return ModelCard.from_template(self.metadata, template_str=_TEMPLATE, card=self)
+
+
+@dataclass(kw_only=True)
+class PreTrainingCard(TrainingCard):
+    """The card of a pre-trained model; `results` are predictor → held-out loss."""
+
+    @property
+    def metadata(self):
+        return ModelCardData(library_name="hf_mae", tags=["masked-autoencoder", "mae", "image-feature-extraction"])
+
+    @property
+    def title(self):
+        return f"Masked Autoencoder pre-trained on {self.dataset}"
+
+    @property
+    def introduction(self):
+        return (
+            f"A Masked Autoencoder ({_MAE}): {self.model}.\n"
+            f"It was trained without labels to fill in images of which {100 * self.config.mask_ratio:.0f} % was hidden."
+        )
+
+    @property
+    def usage(self):
+        return (
+            "from hf_mae import MAEImageProcessor, MAEModel\n\n"
+            f'processor, model = MAEImageProcessor.from_pretrained("{self.folder}"), '
+            f'MAEModel.from_pretrained("{self.folder}")\n'
+            'features = model(**processor(image, return_tensors="pt")).last_hidden_state  '
+            "# class token, then patches in order"
+        )
+
+    @property
+    def results_table(self):
+        target = (
+            "patches normalised by their own mean and deviation" if self.config.norm_pix_loss else "normalised pixels"
+        )
+        rows = [f"| {name} | {value:.4f} |" for name, value in self.results.items()]
+        return "\n".join(
+            [
+                f"On {self.num_held_out_images} held-out images, with fixed masks; mean squared error of",
+                f"{target}.",
+                "",
+                "| predictor of the hidden patches | loss |",
+                "|---|---|",
+                *rows,
+                "",
+                "![Held-out images: original, masked, reconstructed](reconstructions.png)",
+            ]
+        )
+
+
+@dataclass(kw_only=True)
+class ClassifierCard(TrainingCard):
+    """The card of a classifier; `results` are metric → share.
+
+    Attributes:
+        method: How it was trained, a sentence.
+        started_from: The encoder's weights before, in words.
+    """
+
+    method: str
+    started_from: str
+
+    @property
+    def metadata(self):
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=self.dataset,
+                dataset_name=self.dataset,
+                metric_type="accuracy",
+                metric_name=name,
+                metric_value=round(value, 5),
+            )
+            for name, value in self.results.items()
+        ]
+        return ModelCardData(
+            library_name="hf_mae",
+            pipeline_tag="image-classification",
+            tags=["masked-autoencoder", "mae"],
+            model_name=self.folder if results else None,
+            eval_results=results or None,
+        )
+
+    @property
+    def title(self):
+        return f"Classifier of {self.dataset} on a Masked Autoencoder's encoder"
+
+    @property
+    def introduction(self):
+        names = list(self.config.id2label.values())
+        shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+        return (
+            f"A Vision Transformer with {len(names)} classes ({shown}): {self.model}.\n"
+            f"{self.method} Its encoder started from {self.started_from} (Masked Autoencoders, {_MAE})."
+        )
+
+    @property
+    def usage(self):
+        return (
+            "import hf_mae\nfrom transformers import pipeline\n\n"
+            f'pipeline("image-classification", "{self.folder}")("picture.jpg")'
+        )
+
+    @property
+    def results_table(self):
+        rows = [f"| {name} | {100 * value:.2f} % |" for name, value in self.results.items()]
+        return "\n".join([f"On {self.num_held_out_images} held-out images.", "", "| metric | value |", "|---|---|", *rows])
 
 
 def version(package):

@@ -130,7 +130,7 @@ class MAEPreTrainedModel(PreTrainedModel):
 
     def set_image_size(self, image_size):
         """Resizes the position tables, in place, for images of another size: pixels, an int or (height, width)."""
-        config = MAEConfig(**{**self.config.to_dict(), "image_size": image_size})  # checked as a whole
+        config = self.config.changed(image_size=image_size)  # checked as a whole
         tables = {"position_embeddings": MAEEmbeddings, "decoder_pos_embed": MAEDecoder}
         for module in self.modules():
             for name, kind in tables.items():

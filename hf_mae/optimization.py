@@ -52,3 +52,40 @@ def parameter_groups(model, weight_decay):
             table = name.endswith(("_token", "position_embeddings", "decoder_pos_embed"))
             (no_decay if parameter.ndim < 2 or table else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+def layer_decay_groups(model, weight_decay, layer_decay):
+    """The groups of `parameter_groups` split by layer, each with a share of the learning rate (MAE paper, Table 9).
+
+    The head has the whole learning rate, the last layer `layer_decay` of it, the one below `layer_decay ** 2`, and so on
+    down to the embeddings.
+
+    Args:
+        model: `MAEForImageClassification`.
+        weight_decay: 0.05 in the paper.
+        layer_decay: 0.65 for ViT-Base, 0.75 for larger ones (the authors' code).
+
+    Returns:
+        Groups `{"params": [...], "weight_decay": ..., "lr_scale": ...}`.
+    """
+    num_layers = model.config.num_hidden_layers
+    depths = {"vit.embeddings.": num_layers + 1}
+    depths |= {f"vit.layers.{i}.": num_layers - i for i in range(num_layers)}
+    depth_of = {
+        id(parameter): next((depth for prefix, depth in depths.items() if name.startswith(prefix)), 0)
+        for name, parameter in model.named_parameters()
+    }
+    groups = []
+    for group in parameter_groups(model, weight_decay):
+        for depth in range(num_layers + 2):
+            params = [parameter for parameter in group["params"] if depth_of[id(parameter)] == depth]
+            if params:
+                groups.append({**group, "params": params, "lr_scale": layer_decay**depth})
+    return groups
+
+
+def lars_groups(model, weight_decay):
+    """Groups for timm's `Lars` in which matrices adapt their learning rate and biases don't, as in the authors' code."""
+    matrices, rest = parameter_groups(model, weight_decay)
+    # timm adapts only what has weight decay, if not told so
+    return [group for group in ({**matrices, "always_adapt": True}, rest) if group["params"]]

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
 
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
-from hf_mae.arguments import MAETrainingArguments
-from hf_mae.data import HeldOutTransform, ImageDraws, PretrainingTransform, load_image_dataset
+from hf_mae.training_arguments import MAETrainingArguments
+from hf_mae.transforms import HeldOutTransform, PretrainingTransform
+from hf_mae.data import ImageDraws
+from hf_mae.image_datasets import load_image_dataset
 from hf_mae.trainer import MAETrainer
 
 

@@ -1,0 +1,50 @@
+"""Fine-tunes a Masked Autoencoder's encoder, and a new head, to classify images.
+
+    accelerate launch scripts/run_finetune.py [RECIPE.yaml] --model_name_or_path DIR_OR_ID \\
+        --dataset_name NAME | --train_dir DIR [--flag value …]
+
+A folder of images has a folder for each class. `--help` lists every flag; a recipe's keys are the flags' names, and flags
+override it. Without a model the network is trained from scratch (`--size` or `--config_name`).
+"""
+
+from functools import partial
+
+from hf_mae import MAEImageProcessor
+from hf_mae.arguments import DataArguments, FineTuningModelArguments
+from hf_mae.data import ImageDraws
+from hf_mae.runs import describe_classifier, finish_classifier, load_classification, run
+from hf_mae.trainer import FineTuningTrainer
+from hf_mae.training_arguments import FineTuningArguments
+from hf_mae.transforms import CentreCropTransform, FineTuningTransform
+
+
+def main():
+    types = (FineTuningModelArguments, DataArguments, FineTuningArguments)
+    finish = partial(finish_classifier, script="run_finetune.py", method="It was trained whole (fine-tuning).")
+    run("run_finetune.py", "Fine-tuning a classifier", types, prepare, describe_classifier, finish)
+
+
+def prepare(model_args, data_args, args):
+    """Loads images and model; returns the trainer."""
+    splits, model = load_classification(model_args, data_args, args)
+    transforms = {
+        "train": FineTuningTransform(model.config, args.auto_augment, args.random_erasing),
+        "validation": CentreCropTransform(model.config),
+    }
+    draws = {
+        split: ImageDraws(images, transforms[split], model.config.num_channels, args.seed, data_args.on_bad_image)
+        for split, images in splits.items()
+    }
+    trainer = FineTuningTrainer(
+        model,
+        args,
+        train_dataset=draws["train"],
+        eval_dataset=draws.get("validation"),
+        processing_class=MAEImageProcessor.from_model_config(model.config),
+    )
+    _ = trainer.planned_updates  # raises if there is none
+    return trainer
+
+
+if __name__ == "__main__":
+    main()
