@@ -228,7 +228,8 @@ class DrawTrainer(Trainer):
 
     def evaluate(self, *args, **kwargs):
         start = time.perf_counter()
-        metrics = super().evaluate(*args, **kwargs)
+        with torch.random.fork_rng(devices=[]):  # data loaders draw from it, and so would change what drop path drops
+            metrics = super().evaluate(*args, **kwargs)
         self._time_evaluating += time.perf_counter() - start
         return metrics
 

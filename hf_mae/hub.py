@@ -132,9 +132,7 @@ class PreTrainingCard(TrainingCard):
 
     @property
     def results_table(self):
-        target = (
-            "patches normalised by their own mean and deviation" if self.config.norm_pix_loss else "normalised pixels"
-        )
+        target = "patches normalised by their own mean and deviation" if self.config.norm_pix_loss else "normalised pixels"
         rows = [f"| {name} | {value:.4f} |" for name, value in self.results.items()]
         return "\n".join(
             [

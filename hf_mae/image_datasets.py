@@ -85,6 +85,37 @@ def load_image_dataset(
     return DatasetDict(chosen) if len(chosen) == 2 else _hold_out(chosen["train"], train_val_split, seed)
 
 
+def load_evaluation_dataset(
+    dataset_name=None,
+    dataset_config=None,
+    validation_dir=None,
+    split=None,
+    image_column=None,
+    label_column=None,
+):
+    """Loads one split with labels: `split`, or the first of validation, val, valid, test, or the only one.
+
+    Args:
+        dataset_name, dataset_config, validation_dir, image_column, label_column: As for `load_image_dataset`.
+
+    Returns:
+        `datasets.Dataset` with columns `image` and `label` (a `ClassLabel`).
+
+    Raises:
+        ValueError: something isn't there; the message lists what is.
+    """
+    if (dataset_name is None) == (validation_dir is None):
+        raise ValueError("give either dataset_name or validation_dir" + (", not both" if validation_dir else ""))
+    if validation_dir is not None:
+        return _load_folder(validation_dir, "validation_dir", labels=True)
+    splits = _load_named(dataset_name, dataset_config)
+    if split is None:
+        named = [name for name in _VALIDATION_SPLITS if name in splits]
+        split = (named or list(splits))[0]
+    dataset = _standard_columns(_pick(splits, split, "split"), image_column, label_column, labels=True)
+    return _same_classes({split: dataset})[split]
+
+
 def _hold_out(train, share, seed):
     if share == 0:
         return DatasetDict(train=train)
@@ -216,10 +247,11 @@ def _label_column(features, column):
 
 
 def _same_classes(splits):
-    """Labels of every split as the classes of the training split, a `ClassLabel`."""
-    feature = splits["train"].features["label"]
+    """Labels of every split as the classes of the first, a `ClassLabel`."""
+    first = next(iter(splits.values()))
+    feature = first.features["label"]
     if not isinstance(feature, ClassLabel):
-        classes = {value for value in splits["train"].unique("label") if value is not None}
+        classes = {value for value in first.unique("label") if value is not None}
         feature = ClassLabel(names=[str(name) for name in sorted(classes)])
     return {name: _as_classes(split, feature, name) for name, split in splits.items()}
 
@@ -236,7 +268,7 @@ def _as_classes(split, feature, name):
     unknown = sorted(set(values) - set(feature.names))
     if unknown:
         raise ValueError(
-            f"the {name} split has {len(unknown)} classes that the training split hasn't, as {unknown[0]!r}; that has "
+            f"the {name} split has {len(unknown)} classes that training hasn't, as {unknown[0]!r}; it has "
             f"{', '.join(feature.names[:10])}{', …' * (len(feature.names) > 10)}"
         )
     numbers = [feature.str2int(value) for value in values]

@@ -1,11 +1,28 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """How good a classification or a representation is."""
 
+import importlib.util
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
 import datasets
-import evaluate
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+
+def _import_evaluate():
+    """The library `evaluate`: a script's own folder comes first on Python's path, and in ours lies scripts/evaluate.py."""
+    spec = PathFinder.find_spec("evaluate", [folder for folder in sys.path if not Path(folder, "evaluate.py").is_file()])
+    if spec is None:
+        raise ImportError("the package evaluate is not installed; pip install evaluate")
+    library = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(library)
+    return library
+
+
+evaluate = _import_evaluate()
 
 
 class TopKAccuracy(evaluate.Metric):

@@ -119,7 +119,7 @@ class FineTuningTrainer(DrawTrainer):
         return [{**group, "lr": self.args.learning_rate * group["lr_scale"]} for group in groups]
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        seed = inputs.pop("mix_seed")
+        seed = inputs.pop("mix_seed", None)
         inputs["pixel_values"], inputs["labels"] = self.mixing(inputs["pixel_values"], inputs["labels"], seed)
         return super().compute_loss(model, inputs, *args, **kwargs)
 

@@ -18,12 +18,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
 
-from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
-from hf_mae.training_arguments import MAETrainingArguments
-from hf_mae.transforms import HeldOutTransform, PretrainingTransform
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
 from hf_mae.data import ImageDraws
 from hf_mae.image_datasets import load_image_dataset
-from hf_mae.trainer import MAETrainer
+from hf_mae.trainer import FineTuningTrainer, LinearProbeTrainer, MAETrainer
+from hf_mae.training_arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
+from hf_mae.transforms import (
+    CentreCropTransform,
+    FineTuningTransform,
+    HeldOutTransform,
+    LinearProbeTransform,
+    PretrainingTransform,
+)
 
 
 ROOT = Path(__file__).parent.parent
@@ -150,24 +156,35 @@ def digits():
     return load_image_dataset("digits", train_val_split=0.1)
 
 
+# trainers log every step, on the CPU
+QUIET = {
+    "max_steps": 6,
+    "warmup_epochs": 0,
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
 @pytest.fixture
-def make_trainer(digits, tmp_path):
-    """A trainer on the digits, on the CPU, that logs every step."""
-    made = []
+def made():
+    trainers = []
+    yield trainers
+    for trainer in trainers:  # else the garbage collector waits 5 seconds for each worker
+        iterator = getattr(trainer.callback_handler.train_dataloader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+
+
+@pytest.fixture
+def make_trainer(digits, tmp_path, made):
+    """A pre-training trainer on the digits."""
 
     def make(train=None, validation=None, folder="run", model=None, config=None, on_bad_image="skip", **arguments):
-        defaults = {
-            "per_device_train_batch_size": 64,
-            "max_steps": 6,
-            "warmup_epochs": 0,
-            "base_learning_rate": 2e-3,
-            "logging_steps": 1,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-        }
+        defaults = {**QUIET, "per_device_train_batch_size": 64, "base_learning_rate": 2e-3}
         args = MAETrainingArguments(output_dir=str(tmp_path / folder), **{**defaults, **arguments})
         torch.manual_seed(0)
         model = model or MAEForPreTraining(config or MAEConfig(**TINY))
@@ -183,11 +200,43 @@ def make_trainer(digits, tmp_path):
         made.append(trainer)
         return trainer
 
-    yield make
-    for trainer in made:  # else the garbage collector waits 5 seconds for each worker
-        iterator = getattr(trainer.callback_handler.train_dataloader, "_iterator", None)
-        if iterator is not None:
-            iterator._shutdown_workers()
+    return make
+
+
+@pytest.fixture(scope="session")
+def labelled_digits():
+    return load_image_dataset("digits", train_val_split=0.1, labels=True)
+
+
+@pytest.fixture
+def make_classifier_trainer(labelled_digits, tmp_path, made):
+    """A trainer on the labelled digits: `kind` is "finetune" or "probe", `fields` are of the configuration."""
+
+    def make(kind="finetune", train=None, validation=None, folder="run", fields=None, **arguments):
+        fields = {**TINY, "num_channels": 1, "num_labels": 10, **(fields or {})}
+        torch.manual_seed(0)
+        if kind == "finetune":
+            model = MAEForImageClassification(MAEConfig(**fields))
+            trainer_class, args_class, transform_class = FineTuningTrainer, FineTuningArguments, FineTuningTransform
+            defaults = {"per_device_train_batch_size": 64, "base_learning_rate": 4e-3}
+        else:
+            model = MAEForImageClassification(MAEConfig(**fields, pooling="cls", head_batch_norm=True)).freeze_encoder()
+            trainer_class, args_class, transform_class = LinearProbeTrainer, LinearProbeArguments, LinearProbeTransform
+            defaults = {"per_device_train_batch_size": 64, "learning_rate": 1.0}
+        args = args_class(output_dir=str(tmp_path / folder), **{**QUIET, **defaults, **arguments})
+        options = (args.auto_augment, args.random_erasing) if kind == "finetune" else ()
+        train, validation = train or labelled_digits["train"], validation or labelled_digits["validation"]
+        trainer = trainer_class(
+            model,
+            args,
+            ImageDraws(train, transform_class(model.config, *options), 1, args.seed),
+            ImageDraws(validation, CentreCropTransform(model.config), 1, args.seed),
+            MAEImageProcessor.from_model_config(model.config),
+        )
+        made.append(trainer)
+        return trainer
+
+    return make
 
 
 def logged_losses(trainer):

@@ -3,7 +3,8 @@ import yaml
 from conftest import ROOT
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.arguments import DataArguments, MAETrainingArguments, ModelArguments, parse_recipe_and_flags, save_recipe
+from hf_mae.arguments import DataArguments, ModelArguments, parse_recipe_and_flags, save_recipe
+from hf_mae.training_arguments import MAETrainingArguments
 
 
 TYPES = (ModelArguments, DataArguments, MAETrainingArguments)

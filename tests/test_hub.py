@@ -1,7 +1,7 @@
 import yaml
 
 from hf_mae import MAEConfig
-from hf_mae.hub import TrainingCard
+from hf_mae.hub import PreTrainingCard
 
 
 EXPECTED = """
@@ -48,22 +48,25 @@ patches normalised by their own mean and deviation.
 """  # noqa: E501
 
 
+FACTS = {
+    "folder": "xrays",
+    "dataset": "chest-xrays",
+    "config": MAEConfig.from_size("tiny", num_channels=1, norm_pix_loss=True),
+    "num_parameters": (5_500_000, 6_543_210),
+    "num_train_images": 12_345,
+    "num_held_out_images": 678,
+    "epochs": 12.5,
+    "steps": 2_410,
+    "total_batch_size": 64,
+    "learning_rate": 3.75e-5,
+    "hardware": "1 x NVIDIA H100",
+    "command": "accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again",
+    "results": {"this model": 0.51234, "mean of the visible patches": 1.25, "best constant patch per image": 0.98765},
+}
+
+
 def test_whole_card():
-    card = TrainingCard(
-        folder="xrays",
-        dataset="chest-xrays",
-        config=MAEConfig.from_size("tiny", num_channels=1, norm_pix_loss=True),
-        num_parameters=(5_500_000, 6_543_210),
-        num_train_images=12_345,
-        num_held_out_images=678,
-        epochs=12.5,
-        steps=2_410,
-        total_batch_size=64,
-        learning_rate=3.75e-5,
-        hardware="1 x NVIDIA H100",
-        command="accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again",
-        results={"this model": 0.51234, "mean of the visible patches": 1.25, "best constant patch per image": 0.98765},
-    )
+    card = PreTrainingCard(**FACTS)
     text = str(card.render())
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "hf_mae"
@@ -72,7 +75,7 @@ def test_whole_card():
 
 
 def test_card_without_held_out_images():
-    card = TrainingCard("x", "y", MAEConfig(), (1, 2), 10, 0, 1, 1, 10, 1e-3, "a CPU", "c")
+    card = PreTrainingCard(**{**FACTS, "num_held_out_images": 0, "results": {}})
     text = str(card.render())
     assert "Results" not in text
     assert "reconstructions.png" not in text

@@ -1,10 +1,13 @@
 import json
 
 import pytest
+import torch
 from conftest import GOLDEN
+from timm.optim import Lars
 
-from hf_mae import MAEForPreTraining
-from hf_mae.optimization import parameter_groups, scaled_learning_rate, warmup_cosine
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
+from hf_mae.conversion import FACEBOOK_RENAMES, rename
+from hf_mae.optimization import lars_groups, layer_decay_groups, parameter_groups, scaled_learning_rate, warmup_cosine
 
 
 @pytest.mark.parametrize("name", ["pretrain_300e", "finetune_100e"])
@@ -44,3 +47,52 @@ def test_only_matrices_decay(tiny_config):
     assert spared == {
         name for name in names.values() if name.endswith((".bias", "_token")) or "layernorm" in name or "_norm" in name
     }
+
+
+def test_layer_decay_equals_the_authors_name_for_name():
+    golden = json.loads((GOLDEN / "facebook_vit_base_layer_decay_0.65.json").read_text())
+    with torch.device("meta"):
+        model = MAEForImageClassification(MAEConfig())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    ours = {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in layer_decay_groups(model, weight_decay=0.05, layer_decay=0.65)
+        for parameter in group["params"]
+    }
+    expected = {}
+    for name, values in golden.items():
+        for ours_name in rename({name: torch.zeros(3)}, FACEBOOK_RENAMES):
+            expected[ours_name] = (pytest.approx(values["lr_scale"], rel=1e-12), values["weight_decay"])
+    assert ours == expected
+    assert len(ours) == len(names) == 200
+
+
+def test_layer_decay_groups_hold_each_parameter_once(tiny_config):
+    model = MAEForImageClassification(tiny_config)
+    groups = layer_decay_groups(model, 0.05, 0.5)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    assert len(parameters) == len(set(map(id, parameters))) == len(list(model.parameters()))
+    assert sorted({group["lr_scale"] for group in groups}) == [0.5**depth for depth in (4, 3, 2, 1, 0)]
+
+
+def test_lars_against_a_loop():
+    """The authors' LARS: the trust ratio for matrices, plain momentum for biases."""
+    torch.manual_seed(0)
+    config = MAEConfig.from_size("tiny", num_hidden_layers=1, num_labels=5, pooling="cls", head_batch_norm=True)
+    model = MAEForImageClassification(config).freeze_encoder()
+    groups = lars_groups(model, weight_decay=0.0)
+    assert [[tuple(p.shape) for p in group["params"]] for group in groups] == [[(5, 192)], [(5,)]]
+    optimizer = Lars(groups, lr=2.0, momentum=0.9)
+    weights = {"weight": model.classifier.weight.detach().clone(), "bias": model.classifier.bias.detach().clone()}
+    momenta = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    for step in range(4):
+        for name, weight in weights.items():
+            gradient = torch.randn_like(weight) * 10 ** (step - 2)
+            getattr(model.classifier, name).grad = gradient.clone()
+            if name == "weight":
+                gradient *= 0.001 * weight.norm() / gradient.norm()
+            momenta[name] = 0.9 * momenta[name] + gradient
+            weights[name] = weight - 2.0 * momenta[name]
+        optimizer.step()
+        for name, weight in weights.items():
+            torch.testing.assert_close(getattr(model.classifier, name).detach(), weight, rtol=1e-5, atol=1e-7)

@@ -10,8 +10,20 @@ from conftest import ROOT
 
 # imports go only up this list; a module may import those before it
 ORDER = [
-    *("configuration_mae", "functional", "image_processing_mae", "optimization", "modeling_outputs"),
-    *("layers", "modeling_mae", "modeling_classification", "data", "arguments", "conversion", "visualization", "trainer", "hub", "__init__"),
+    *("configuration_mae", "flops", "functional", "image_processing_mae", "optimization"),
+    "modeling_outputs",
+    *("layers", "modeling_mae", "modeling_classification", "image_datasets", "transforms", "data", "metrics"),
+    *(
+        "training_arguments",
+        "arguments",
+        "inference",
+        "checkpoints",
+        "conversion",
+        "visualization",
+        "base_trainer",
+        "trainer",
+    ),
+    *("hub", "runs", "__init__"),
 ]
 MODULES = sorted((ROOT / "hf_mae").glob("*.py"))
 

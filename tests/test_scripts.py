@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForPreTraining
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.trainer import find_checkpoint, is_whole_checkpoint
+from hf_mae.checkpoints import find_checkpoint, is_whole_checkpoint
 
 
 RUN = [

@@ -55,9 +55,12 @@ import json, os, sys
 import numpy as np
 import torch
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
-from hf_mae.arguments import MAETrainingArguments
-from hf_mae.data import ImageDraws, PretrainingTransform, load_image_dataset
-from hf_mae.trainer import MAETrainer, NonFiniteLossError
+from hf_mae.base_trainer import NonFiniteLossError
+from hf_mae.data import ImageDraws
+from hf_mae.image_datasets import load_image_dataset
+from hf_mae.trainer import MAETrainer
+from hf_mae.training_arguments import MAETrainingArguments
+from hf_mae.transforms import PretrainingTransform
 
 class Poisoned(MAEForPreTraining):
     def forward(self, pixel_values, noise=None, **kwargs):

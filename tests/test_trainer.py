@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hf_mae import MAEConfig, MAEForPreTraining
 from hf_mae import functional as MF
+from hf_mae.checkpoints import find_checkpoint, resume_point
 from hf_mae.image_processing_mae import normalize_images
-from hf_mae.trainer import find_checkpoint, resume_point
 
 
 # what is trained on ---------------------------------------------------------------------------------------------------

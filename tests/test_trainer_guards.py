@@ -11,8 +11,8 @@ from datasets import Image as ImageFeature
 from transformers import TrainerCallback
 
 from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae.base_trainer import NonFiniteLossError
 from hf_mae.data import BadImageError
-from hf_mae.trainer import NonFiniteLossError
 
 
 class Poisoned(MAEForPreTraining):

@@ -1,0 +1,104 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""A finished classifier, own or native: loading it, and which of its classes are those of a data set."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from .image_datasets import readable_names
+from .image_processing_mae import MAEImageProcessor, image_to_array
+
+
+def load_classifier(model_name_or_path):
+    """Any image classifier that transformers knows, or ours, in evaluation mode, and its image processor.
+
+    Raises:
+        ValueError: it is not a classifier.
+        OSError: there is none.
+    """
+    if not Path(model_name_or_path).is_dir():
+        try:
+            validate_repo_id(str(model_name_or_path))
+        except HFValidationError as error:
+            raise ValueError(f"model_name_or_path {model_name_or_path} is neither a folder here nor a Hub id") from error
+    config = AutoConfig.from_pretrained(model_name_or_path)
+    kind = (config.architectures or ["a model of unknown kind"])[0]
+    if "ForImageClassification" not in kind:  # its head would be new, and its answers noise
+        raise ValueError(f"{model_name_or_path} holds {kind}, which is no classifier; run_finetune.py makes one of it")
+    model = AutoModelForImageClassification.from_pretrained(model_name_or_path).eval()
+    try:
+        processor = AutoImageProcessor.from_pretrained(model_name_or_path)
+    except OSError:
+        if config.model_type != "mae":
+            raise
+        processor = MAEImageProcessor.from_model_config(config)
+    return model, processor
+
+
+class ProcessorTransform:
+    """(H, W, C) array → pixel_values as a model's own image processor makes them."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, array, rng=None):
+        return {
+            "pixel_values": self.processor(array, input_data_format="channels_last", return_tensors="pt").pixel_values[0]
+        }
+
+
+@torch.no_grad()
+def predict(model, processor, path, top_k=5):
+    """The most probable classes of an image file.
+
+    Returns:
+        [{"label": …, "score": …}, …], from the most probable down.
+
+    Raises:
+        One of `image_processing_mae.DECODE_ERRORS`.
+    """
+    with Image.open(path) as image:
+        array = image_to_array(image, model.config.num_channels)
+    pixel_values = ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0).to(model.device)
+    probabilities = model(pixel_values).logits[0].float().softmax(dim=0)
+    scores, numbers = probabilities.topk(min(top_k, len(probabilities)))
+    return [{"label": model.config.id2label[n], "score": s} for n, s in zip(numbers.tolist(), scores.tolist())]
+
+
+def match_classes(names, id2label):
+    """For each class of a data set the number that a model has for it: by name, for their orders may differ.
+
+    Args:
+        names: Class names of the data set, in its order.
+        id2label: Number → name, of the model.
+
+    Returns:
+        numbers: One a name.
+
+    Raises:
+        ValueError: the model doesn't know a class.
+
+    Example:
+
+    >>> match_classes(["cat", "dog"], {0: "dog", 1: "cat", 2: "cow"})
+    [1, 0]
+    """
+    labels = [id2label[number] for number in sorted(id2label)]
+    label2id = {label: number for number, label in enumerate(labels)}
+    for spelling in (list(names), readable_names(names)):
+        if set(spelling) <= set(labels) and len(label2id) == len(labels):
+            return [label2id[name] for name in spelling]
+    # ImageNet's names are spelt in several ways; and a model may have been given none
+    alike = sum(ours == theirs for ours, theirs in zip(readable_names(names), labels))
+    unnamed = all(label == f"LABEL_{number}" for number, label in enumerate(labels))
+    if len(names) == len(labels) and (unnamed or alike > 0.9 * len(labels)):
+        return list(range(len(names)))
+    unknown = [name for name in names if name not in label2id]
+    raise ValueError(
+        f"the model doesn't know {len(unknown)} of the data set's {len(names)} classes, as {unknown[0]!r}; "
+        f"it knows {', '.join(labels[:10])}{', …' * (len(labels) > 10)}"
+    )
