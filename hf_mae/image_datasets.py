@@ -3,6 +3,7 @@
 
 import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -280,15 +281,17 @@ def readable_names(names):
 
     Example:
 
-    >>> readable_names(["n01440764", "n02012849", "n03126707"])
-    ['tench, Tinca tinca', 'crane (n02012849)', 'crane (n03126707)']
+    >>> readable_names(["n01440764", "n03126707"])
+    ['tench, Tinca tinca', 'crane (n03126707)']
     """
-    known = ImageNetInfo("imagenet-22k")
-    if not set(names) <= set(known.label_names()):
+    known = ImageNetInfo()
+    try:
+        readable = [known.label_name_to_description(name) for name in names]
+    except KeyError:
         return list(names)
-    readable = [known.label_name_to_description(name) for name in names]
-    # two classes of one name would become one
-    return [text if readable.count(text) == 1 else f"{text} ({name})" for text, name in zip(readable, names)]
+    # two of ImageNet's classes are called crane, and would become one
+    count = Counter(known.label_descriptions())
+    return [text if count[text] < 2 else f"{text} ({name})" for text, name in zip(readable, names)]
 
 
 def _image_column(features, column):

@@ -8,7 +8,7 @@ from datasets import Image as ImageFeature
 
 from hf_mae import MAEConfig
 from hf_mae.data import decode
-from hf_mae.image_datasets import load_image_dataset
+from hf_mae.image_datasets import load_evaluation_dataset, load_image_dataset, readable_names
 
 
 @pytest.fixture
@@ -154,3 +154,128 @@ def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             load_image_dataset(**arguments)
+
+
+# labels ---------------------------------------------------------------------------------------------------------------
+
+
+def pairs(dataset):
+    """Class name of each file name."""
+    names = dataset.features["label"].names
+    return {row["image"]["path"].rsplit("/", 1)[-1]: names[row["label"]] for row in dataset}
+
+
+def test_a_folders_classes_are_its_first_folders(photo_folder):
+    splits = load_image_dataset(train_dir=photo_folder, train_val_split=0.2, labels=True)
+    assert splits["train"].column_names == ["image", "label"]
+    for split in splits.values():
+        assert split.features["label"].names == ["group0", "group1"]
+        assert all(name == f"group{int(file[:3]) % 2}" for file, name in pairs(split).items())
+    unlabelled = load_image_dataset(train_dir=photo_folder, train_val_split=0.2)
+    assert names(unlabelled["validation"]) == names(splits["validation"])
+
+
+def test_validation_classes_are_the_training_ones(photo_folder, tmp_path):
+    """A folder of held-out images may lack classes: the numbers stay those of training."""
+    group = tmp_path / "held_out" / "group1"
+    shutil.copytree(photo_folder / "group1", group)
+    splits = load_image_dataset(train_dir=photo_folder, validation_dir=tmp_path / "held_out", labels=True)
+    assert splits["validation"].features["label"].names == ["group0", "group1"]
+    assert set(splits["validation"]["label"]) == {1}
+    shutil.copytree(group, tmp_path / "held_out" / "zebra")
+    with pytest.raises(ValueError, match=r"1 classes that training hasn't, as 'zebra'; it has group0, group1"):
+        load_image_dataset(train_dir=photo_folder, validation_dir=tmp_path / "held_out", labels=True)
+
+
+def test_images_in_no_class(photo_folder, tmp_path):
+    shutil.copytree(photo_folder, tmp_path / "mixed")
+    shutil.copy(photo_folder / "group0" / "class0" / "000.jpg", tmp_path / "mixed" / "loose.jpg")
+    with pytest.raises(ValueError, match=r"holds 1 images that lie in no class, as loose.jpg; each class needs a folder"):
+        load_image_dataset(train_dir=tmp_path / "mixed", labels=True)
+    assert load_image_dataset(train_dir=tmp_path / "mixed").num_rows["train"] == 58
+
+
+def labelled(photos, labels, **columns):
+    files = [{"bytes": encoded(photos[i % 2].resize((40, 30))), "path": f"{i}.png"} for i in range(len(labels))]
+    return Dataset.from_dict({"photo": files, "kind": labels, **columns}).cast_column("photo", ImageFeature())
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "expected"),
+    [
+        (["b", "a", "c", "a"], ["c", "a"], ["a", "b", "c"]),
+        ([10, 2, 30, 2], [30, 10], ["2", "10", "30"]),
+    ],
+)
+def test_labels_that_are_no_class_label(photos, tmp_path, train, validation, expected):
+    splits = DatasetDict(train=labelled(photos, train), test=labelled(photos, validation))
+    splits.save_to_disk(tmp_path / "data")
+    loaded = load_image_dataset(str(tmp_path / "data"), label_column="kind", labels=True)
+    for split, values in (("train", train), ("validation", validation)):
+        feature = loaded[split].features["label"]
+        assert feature.names == expected
+        assert feature.int2str(loaded[split]["label"][:]) == [str(value) for value in values]
+
+
+def test_class_labels_of_another_order(photos, tmp_path):
+    train = labelled(photos, [0, 1, 2]).cast_column("kind", ClassLabel(names=["a", "b", "c"]))
+    test = labelled(photos, [0, 1, 1]).cast_column("kind", ClassLabel(names=["c", "a"]))
+    for name, split in (("train", train), ("test", test)):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        split.save_to_disk(tmp_path / "data" / name)
+    (tmp_path / "data" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    loaded = load_image_dataset(str(tmp_path / "data"), labels=True)
+    assert loaded["validation"]["label"][:] == [2, 0, 0]
+    alone = load_evaluation_dataset(str(tmp_path / "data"))
+    assert (alone.features["label"].names, alone["label"][:]) == (["c", "a"], [0, 1, 1])
+
+
+def test_wrong_labels(photos, tmp_path):
+    data = labelled(photos, [0, 1, -1], other=[0, 1, 2], score=[0.5, 1.0, 2.0])
+    both = data.cast_column("kind", ClassLabel(names=["a", "b"])).cast_column("other", ClassLabel(names=["x", "y", "z"]))
+    Dataset.from_dict({"photo": data["photo"], "label": ["a", None, "b"]}).save_to_disk(tmp_path / "gaps")
+    data.save_to_disk(tmp_path / "plain")
+    both.save_to_disk(tmp_path / "both")
+    cases = [
+        ("plain", None, "no column has labels; name one by label_column: the data set has photo, kind, other, score"),
+        ("plain", "score", "label_column 'score' holds .*; it must be one class an image"),
+        ("plain", "nope", "label_column is 'nope'; the data set has photo, kind"),
+        ("both", None, "several columns have labels .kind, other."),
+        ("both", "kind", "the train split has images without a label"),
+        ("gaps", None, "the train split has images without a label"),
+    ]
+    for name, column, message in cases:
+        with pytest.raises(ValueError, match=message):
+            load_image_dataset(
+                str(tmp_path / name), image_column="photo", label_column=column, labels=True, train_val_split=0
+            )
+
+
+def test_evaluation_split(photos, photo_folder, tmp_path):
+    data = labelled(photos, ["a", "b", "a", "b"])
+    splits = DatasetDict(train=data, val=data.select([0, 1, 2]), test=data.select([0]))
+    splits.save_to_disk(tmp_path / "data")
+
+    def load(**arguments):
+        return load_evaluation_dataset(label_column="kind", **arguments)
+
+    assert len(load(dataset_name=str(tmp_path / "data"))) == 3
+    assert len(load(dataset_name=str(tmp_path / "data"), split="test")) == 1
+    assert len(load_evaluation_dataset("digits")) == 1797
+    assert pairs(load_evaluation_dataset(validation_dir=photo_folder))["000.jpg"] == "group0"
+    with pytest.raises(ValueError, match="split is 'tset'; the data set has train, val, test"):
+        load(dataset_name=str(tmp_path / "data"), split="tset")
+    with pytest.raises(ValueError, match="either dataset_name or validation_dir"):
+        load()
+
+
+def test_readable_names_of_imagenet():
+    from timm.data import ImageNetInfo
+
+    synsets = ImageNetInfo().label_names()
+    names = readable_names(synsets)
+    assert len(set(names)) == 1000
+    assert names[0] == "tench, Tinca tinca"
+    assert names[:3] == readable_names(synsets[:3])
+    assert readable_names(["n01440764", "mine"]) == ["n01440764", "mine"]
+    assert readable_names(["cat", "dog"]) == ["cat", "dog"]
