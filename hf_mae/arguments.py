@@ -157,8 +157,9 @@ class DataArguments:
 
     @property
     def source_name(self):
-        """The name of the data set or, of image folders, of the folder."""
-        return self.dataset_name or Path(self.train_dir).name
+        """The Hub id or, of folders and files here, the name without the way to it."""
+        name = self.dataset_name or self.train_dir
+        return Path(name).resolve().name if Path(name).exists() else name
 
 
 class _Parser(HfArgumentParser):

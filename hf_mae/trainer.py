@@ -146,8 +146,9 @@ class LinearProbeTrainer(FineTuningTrainer):
     Args:
         model: `MAEForImageClassification` after `freeze_encoder()`.
         args: `LinearProbeArguments`.
-        train_dataset: `ImageDraws` with labels and a `LinearProbeTransform`, or `FeatureDraws`.
-        eval_dataset: with a `CentreCropTransform`, or `FeatureDraws`.
+        train_dataset: `ImageDraws` with labels and a `LinearProbeTransform`; a `CentreCropTransform` if
+            `args.cache_features` is true: then every image is encoded once, before training.
+        eval_dataset: `ImageDraws` with labels and a `CentreCropTransform`.
 
     Example: `scripts/run_linear_probe.py`.
     """
@@ -155,8 +156,15 @@ class LinearProbeTrainer(FineTuningTrainer):
     def make_mixing(self, args):
         return None
 
+    def train(self, *args, **kwargs):
+        if self.args.cache_features:
+            self.cache_features()
+        return super().train(*args, **kwargs)
+
     def cache_features(self):
         """Encodes every image of both data sets, once, and goes on with the features."""
+        if isinstance(self.train_dataset, FeatureDraws):
+            return
         self.train_dataset = FeatureDraws(*self.encode(self.train_dataset, "train"))
         if self.eval_dataset is not None:
             self.eval_dataset = FeatureDraws(*self.encode(self.eval_dataset, "validation"))

@@ -38,8 +38,6 @@ def prepare(model_args, data_args, args):
         processing_class=MAEImageProcessor.from_model_config(model.config),
     )
     _ = trainer.planned_updates  # raises if there is none
-    if args.cache_features:
-        trainer.cache_features()
     return trainer
 
 

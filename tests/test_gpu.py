@@ -62,3 +62,21 @@ def test_trainer(make_trainer):
     low.train()
     assert logged_losses(low) == pytest.approx(logged_losses(exact), rel=0.03)
     assert low.state.log_history[0]["peak_memory_gib"] > 0
+
+
+def test_fine_tuning(make_classifier_trainer):
+    exact = make_classifier_trainer(folder="fp32", use_cpu=False, bf16=False, max_steps=20)
+    low = make_classifier_trainer(folder="bf16", use_cpu=False, max_steps=20)
+    assert low.args.bf16
+    exact.train()
+    low.train()
+    assert logged_losses(low) == pytest.approx(logged_losses(exact), rel=0.03)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_linear_probe(make_classifier_trainer, cached):
+    trainer = make_classifier_trainer("probe", use_cpu=False, max_steps=150, learning_rate=8.0, cache_features=cached)
+    encoder = {name: tensor.clone() for name, tensor in trainer.model.vit.state_dict().items()}
+    trainer.train()
+    assert all(torch.equal(tensor, encoder[name]) for name, tensor in trainer.model.vit.state_dict().items())
+    assert trainer.evaluate()["eval_top1_accuracy"] > 0.25

@@ -10,8 +10,11 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import Lars
 from torch import nn
 
+from hf_mae.data import FeatureDraws, ImageDraws
 from hf_mae.image_processing_mae import normalize_images
+from hf_mae.metrics import knn_accuracy
 from hf_mae.training_arguments import FineTuningArguments
+from hf_mae.transforms import CentreCropTransform
 
 
 PLAIN = {"mixup": 0.0, "cutmix": 0.0, "label_smoothing_factor": 0.0, "auto_augment": "none", "random_erasing": 0.0}
@@ -49,11 +52,11 @@ def test_overfits_32_images(make_classifier_trainer, labelled_digits):
 @pytest.mark.parametrize("cached", [False, True])
 def test_probe_learns_and_leaves_the_encoder(make_classifier_trainer, cached):
     """Bit-identical encoder; a head that tells digits apart even behind random weights."""
-    trainer = make_classifier_trainer("probe", max_steps=150, learning_rate=8.0, fields={"hidden_dropout_prob": 0.1})
+    options = {"max_steps": 150, "learning_rate": 8.0, "cache_features": cached}
+    trainer = make_classifier_trainer("probe", fields={"hidden_dropout_prob": 0.1}, **options)
     encoder, head = state(trainer.model.vit), state(trainer.model.classifier)
-    if cached:
-        trainer.cache_features()
     trainer.train()
+    assert isinstance(trainer.train_dataset, FeatureDraws) == cached
     assert same(encoder, state(trainer.model.vit))
     assert not same(head, state(trainer.model.classifier))
     assert trainer.model.batch_norm.num_batches_tracked == 150
@@ -143,11 +146,11 @@ def test_resume_is_exact(make_classifier_trainer, tmp_path, kind):
     if kind == "finetune":
         options |= {"fields": {"drop_path_rate": 0.3}, "dataloader_num_workers": 2, "gradient_accumulation_steps": 2}
 
+    if kind == "cached":
+        options["cache_features"] = True
+
     def make(folder):
-        trainer = make_classifier_trainer("finetune" if kind == "finetune" else "probe", folder=folder, **options)
-        if kind == "cached":
-            trainer.cache_features()
-        return trainer
+        return make_classifier_trainer("finetune" if kind == "finetune" else "probe", folder=folder, **options)
 
     whole = make("whole")
     whole.train()
@@ -225,10 +228,6 @@ def test_evaluation_leaves_no_trace_in_training(make_classifier_trainer):
 
 
 def test_knn_in_pre_trainings_evaluation(make_trainer, labelled_digits):
-    from hf_mae.data import ImageDraws
-    from hf_mae.metrics import knn_accuracy
-    from hf_mae.transforms import CentreCropTransform
-
     trainer = make_trainer(validation=labelled_digits["validation"].select(range(61)), per_device_eval_batch_size=9)
     plain = trainer.evaluate()
     assert "eval_knn_accuracy" not in plain
