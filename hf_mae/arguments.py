@@ -6,17 +6,22 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
+import torch
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
+from transformers.utils import logging
 
 from .configuration_mae import SIZES, MAEConfig
 from .image_datasets import load_image_dataset
+from .inference import check_model_source
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining
 
 
+logger = logging.get_logger(__name__)
 _CHANGEABLE = ("image_size", "drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
@@ -76,7 +81,9 @@ class BaseModelArguments:
         fixed = [name for name in overrides if name not in changeable]
         if fixed:
             raise ValueError(f"{fixed[0]} can't be changed in model_name_or_path; {', '.join(changeable)} can")
-        return model_class.from_pretrained(self.model_name_or_path, **overrides, **options)
+        check_model_source(self.model_name_or_path)
+        # whatever type the weights were saved in: updates of weights in bfloat16 would be rounded away
+        return model_class.from_pretrained(self.model_name_or_path, dtype=torch.float32, **overrides, **options)
 
 
 @dataclass
@@ -95,26 +102,46 @@ class ModelArguments(BaseModelArguments):
 class FineTuningModelArguments(BaseModelArguments):
     """Which encoder to fine-tune, and with what head."""
 
-    pooling: str | None = field(
-        default=None,
-        metadata={"help": "What the head sees: mean (of the patches) or cls (default: as the model has it, mean if new)."},
-    )
+    head_std: ClassVar[float] = 2e-5  # of a new head, as in the authors' code
+
+    pooling: str = field(default="mean", metadata={"help": "What the head sees: mean (of the patches) or cls."})
+    head_batch_norm: bool = field(default=False, metadata={"help": "Whether a batch norm goes before the linear layer."})
     drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
 
     def build_model(self, class_names):
-        """`MAEForImageClassification` for these classes; raises ValueError as `build` does."""
+        """`MAEForImageClassification` for these classes; raises ValueError as `build` does.
+
+        The head is new, but for that of a classifier of the same classes and kind.
+        """
         id2label = dict(enumerate(class_names))
         options = {"id2label": id2label, "label2id": {name: number for number, name in id2label.items()}}
         if self.model_name_or_path:
             options["ignore_mismatched_sizes"] = True  # the head of a classifier of other classes is left behind
-        return self.build(MAEForImageClassification, (*_CHANGEABLE, "pooling", "head_batch_norm"), **options)
+        model = self.build(MAEForImageClassification, (*_CHANGEABLE, "pooling", "head_batch_norm"), **options)
+        if not self._has_this_head(model.config):
+            model.reset_head(self.head_std)
+        return model
+
+    def _has_this_head(self, config):
+        """Whether model_name_or_path is a classifier with the head of this configuration."""
+        if not self.model_name_or_path:
+            return False
+        saved = MAEConfig.from_pretrained(self.model_name_or_path)
+        if "ForImageClassification" not in (saved.architectures or [""])[0]:
+            return False
+        differs = [n for n in ("id2label", "pooling", "head_batch_norm") if getattr(saved, n) != getattr(config, n)]
+        if differs:
+            logger.warning(f"the head of {self.model_name_or_path} is left behind for a new one: {differs[0]} differs")
+        return not differs
 
 
 @dataclass
 class LinearProbeModelArguments(FineTuningModelArguments):
     """Which encoder to probe."""
 
-    pooling: str | None = field(default="cls", metadata={"help": "What the head sees: cls or mean (of the patches)."})
+    head_std: ClassVar[float] = 0.01
+
+    pooling: str = field(default="cls", metadata={"help": "What the head sees: cls or mean (of the patches)."})
     head_batch_norm: bool = field(default=True, metadata={"help": "Whether a batch norm goes before the linear layer."})
     drop_path_rate: float = field(default=0.0, metadata={"help": "Not for a frozen encoder."})
 

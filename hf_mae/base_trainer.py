@@ -73,6 +73,8 @@ class DrawTrainer(Trainer):
     # the loss is a mean over the batch: the Trainer has to divide it by the accumulation steps
     loss_is_scaled_for_ga = False
 
+    eval_metrics = ("loss",)  # what `metric_for_best_model` can name
+
     def __init__(self, model, args, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs):
         kwargs.setdefault("data_collator", collate)
         super().__init__(
@@ -83,6 +85,9 @@ class DrawTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        best = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        if best not in self.eval_metrics:  # transformers finds out at the first evaluation
+            raise ValueError(f"metric_for_best_model is {best!r}; it must be one of {', '.join(self.eval_metrics)}")
         self.add_callback(_StepCallback(self))
         self.draw_sampler = None
         self.nonfinite_skipped = 0
@@ -176,7 +181,8 @@ class DrawTrainer(Trainer):
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if state.global_step >= self.planned_updates:
             # the run was over: transformers would make one more update
-            self._load_from_checkpoint(str(resume_from_checkpoint))
+            best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            self._load_from_checkpoint(best if best and Path(best).is_dir() else str(resume_from_checkpoint))
             self.state = state
             return TrainOutput(state.global_step, float("nan"), {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)

@@ -155,6 +155,18 @@ def resize_position_table(table, old_grid, new_grid):
     return torch.cat([table[:, :1], patches.to(table.dtype)], dim=1)
 
 
+def drop_path(branch, rate, noise):
+    """Stochastic depth (arXiv 1603.09382): a residual branch is left out for some samples, and scaled up for the others.
+
+    Args:
+        branch: (B, N, D).
+        rate: Share of samples to leave it out for, in [0, 1).
+        noise: (B,), uniform in [0, 1): below `rate` it is left out.
+    """
+    kept = (noise >= rate) / (1 - rate)
+    return branch * kept.to(branch.dtype).view(-1, 1, 1)
+
+
 def patch_statistics(patches):
     """Mean and standard deviation of every patch (…, 1): what norm_pix_loss normalises by (unbiased, as the authors')."""
     mean = patches.mean(dim=-1, keepdim=True)

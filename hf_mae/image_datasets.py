@@ -94,13 +94,13 @@ def load_evaluation_dataset(
     image_column=None,
     label_column=None,
 ):
-    """Loads one split with labels: `split`, or the first of validation, val, valid, test, or the only one.
+    """Loads one split with labels: `split`, or the first of validation, val, valid, test, or the only one there is.
 
     Args:
         dataset_name, dataset_config, validation_dir, image_column, label_column: As for `load_image_dataset`.
 
     Returns:
-        `datasets.Dataset` with columns `image` and `label` (a `ClassLabel`).
+        `datasets.Dataset` with columns `image` and `label` (a `ClassLabel`), and the split's name, None of a folder.
 
     Raises:
         ValueError: something isn't there; the message lists what is.
@@ -108,13 +108,19 @@ def load_evaluation_dataset(
     if (dataset_name is None) == (validation_dir is None):
         raise ValueError("give either dataset_name or validation_dir" + (", not both" if validation_dir else ""))
     if validation_dir is not None:
-        return _load_folder(validation_dir, "validation_dir", labels=True)
+        of_dataset = {"dataset_config": dataset_config, "split": split, "image_column": image_column}
+        given = [name for name, value in {**of_dataset, "label_column": label_column}.items() if value is not None]
+        if given:
+            raise ValueError(f"{given[0]} is for dataset_name; it says nothing about validation_dir")
+        return _load_folder(validation_dir, "validation_dir", labels=True), None
     splits = _load_named(dataset_name, dataset_config)
     if split is None:
-        named = [name for name in _VALIDATION_SPLITS if name in splits]
-        split = (named or list(splits))[0]
+        named = [name for name in _VALIDATION_SPLITS if name in splits] or list(splits)
+        if len(splits) > 1 and not any(name in splits for name in _VALIDATION_SPLITS):
+            raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
+        split = named[0]
     dataset = _standard_columns(_pick(splits, split, "split"), image_column, label_column, labels=True)
-    return _same_classes({split: dataset})[split]
+    return _same_classes({split: dataset})[split], split
 
 
 def _hold_out(train, share, seed):
@@ -260,7 +266,7 @@ def _same_classes(splits):
 def _as_classes(split, feature, name):
     own, values = split.features["label"], split["label"][:]
     if any(value is None or value == -1 for value in values):
-        raise ValueError(f"the {name} split has images without a label; name another split")
+        raise ValueError(f"the {name} split has images without a label (-1 or null); name another split")
     if isinstance(own, ClassLabel):
         if own.names == feature.names:
             return split

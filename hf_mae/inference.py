@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """A finished classifier, own or native: loading it, and which of its classes are those of a data set."""
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -13,6 +14,15 @@ from .image_datasets import readable_names
 from .image_processing_mae import MAEImageProcessor, image_to_array
 
 
+def check_model_source(model_name_or_path):
+    """Raises ValueError if this is neither a folder nor what a Hub id can be."""
+    if not Path(model_name_or_path).is_dir():
+        try:
+            validate_repo_id(str(model_name_or_path))
+        except HFValidationError as error:
+            raise ValueError(f"model_name_or_path {model_name_or_path} is neither a folder here nor a Hub id") from error
+
+
 def load_classifier(model_name_or_path):
     """Any image classifier that transformers knows, or ours, in evaluation mode, and its image processor.
 
@@ -20,11 +30,7 @@ def load_classifier(model_name_or_path):
         ValueError: it is not a classifier.
         OSError: there is none.
     """
-    if not Path(model_name_or_path).is_dir():
-        try:
-            validate_repo_id(str(model_name_or_path))
-        except HFValidationError as error:
-            raise ValueError(f"model_name_or_path {model_name_or_path} is neither a folder here nor a Hub id") from error
+    check_model_source(model_name_or_path)
     config = AutoConfig.from_pretrained(model_name_or_path)
     kind = (config.architectures or ["a model of unknown kind"])[0]
     if "ForImageClassification" not in kind:  # its head would be new, and its answers noise
@@ -37,6 +43,18 @@ def load_classifier(model_name_or_path):
             raise
         processor = MAEImageProcessor.from_model_config(config)
     return model, processor
+
+
+def num_channels(model):
+    """Channels of the images that a model takes."""
+    return getattr(model.config, "num_channels", 3)
+
+
+def finite(logits):
+    """The logits as they are, if they are numbers; else ValueError: the best of NaNs would be a class like any other."""
+    if not torch.isfinite(logits).all():
+        raise ValueError("the model's logits are not finite; its weights are broken")
+    return logits
 
 
 class ProcessorTransform:
@@ -62,9 +80,9 @@ def predict(model, processor, path, top_k=5):
         One of `image_processing_mae.DECODE_ERRORS`.
     """
     with Image.open(path) as image:
-        array = image_to_array(image, model.config.num_channels)
+        array = image_to_array(image, num_channels(model))
     pixel_values = ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0).to(model.device)
-    probabilities = model(pixel_values).logits[0].float().softmax(dim=0)
+    probabilities = finite(model(pixel_values).logits)[0].float().softmax(dim=0)
     scores, numbers = probabilities.topk(min(top_k, len(probabilities)))
     return [{"label": model.config.id2label[n], "score": s} for n, s in zip(numbers.tolist(), scores.tolist())]
 
@@ -88,15 +106,18 @@ def match_classes(names, id2label):
     [1, 0]
     """
     labels = [id2label[number] for number in sorted(id2label)]
-    label2id = {label: number for number, label in enumerate(labels)}
+    if len(names) == len(labels) and all(label == f"LABEL_{number}" for number, label in enumerate(labels)):
+        return list(range(len(names)))  # the model was given no names
+    count = Counter(labels)
+    label2id = {label: number for number, label in enumerate(labels) if count[label] == 1}
     for spelling in (list(names), readable_names(names)):
-        if set(spelling) <= set(labels) and len(label2id) == len(labels):
-            return [label2id[name] for name in spelling]
-    # ImageNet's names are spelt in several ways; and a model may have been given none
-    alike = sum(ours == theirs for ours, theirs in zip(readable_names(names), labels))
-    unnamed = all(label == f"LABEL_{number}" for number, label in enumerate(labels))
-    if len(names) == len(labels) and (unnamed or alike > 0.9 * len(labels)):
-        return list(range(len(names)))
+        numbers = [label2id.get(name) for name in spelling]
+        missing = [i for i, number in enumerate(numbers) if number is None]
+        # a few of ImageNet's thousand names are spelt in several ways; its order is the same everywhere
+        if len(names) == len(labels) == 1000 and len(missing) < 100 and not set(missing) & set(numbers):
+            numbers = [i if number is None else number for i, number in enumerate(numbers)]
+        if None not in numbers:
+            return numbers
     unknown = [name for name in names if name not in label2id]
     raise ValueError(
         f"the model doesn't know {len(unknown)} of the data set's {len(names)} classes, as {unknown[0]!r}; "

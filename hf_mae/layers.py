@@ -8,7 +8,6 @@ Letters in the shape comments: B images, C channels, p x q pixels a patch, N pat
 import math
 
 import torch
-from timm.layers import DropPath
 from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
@@ -66,24 +65,33 @@ class MAEMLP(nn.Module):
 class MAELayer(GradientCheckpointingLayer):
     """A pre-norm transformer block, of the encoder and of the decoder.
 
+    `drop_path_noise` (B, 2) decides for which samples the two branches are left out in training; by default it is drawn.
     With `num_queries` it returns the last so many tokens only: the queries, the MLP and the residual of the others are
     not computed, while their keys and values are.
     """
 
-    def __init__(self, config, hidden_size, num_attention_heads, intermediate_size, drop_path=0.0):
+    def __init__(self, config, hidden_size, num_attention_heads, intermediate_size, drop_path_rate=0.0):
         super().__init__()
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attention = MAEAttention(config, hidden_size, num_attention_heads)
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = MAEMLP(config, hidden_size, intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path_rate = drop_path_rate
 
-    def forward(self, hidden_states, num_queries=None, **kwargs):
+    def forward(self, hidden_states, num_queries=None, drop_path_noise=None, **kwargs):
+        if drop_path_noise is None and self.training and self.drop_path_rate:
+            drop_path_noise = torch.rand(len(hidden_states), 2, device=hidden_states.device)
         residual = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
         mixed, _ = self.attention(self.layernorm_before(hidden_states), num_queries, **kwargs)
-        hidden_states = residual + self.drop_path(self.dropout(mixed))
-        return hidden_states + self.drop_path(self.dropout(self.mlp(self.layernorm_after(hidden_states))))
+        hidden_states = residual + self._drop_path(self.dropout(mixed), drop_path_noise, 0)
+        mapped = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self._drop_path(self.dropout(mapped), drop_path_noise, 1)
+
+    def _drop_path(self, branch, noise, which):
+        if not self.training or not self.drop_path_rate:
+            return branch
+        return MF.drop_path(branch, self.drop_path_rate, noise[:, which])
 
 
 class MAEPatchEmbeddings(nn.Module):

@@ -59,8 +59,13 @@ class MAEForImageClassification(MAEPreTrainedModel):
             self.vit.eval()
         return self
 
+    def reset_head(self, std):
+        """Gives the linear layer new weights, of this standard deviation."""
+        nn.init.trunc_normal_(self.classifier.weight, std=std)
+        nn.init.zeros_(self.classifier.bias)
+
     @can_return_tuple
-    def forward(self, pixel_values=None, labels=None, features=None, interpolate_pos_encoding=False, **kwargs):
+    def forward(self, pixel_values=None, labels=None, features=None, **kwargs):
         """Classifies images.
 
         Args:
@@ -68,7 +73,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
             labels: (B,) class numbers, or (B, num_labels) probabilities (of mixed images, say). With
                 `config.problem_type` "regression" or "multi_label_classification", what that takes in transformers.
             features: (B, D), the encoder's `pooler_output` computed before, instead of pixel_values.
-            interpolate_pos_encoding: Take images of another size than `config.image_size`.
+            kwargs: `interpolate_pos_encoding` and `drop_path_noise`, as for `MAEModel`.
 
         Returns:
             `ImageClassifierOutput`: loss (scalar, if labels are given), logits (B, num_labels), and the encoder's
@@ -82,9 +87,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
         encoded = None
         if features is None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-                encoded = self.vit(
-                    pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
-                )
+                encoded = self.vit(pixel_values, return_dict=True, **kwargs)
             features = encoded.pooler_output
         logits = self.classifier(self.batch_norm(self.fc_norm(features)))
         return ImageClassifierOutput(
@@ -95,7 +98,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
         )
 
     def _loss(self, logits, labels):
-        if self.config.problem_type in ("regression", "multi_label_classification"):
+        if self.config.num_labels == 1 or self.config.problem_type in ("regression", "multi_label_classification"):
             return self.loss_function(labels, logits, self.config)
         # transformers' loss would take probabilities for independent labels
         return F.cross_entropy(logits.float(), labels)

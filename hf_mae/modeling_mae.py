@@ -167,7 +167,7 @@ class MAEModel(MAEPreTrainedModel):
                 config.hidden_size,
                 config.num_attention_heads,
                 config.intermediate_size,
-                drop_path=config.drop_path_rate * i / max(depth - 1, 1),
+                drop_path_rate=config.drop_path_rate * i / max(depth - 1, 1),
             )
             for i in range(depth)
         )
@@ -186,6 +186,7 @@ class MAEModel(MAEPreTrainedModel):
         mask_ratio=None,
         bool_masked_pos=None,
         interpolate_pos_encoding=False,
+        drop_path_noise=None,
         **kwargs,
     ):
         """Encodes images.
@@ -197,6 +198,8 @@ class MAEModel(MAEPreTrainedModel):
             mask_ratio: Share of patches to remove, in [0, 1); without `noise` they are drawn at random.
             bool_masked_pos: (B, N), true for the patches to remove; equally many in every image.
             interpolate_pos_encoding: Take images of another size than `config.image_size`.
+            drop_path_noise: (B, layers, 2), uniform in [0, 1), decides what `config.drop_path_rate` drops in training; by
+                default it is drawn.
 
         Returns:
             `MAEModelOutput`
@@ -211,8 +214,9 @@ class MAEModel(MAEPreTrainedModel):
         ids_shuffle, ids_restore, mask, num_visible = masking or (None, None, None, 0)
         ids_visible = ids_shuffle[:, :num_visible] if masking else None
         hidden_states = self.embeddings(patches, grid_size, ids_visible)  # (B, 1 + V, D)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
+        for i, layer in enumerate(self.layers):
+            noise_here = None if drop_path_noise is None else drop_path_noise[:, i]
+            hidden_states = layer(hidden_states, drop_path_noise=noise_here, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = hidden_states[:, 1:].mean(dim=1) if self.config.pooling == "mean" else hidden_states[:, 0]
         return MAEModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, mask=mask, ids_restore=ids_restore)

@@ -2,6 +2,7 @@
 """Learning rate and weight decay as the paper has them."""
 
 import math
+import re
 
 
 def scaled_learning_rate(base_learning_rate, total_batch_size):
@@ -72,7 +73,7 @@ def layer_decay_groups(model, weight_decay, layer_decay):
     depths = {"vit.embeddings.": num_layers + 1}
     depths |= {f"vit.layers.{i}.": num_layers - i for i in range(num_layers)}
     depth_of = {
-        id(parameter): next((depth for prefix, depth in depths.items() if name.startswith(prefix)), 0)
+        id(parameter): next((depth for prefix, depth in depths.items() if _plain(name).startswith(prefix)), 0)
         for name, parameter in model.named_parameters()
     }
     groups = []
@@ -82,6 +83,11 @@ def layer_decay_groups(model, weight_decay, layer_decay):
             if params:
                 groups.append({**group, "params": params, "lr_scale": layer_decay**depth})
     return groups
+
+
+def _plain(name):
+    """A parameter's name without what FSDP, torch.compile and activation checkpointing put into it."""
+    return re.sub(r"(_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.", "", name)
 
 
 def lars_groups(model, weight_decay):

@@ -5,6 +5,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from .arguments import parse_recipe_and_flags, save_recipe
@@ -34,7 +35,7 @@ def run(script, title, argument_types, prepare, describe, finish):
         trainer = prepare(model_args, data_args, args)
         if trainer.is_world_process_zero():
             print(plan(title, describe(model_args, trainer), trainer, data_args, checkpoint), flush=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         sys.exit(f"{script}: error: {error}")
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -137,7 +138,10 @@ def load_classification(model_args, data_args, args):
         splits = data_args.load(args.seed, labels=True)
     if "validation" not in splits:
         args.eval_strategy = "no"
-    return splits, model_args.build_model(readable_names(splits["train"].features["label"].names))
+    names = splits["train"].features["label"].names
+    if len(names) < 2:
+        raise ValueError(f"the images are all of one class, {names[0]!r}; there must be at least two to tell apart")
+    return splits, model_args.build_model(readable_names(names))
 
 
 def describe_classifier(model_args, trainer):

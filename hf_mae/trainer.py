@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast
 from timm.optim import Lars
 from torch.nn import functional as F
 from transformers.integrations import TensorBoardCallback
@@ -38,6 +39,8 @@ class MAETrainer(DrawTrainer):
     Example: `scripts/run_mae.py`.
     """
 
+    eval_metrics = ("loss", "loss_visible_mean", "loss_best_constant", "knn_accuracy")
+
     def __init__(self, model, args, *data, knn_bank=None, **kwargs):
         super().__init__(model, args, *data, compute_metrics=_mean_losses, **kwargs)
         self.knn_bank = knn_bank
@@ -61,7 +64,7 @@ class MAETrainer(DrawTrainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         self._draw_panel()
         if self.knn_bank is not None:
-            bank, queries = self.encode(self.knn_bank, "train"), self.encode(self.eval_dataset, "validation")
+            bank, queries = self.encode(self.knn_bank, "k-NN bank"), self.encode(self.eval_dataset, "validation")
             output.metrics[f"{metric_key_prefix}_knn_accuracy"] = knn_accuracy(*bank, *queries)
         return output
 
@@ -86,11 +89,6 @@ def _mean_losses(prediction):
     return dict(zip(names, prediction.predictions.mean(axis=0).tolist()))
 
 
-def _mean_losses(prediction):
-    names = ("loss", "loss_visible_mean", "loss_best_constant")
-    return dict(zip(names, prediction.predictions.mean(axis=0).tolist()))
-
-
 class FineTuningTrainer(DrawTrainer):
     """`DrawTrainer` for `MAEForImageClassification`: layer-wise lr decay, mixup and CutMix, evaluation by accuracy.
 
@@ -104,6 +102,8 @@ class FineTuningTrainer(DrawTrainer):
 
     Example: `scripts/run_finetune.py`.
     """
+
+    eval_metrics = ("loss", "top1_accuracy", "top5_accuracy")
 
     def __init__(self, model, args, *data, **kwargs):
         super().__init__(model, args, *data, compute_metrics=self._accuracies, **kwargs)
@@ -124,19 +124,22 @@ class FineTuningTrainer(DrawTrainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Cross-entropy (B,) and the five best classes (B, 5) of each image; its class."""
-        self._take_notes(inputs, "validation")
+        """Cross-entropy (B,) and the five best classes (B, 5) of each image; its class, or -100 if it can't be decoded."""
+        replaced = {bad[0] for bad in inputs["bad_images"]}
+        index = self._take_notes(inputs, "validation")
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")
+        labels = inputs.pop("labels").clone()
+        labels[[i for i, number in enumerate(index.tolist()) if number in replaced]] = -100
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits.float()
         losses = F.cross_entropy(logits, labels, reduction="none")
         return None, (losses, logits.topk(min(5, logits.shape[1])).indices), labels
 
     def _accuracies(self, prediction):
-        losses, ranked = prediction.predictions
+        decoded = prediction.label_ids != -100
+        losses, ranked = (part[decoded] for part in prediction.predictions)
         metric, num_labels = TopKAccuracy(keep_in_memory=True), self.model.config.num_labels
-        accuracies = metric.compute(predictions=ranked, references=prediction.label_ids, num_labels=num_labels)
+        accuracies = metric.compute(predictions=ranked, references=prediction.label_ids[decoded], num_labels=num_labels)
         return {"loss": losses.mean().item(), **accuracies}
 
 
@@ -156,10 +159,17 @@ class LinearProbeTrainer(FineTuningTrainer):
     def make_mixing(self, args):
         return None
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):
         if self.args.cache_features:
+            if resume_from_checkpoint:  # its encoder is the one that will be saved with the head
+                self._load_from_checkpoint(str(resume_from_checkpoint))
             self.cache_features()
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        for buffer in self.model.buffers():  # the batch norm's, of which each process has its own and the first's is saved
+            broadcast(buffer)
+        return super().evaluate(*args, **kwargs)
 
     def cache_features(self):
         """Encodes every image of both data sets, once, and goes on with the features."""

@@ -52,6 +52,8 @@ class DrawTrainingArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.dataloader_drop_last:
+            raise ValueError("dataloader_drop_last doesn't apply: training takes whole batches, evaluation every image")
         if self.lr_scheduler_type != "linear" or self.warmup_steps:  # transformers' defaults
             raise ValueError("lr_scheduler_type and warmup_steps don't apply: the schedule is warmup_epochs, then a cosine")
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
@@ -94,6 +96,11 @@ class MAETrainingArguments(DrawTrainingArguments):
             "are worth; 0 for none."
         },
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.knn_images < 0:
+            raise ValueError(f"knn_images is {self.knn_images}; it must be at least 0")
 
 
 @dataclass

@@ -4,6 +4,7 @@
 import contextlib
 import math
 import random
+import re
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class FineTuningTransform:
     """(H, W, C) array → float32 pixel_values, normalised: crop of 8 to 100 %, flip, RandAugment and random erasing.
 
     Augmentation and erasing are timm's, as in the authors' code (MAE paper, Table 9). `mix_seed` decides how this sample is
-    mixed with its neighbour by `PairMixing`.
+    mixed with its neighbour by `PairMixing`, `drop_path_noise` which layers it passes by.
 
     Args:
         config: `MAEConfig`, for size and channels.
@@ -107,6 +108,7 @@ class FineTuningTransform:
         self.mean, self.std = channel_statistics(config.num_channels)
         self.augment = None if auto_augment == "none" else _rand_augment(auto_augment, config.image_hw, self.mean)
         self.erase = RandomErasing(random_erasing, mode="pixel", device="cpu")
+        self.num_layers = config.num_hidden_layers
 
     def __call__(self, array, rng):
         image = self.crop(array, rng)
@@ -116,11 +118,15 @@ class FineTuningTransform:
                 picture = np.array(self.augment(Image.fromarray(picture)))
                 image = torch.from_numpy(picture.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
             pixel_values = self.erase(normalize_images(image, self.mean, self.std))
-        return {"pixel_values": pixel_values, "mix_seed": int(rng.integers(2**32))}
+        return {
+            "pixel_values": pixel_values,
+            "mix_seed": int(rng.integers(2**32)),
+            "drop_path_noise": torch.from_numpy(rng.random((self.num_layers, 2), dtype=np.float32)),
+        }
 
 
 def _rand_augment(policy, image_hw, mean):
-    if not policy.startswith("rand-"):
+    if not re.fullmatch(r"rand(-(m\d+|n\d+|p[\d.]+|mstd[\d.]+|mmax\d+|inc[01]|t\w+))+", policy):
         raise ValueError(f"auto_augment is {policy!r}; it must be a policy of timm's RandAugment (rand-m9-…) or 'none'")
     if len(mean) not in (1, 3):
         raise ValueError(f"auto_augment works on 1 or 3 channels and the model has {len(mean)}; pass --auto_augment none")

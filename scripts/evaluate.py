@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hf_mae.data import BadImageError, ImageDraws, collate
 from hf_mae.hub import PACKAGES, hardware, version
 from hf_mae.image_datasets import load_evaluation_dataset
-from hf_mae.inference import ProcessorTransform, load_classifier, match_classes
+from hf_mae.inference import ProcessorTransform, finite, load_classifier, match_classes, num_channels
 from hf_mae.metrics import TopKAccuracy
 
 
@@ -31,18 +32,21 @@ def main():
         model, processor = load_classifier(args.model_name_or_path)
         names = ("dataset_name", "dataset_config", "validation_dir", "split", "image_column", "label_column")
         with accelerator.main_process_first():
-            dataset = load_evaluation_dataset(**{name: getattr(args, name) for name in names})
+            dataset, args.split = load_evaluation_dataset(**{name: getattr(args, name) for name in names})
         numbers = match_classes(dataset.features["label"].names, model.config.id2label)
-        draws = ImageDraws(dataset, ProcessorTransform(processor), model.config.num_channels, seed=0)
+        draws = ImageDraws(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
         results = evaluate(model, draws, torch.tensor(numbers), accelerator, args)
-    except (ValueError, OSError, BadImageError) as error:
+    except (ValueError, OSError, SafetensorError, BadImageError) as error:
         sys.exit(f"evaluate.py: error: {error}")
     if accelerator.is_main_process:
         for name in ("top1_accuracy", "top5_accuracy"):
             if name in results:
                 print(f"{name:14} {results[name]:.2%}")
         bad = f", {results['bad_images']} more can't be decoded" if results["bad_images"] else ""
-        print(f"{results['n']:,} images{bad}; {results['seconds']:.1f} s, {results['images_per_second']:,.0f} images/s")
+        split = f" of the split {args.split}" if args.split else ""
+        print(
+            f"{results['n']:,} images{split}{bad}; {results['seconds']:.1f} s, {results['images_per_second']:,.0f} images/s"
+        )
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -63,6 +67,8 @@ def parse_arguments():
     parser.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
     parser.add_argument("--output", type=Path, help="JSON file to write the result to")
     args = parser.parse_args()
+    if args.output and args.output.is_dir():
+        parser.error(f"output {args.output} is a folder; name a file")
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("batch_size must be at least 1 and num_workers at least 0")
     return args
@@ -72,11 +78,11 @@ def parse_arguments():
 def evaluate(model, draws, numbers, accelerator, args):
     """Accuracies and facts about the run; `numbers` are the model's of the data set's classes."""
     loader = DataLoader(draws, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
-    model, loader = accelerator.prepare(model.to(accelerator.device), loader)
+    model, loader = model.to(accelerator.device), accelerator.prepare(loader)
     metric, bad_images, num_labels = TopKAccuracy(keep_in_memory=True), 0, model.config.num_labels
     start = time.perf_counter()
     for batch in tqdm(loader, desc="evaluating", disable=not accelerator.is_main_process):
-        logits = model(batch["pixel_values"]).logits
+        logits = finite(model(batch["pixel_values"]).logits)
         ranked = logits.topk(min(5, num_labels)).indices
         replaced = {index for index, _, _ in batch["bad_images"]}
         good = torch.tensor([index not in replaced for index in batch["index"].tolist()], device=logits.device)

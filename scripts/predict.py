@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from hf_mae.image_processing_mae import DECODE_ERRORS
 from hf_mae.inference import load_classifier, predict
 
@@ -22,7 +24,7 @@ def main():
     args = parser.parse_args()
     try:
         model, processor = load_classifier(args.model_name_or_path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         sys.exit(f"predict.py: error: {error}")
 
     results = []

@@ -30,13 +30,15 @@ def prepare(model_args, data_args, args):
         splits = data_args.load(args.seed, labels=args.knn_images > 0)
     model = model_args.build_model()
     if "validation" not in splits:
+        if args.knn_images:
+            raise ValueError(f"knn_images is {args.knn_images} and no images are held out to compare; raise train_val_split")
         args.eval_strategy = "no"
 
     def draws(images, transform):
         return ImageDraws(images, transform(model.config), model.config.num_channels, args.seed, data_args.on_bad_image)
 
     knn_bank = None
-    if args.knn_images and "validation" in splits:
+    if args.knn_images:
         # in no order, for folders come class by class
         chosen = np.random.default_rng(args.seed).permutation(len(splits["train"]))[: args.knn_images]
         knn_bank = draws(splits["train"].select(chosen), CentreCropTransform)

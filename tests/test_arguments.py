@@ -79,6 +79,8 @@ def test_paper_defaults(parse):
         ("bf16: true\nfp16: true", "At most one of fp16 and bf16"),
         ("lr_scheduler_type: constant", "lr_scheduler_type and warmup_steps don't apply"),
         ("warmup_steps: 5", "lr_scheduler_type and warmup_steps don't apply"),
+        ("dataloader_drop_last: true", "dataloader_drop_last doesn't apply"),
+        ("knn_images: -5", "knn_images is -5; it must be at least 0"),
         ("per_device_train_batch_size: 0", "per_device_train_batch_size is 0; it must be at least 1"),
         ("gradient_accumulation_steps: 0", "gradient_accumulation_steps is 0; it must be at least 1"),
     ],

@@ -226,7 +226,8 @@ def test_class_labels_of_another_order(photos, tmp_path):
     (tmp_path / "data" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     loaded = load_image_dataset(str(tmp_path / "data"), labels=True)
     assert loaded["validation"]["label"][:] == [2, 0, 0]
-    alone = load_evaluation_dataset(str(tmp_path / "data"))
+    alone, split = load_evaluation_dataset(str(tmp_path / "data"))
+    assert split == "test"
     assert (alone.features["label"].names, alone["label"][:]) == (["c", "a"], [0, 1, 1])
 
 
@@ -259,10 +260,18 @@ def test_evaluation_split(photos, photo_folder, tmp_path):
     def load(**arguments):
         return load_evaluation_dataset(label_column="kind", **arguments)
 
-    assert len(load(dataset_name=str(tmp_path / "data"))) == 3
-    assert len(load(dataset_name=str(tmp_path / "data"), split="test")) == 1
-    assert len(load_evaluation_dataset("digits")) == 1797
-    assert pairs(load_evaluation_dataset(validation_dir=photo_folder))["000.jpg"] == "group0"
+    DatasetDict(train=data, extra=data).save_to_disk(tmp_path / "no_held_out")
+    for split, found, number in ((None, "val", 3), ("test", "test", 1), ("train", "train", 4)):
+        dataset, its_split = load(dataset_name=str(tmp_path / "data"), split=split)
+        assert (its_split, len(dataset)) == (found, number)
+    digits, split = load_evaluation_dataset("digits")
+    assert (len(digits), split) == (1797, "train")
+    folder, split = load_evaluation_dataset(validation_dir=photo_folder)
+    assert (pairs(folder)["000.jpg"], split) == ("group0", None)
+    with pytest.raises(ValueError, match="the data set has train, extra; name one by split"):
+        load(dataset_name=str(tmp_path / "no_held_out"))
+    with pytest.raises(ValueError, match="split is for dataset_name; it says nothing about validation_dir"):
+        load_evaluation_dataset(validation_dir=photo_folder, split="train")
     with pytest.raises(ValueError, match="split is 'tset'; the data set has train, val, test"):
         load(dataset_name=str(tmp_path / "data"), split="tset")
     with pytest.raises(ValueError, match="either dataset_name or validation_dir"):

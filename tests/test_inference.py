@@ -74,6 +74,23 @@ def test_classes_are_matched_by_name():
         match_classes(["a", "b", "c"], {0: "LABEL_0", 1: "LABEL_1"})
 
 
+def test_no_class_is_guessed():
+    """However alike the names: two that are swapped are found, one that is unknown is an error."""
+    names = [f"class {i}" for i in range(100)]
+    swapped = dict(enumerate(names)) | {3: names[4], 4: names[3]}
+    assert match_classes(names, swapped)[2:6] == [2, 4, 3, 5]
+    with pytest.raises(ValueError, match="doesn't know 1 of the data set's 100 classes, as 'class 7'"):
+        match_classes(names, swapped | {7: "another"})
+
+
+def test_broken_weights_predict_nothing(tmp_path, photos):
+    model = MAEForImageClassification(MAEConfig(**TINY, num_labels=7)).eval()
+    nn.init.constant_(model.classifier.bias, float("nan"))
+    photos[0].save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="logits are not finite"):
+        predict(model, MAEImageProcessor.from_model_config(model.config), tmp_path / "photo.png")
+
+
 def test_imagenets_spellings_are_one():
     from timm.data import ImageNetInfo
 
@@ -85,5 +102,6 @@ def test_imagenets_spellings_are_one():
     assert match_classes(synsets[500:], ours) == list(range(500, 1000))
     theirs = {number: name.split(" (")[0] for number, name in ours.items()}  # "crane" twice, as elsewhere
     assert match_classes(synsets, theirs) == list(range(1000))
-    swapped = {**ours, 3: ours[4], 4: ours[3]}
+    swapped = {**ours, 3: ours[4], 4: ours[3], 700: "spelt otherwise"}
     assert match_classes(synsets, swapped)[2:6] == [2, 4, 3, 5]
+    assert match_classes(synsets, swapped)[700] == 700

@@ -98,7 +98,7 @@ def test_losses(images):
 
 def test_drop_path_rises_linearly():
     model = classifier(num_hidden_layers=5, drop_path_rate=0.2)
-    assert [layer.drop_path.drop_prob for layer in model.vit.layers] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert [layer.drop_path_rate for layer in model.vit.layers] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
 def test_drop_path_keeps_expectation(images):
@@ -112,6 +112,25 @@ def test_drop_path_keeps_expectation(images):
     assert kept.float().mean().item() == pytest.approx(0.6, abs=0.03)
     torch.testing.assert_close(sampled[kept][0], whole / 0.6)
     torch.testing.assert_close(sampled.mean(0), whole * kept.float().mean() / 0.6)
+
+
+def test_drop_path_follows_its_noise(images):
+    """Which branches of which samples are left out is the caller's to say."""
+    model = classifier(num_hidden_layers=2, drop_path_rate=0.5).train()
+    noise = torch.full((6, 2, 2), 0.9)
+    noise[2, 1, 0] = noise[4, 1, 1] = 0.1  # of the second layer: attention of sample 2, MLP of sample 4
+    noise[:, 0] = 0.0  # of the first, whose rate is 0: no matter
+    layer, tokens = model.vit.layers[1], torch.randn(6, 17, 48)
+    with torch.no_grad():
+        mixed = tokens + 2 * layer.attention(layer.layernorm_before(tokens))[0]
+        mixed[2] = tokens[2]
+        expected = mixed + 2 * layer.mlp(layer.layernorm_after(mixed))
+        expected[4] = mixed[4]
+    torch.testing.assert_close(layer(tokens, drop_path_noise=noise[:, 1]), expected)
+    nn.init.normal_(model.classifier.weight)
+    outputs = [model(images, drop_path_noise=noise).logits for _ in range(2)]
+    assert torch.equal(*outputs)
+    assert not torch.equal(outputs[0], model(images, drop_path_noise=1 - noise).logits)
 
 
 def test_drop_path_stays_out_of_evaluation(images):

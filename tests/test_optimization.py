@@ -75,6 +75,14 @@ def test_layer_decay_groups_hold_each_parameter_once(tiny_config):
     assert sorted({group["lr_scale"] for group in groups}) == [0.5**depth for depth in (4, 3, 2, 1, 0)]
 
 
+def test_layer_decay_of_a_wrapped_model(tiny_config):
+    model = MAEForImageClassification(tiny_config)
+    compiled = torch.compile(model)
+    assert all(name.startswith("_orig_mod.") for name, _ in compiled.named_parameters())
+    plain, wrapped = (layer_decay_groups(m, 0.05, 0.5) for m in (model, compiled))
+    assert [(g["lr_scale"], len(g["params"])) for g in wrapped] == [(g["lr_scale"], len(g["params"])) for g in plain]
+
+
 def test_lars_against_a_loop():
     """The authors' LARS: the trust ratio for matrices, plain momentum for biases."""
     torch.manual_seed(0)

@@ -113,7 +113,7 @@ def test_fine_tuning(name, processes, total, peak, epochs, layer_decay, drop_pat
     assert (args.total_batch_size, args.num_train_epochs, args.layer_decay) == (total, epochs, layer_decay)
     assert args.learning_rate == pytest.approx(peak)
     model = build(model_args, "finetune", name.split("-")[1])
-    assert model.vit.layers[-1].drop_path.drop_prob == drop_path
+    assert model.vit.layers[-1].drop_path_rate == drop_path
     assert model.config.image_size == (448 if "448" in name else 224)
     assert (args.warmup_epochs, args.min_learning_rate, args.weight_decay) == (5, 1e-6, 0.05)
     assert (args.mixup, args.cutmix, args.label_smoothing_factor, args.random_erasing) == (0.8, 1.0, 0.1, 0.25)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, logged_losses
+from datasets import Dataset
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import Lars
 from torch import nn
@@ -119,10 +120,9 @@ def test_without_mixing_the_labels_are_smoothed(make_classifier_trainer, smoothi
 
 def test_accumulation_is_the_large_batch(make_classifier_trainer):
     """With all of the augmentation: what becomes of an image doesn't depend on the batch that it is in."""
-    whole = make_classifier_trainer(folder="whole", max_steps=30)
-    parts = make_classifier_trainer(
-        folder="parts", max_steps=30, per_device_train_batch_size=16, gradient_accumulation_steps=4
-    )
+    options = {"max_steps": 30, "fields": {"drop_path_rate": 0.4}}
+    whole = make_classifier_trainer(folder="whole", **options)
+    parts = make_classifier_trainer(folder="parts", per_device_train_batch_size=16, gradient_accumulation_steps=4, **options)
     assert parts.args.learning_rate == whole.args.learning_rate
     whole.train()
     parts.train()
@@ -249,6 +249,67 @@ def test_knn_in_pre_trainings_evaluation(make_trainer, labelled_digits):
     assert metrics["eval_knn_accuracy"] > 0.3
     trainer.train()  # and nothing of it gets into the way of training
     assert len(logged_losses(trainer)) == 6
+
+
+def test_a_bad_image_is_not_counted(make_classifier_trainer, labelled_digits):
+    """Its place is taken by another one, whose class says nothing about it."""
+    validation = labelled_digits["validation"].select(range(20))
+    rows = validation.to_list()
+    rows[6]["image"]["bytes"] = b"no image"
+    broken = Dataset.from_list(rows, features=validation.features)
+    whole = make_classifier_trainer(validation=validation.select([i for i in range(20) if i != 6]))
+    partly = make_classifier_trainer(folder="partly", validation=broken, per_device_eval_batch_size=7)
+    partly._report_bad_images = lambda: None  # which would stop at 5 % of bad images
+    expected, metrics = whole.evaluate(), partly.evaluate()
+    for name in ("eval_loss", "eval_top1_accuracy", "eval_top5_accuracy"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_bad_images_of_the_knn_bank_are_its_own(make_trainer, labelled_digits, tmp_path):
+    rows = labelled_digits["train"].select(range(300)).to_list()
+    for i in (5, 200):
+        rows[i]["image"]["bytes"] = b"no image"
+    train = Dataset.from_list(rows, features=labelled_digits["train"].features)
+    trainer = make_trainer(train=train.select_columns(["image"]), validation=labelled_digits["validation"], max_steps=4)
+    bank = train.select(np.random.default_rng(0).permutation(300))
+    trainer.knn_bank = ImageDraws(bank, CentreCropTransform(trainer.model.config), 3, seed=42)
+    trainer.train()
+    trainer.evaluate()  # 2 of 300 are few enough; counted twice they wouldn't be
+    lines = (tmp_path / "run" / "bad_images.tsv").read_text().splitlines()
+    assert sum(line.startswith("k-NN bank") for line in lines) == 2
+    assert {int(line.split("\t")[1]) for line in lines if line.startswith("train")} <= {5, 200}
+
+
+def test_best_metrics_name_is_checked_before_training(make_classifier_trainer, make_trainer):
+    with pytest.raises(ValueError, match="metric_for_best_model is 'accuracy'; it must be one of loss, top1_accuracy"):
+        make_classifier_trainer(metric_for_best_model="accuracy")
+    make_classifier_trainer(metric_for_best_model="eval_top1_accuracy")
+    with pytest.raises(ValueError, match="must be one of loss, loss_visible_mean, loss_best_constant, knn_accuracy"):
+        make_trainer(metric_for_best_model="top1_accuracy")
+
+
+def test_the_best_model_survives_a_resume(make_classifier_trainer):
+    """Of a run that is over: what is loaded is the best checkpoint again, not the last."""
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 0.5}  # it gets worse
+    whole = make_classifier_trainer(**options)
+    whole.train()
+    best = whole.state.best_model_checkpoint
+    assert not best.endswith("checkpoint-6")
+    resumed = make_classifier_trainer(**options)
+    resumed.train(resume_from_checkpoint=best.rsplit("-", 1)[0] + "-6")
+    assert same(state(resumed.model), state(whole.model))
+
+
+def test_cached_features_of_a_resumed_run_are_its_own_encoders(make_classifier_trainer, tmp_path):
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4, "save_total_limit": None, "cache_features": True}
+    whole = make_classifier_trainer("probe", **options)
+    whole.train()
+    resumed = make_classifier_trainer("probe", folder="resumed", **options)
+    for parameter in resumed.model.vit.parameters():  # as if made from another seed, or another folder
+        nn.init.normal_(parameter)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert same(state(resumed.model), state(whole.model))
 
 
 # arguments ------------------------------------------------------------------------------------------------------------
