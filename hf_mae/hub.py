@@ -103,7 +103,13 @@ class TrainingCard:
 
 @dataclass(kw_only=True)
 class PreTrainingCard(TrainingCard):
-    """The card of a pre-trained model; `results` are predictor → held-out loss."""
+    """The card of a pre-trained model; `results` are predictor → held-out loss.
+
+    Attributes:
+        knn_accuracy: Of the features, if it was measured.
+    """
+
+    knn_accuracy: float | None = None
 
     @property
     def metadata(self):
@@ -134,15 +140,18 @@ class PreTrainingCard(TrainingCard):
     def results_table(self):
         target = "patches normalised by their own mean and deviation" if self.config.norm_pix_loss else "normalised pixels"
         rows = [f"| {name} | {value:.4f} |" for name, value in self.results.items()]
+        measured = self.knn_accuracy is not None
+        knn = [f"k-NN accuracy of the features (cosine, k=20): {100 * self.knn_accuracy:.2f} %", ""] if measured else []
         return "\n".join(
             [
-                f"On {self.num_held_out_images} held-out images, with fixed masks; mean squared error of",
+                f"On {self.num_held_out_images:,} held-out images, with fixed masks; mean squared error of",
                 f"{target}.",
                 "",
                 "| predictor of the hidden patches | loss |",
                 "|---|---|",
                 *rows,
                 "",
+                *knn,
                 "![Held-out images: original, masked, reconstructed](reconstructions.png)",
             ]
         )
@@ -191,7 +200,7 @@ class ClassifierCard(TrainingCard):
         shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         return (
             f"A Vision Transformer with {len(names)} classes ({shown}): {self.model}.\n"
-            f"{self.method} Its encoder started from {self.started_from} (Masked Autoencoders, {_MAE})."
+            f"{self.method} The encoder, that of a Masked Autoencoder ({_MAE}), started from {self.started_from}."
         )
 
     @property
@@ -204,7 +213,7 @@ class ClassifierCard(TrainingCard):
     @property
     def results_table(self):
         rows = [f"| {name} | {100 * value:.2f} % |" for name, value in self.results.items()]
-        return "\n".join([f"On {self.num_held_out_images} held-out images.", "", "| metric | value |", "|---|---|", *rows])
+        return "\n".join([f"On {self.num_held_out_images:,} held-out images.", "", "| metric | value |", "|---|---|", *rows])
 
 
 def version(package):

@@ -11,10 +11,12 @@ from transformers import set_seed
 from .arguments import parse_recipe_and_flags, save_recipe
 from .base_trainer import NonFiniteLossError
 from .checkpoints import resume_point
-from .data import BadImageError
+from .data import BadImageError, ImageDraws
 from .hub import ClassifierCard, hardware
 from .image_datasets import readable_names
+from .image_processing_mae import MAEImageProcessor
 from .optimization import scaled_learning_rate
+from .transforms import CentreCropTransform
 
 
 def run(script, title, argument_types, prepare, describe, finish):
@@ -132,8 +134,16 @@ def write_papers(trainer, data_args, given, card_class, script, **facts):
     card.render().save(folder / "README.md")
 
 
-def load_classification(model_args, data_args, args):
-    """Labelled images and a model for their classes: `datasets.DatasetDict` and `MAEForImageClassification`."""
+def prepare_classifier(model_args, data_args, args, trainer_class, train_transform):
+    """Loads labelled images and a model for their classes; returns the trainer.
+
+    Args:
+        trainer_class: `FineTuningTrainer` or `LinearProbeTrainer`.
+        train_transform: `MAEConfig` → the transform of training images; the others are cropped at the centre.
+
+    Raises:
+        ValueError: something is missing or impossible.
+    """
     with args.main_process_first(desc="loading the data set"):
         splits = data_args.load(args.seed, labels=True)
     if "validation" not in splits:
@@ -141,7 +151,21 @@ def load_classification(model_args, data_args, args):
     names = splits["train"].features["label"].names
     if len(names) < 2:
         raise ValueError(f"the images are all of one class, {names[0]!r}; there must be at least two to tell apart")
-    return splits, model_args.build_model(readable_names(names))
+    model = model_args.build_model(readable_names(names))
+    transforms = {"train": train_transform(model.config), "validation": CentreCropTransform(model.config)}
+    draws = {
+        split: ImageDraws(images, transforms[split], model.config.num_channels, args.seed, data_args.on_bad_image)
+        for split, images in splits.items()
+    }
+    trainer = trainer_class(
+        model,
+        args,
+        train_dataset=draws["train"],
+        eval_dataset=draws.get("validation"),
+        processing_class=MAEImageProcessor.from_model_config(model.config),
+    )
+    _ = trainer.planned_updates  # raises if there is none
+    return trainer
 
 
 def describe_classifier(model_args, trainer):

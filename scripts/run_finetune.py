@@ -9,13 +9,11 @@ override it. Without a model the network is trained from scratch (`--size` or `-
 
 from functools import partial
 
-from hf_mae import MAEImageProcessor
 from hf_mae.arguments import DataArguments, FineTuningModelArguments
-from hf_mae.data import ImageDraws
-from hf_mae.runs import describe_classifier, finish_classifier, load_classification, run
+from hf_mae.runs import describe_classifier, finish_classifier, prepare_classifier, run
 from hf_mae.trainer import FineTuningTrainer
 from hf_mae.training_arguments import FineTuningArguments
-from hf_mae.transforms import CentreCropTransform, FineTuningTransform
+from hf_mae.transforms import FineTuningTransform
 
 
 def main():
@@ -26,24 +24,11 @@ def main():
 
 def prepare(model_args, data_args, args):
     """Loads images and model; returns the trainer."""
-    splits, model = load_classification(model_args, data_args, args)
-    transforms = {
-        "train": FineTuningTransform(model.config, args.auto_augment, args.random_erasing),
-        "validation": CentreCropTransform(model.config),
-    }
-    draws = {
-        split: ImageDraws(images, transforms[split], model.config.num_channels, args.seed, data_args.on_bad_image)
-        for split, images in splits.items()
-    }
-    trainer = FineTuningTrainer(
-        model,
-        args,
-        train_dataset=draws["train"],
-        eval_dataset=draws.get("validation"),
-        processing_class=MAEImageProcessor.from_model_config(model.config),
-    )
-    _ = trainer.planned_updates  # raises if there is none
-    return trainer
+
+    def train_transform(config):
+        return FineTuningTransform(config, args.auto_augment, args.random_erasing)
+
+    return prepare_classifier(model_args, data_args, args, FineTuningTrainer, train_transform)
 
 
 if __name__ == "__main__":

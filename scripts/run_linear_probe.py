@@ -7,10 +7,8 @@
 names, and flags override it. Without a model an encoder with random weights is probed (`--size` or `--config_name`).
 """
 
-from hf_mae import MAEImageProcessor
 from hf_mae.arguments import DataArguments, LinearProbeModelArguments
-from hf_mae.data import ImageDraws
-from hf_mae.runs import describe_classifier, finish_classifier, load_classification, run
+from hf_mae.runs import describe_classifier, finish_classifier, prepare_classifier, run
 from hf_mae.trainer import LinearProbeTrainer
 from hf_mae.training_arguments import LinearProbeArguments
 from hf_mae.transforms import CentreCropTransform, LinearProbeTransform
@@ -23,22 +21,8 @@ def main():
 
 def prepare(model_args, data_args, args):
     """Loads images and model; returns the trainer."""
-    splits, model = load_classification(model_args, data_args, args)
-    transform = CentreCropTransform if args.cache_features else LinearProbeTransform
-    transforms = {"train": transform(model.config), "validation": CentreCropTransform(model.config)}
-    draws = {
-        split: ImageDraws(images, transforms[split], model.config.num_channels, args.seed, data_args.on_bad_image)
-        for split, images in splits.items()
-    }
-    trainer = LinearProbeTrainer(
-        model,
-        args,
-        train_dataset=draws["train"],
-        eval_dataset=draws.get("validation"),
-        processing_class=MAEImageProcessor.from_model_config(model.config),
-    )
-    _ = trainer.planned_updates  # raises if there is none
-    return trainer
+    train_transform = CentreCropTransform if args.cache_features else LinearProbeTransform
+    return prepare_classifier(model_args, data_args, args, LinearProbeTrainer, train_transform)
 
 
 def finish(trainer, model_args, data_args, given, metrics):

@@ -1,7 +1,7 @@
 import yaml
 
 from hf_mae import MAEConfig
-from hf_mae.hub import PreTrainingCard
+from hf_mae.hub import ClassifierCard, PreTrainingCard
 
 
 EXPECTED = """
@@ -79,3 +79,71 @@ def test_card_without_held_out_images():
     text = str(card.render())
     assert "Results" not in text
     assert "reconstructions.png" not in text
+
+
+def test_k_nn_accuracy_is_shown_if_it_was_measured():
+    line = "k-NN accuracy of the features (cosine, k=20): 81.23 %"
+    assert line in str(PreTrainingCard(**FACTS, knn_accuracy=0.81234).render())
+    assert "k-NN" not in str(PreTrainingCard(**FACTS).render())
+
+
+CLASSIFIER = """
+# Classifier of chest-xrays on a Masked Autoencoder's encoder
+
+A Vision Transformer with 2 classes (ill, well): 6.54 M parameters (5.50 M in the encoder), images of 224 x 224 pixels, patches of 16 x 16, 1 channel.
+It was trained whole (fine-tuning). The encoder, that of a Masked Autoencoder ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377)), started from mae-xrays.
+
+## Use
+
+```python
+import hf_mae
+from transformers import pipeline
+
+pipeline("image-classification", "xrays")("picture.jpg")
+```
+
+## Training
+
+12,345 images of chest-xrays, 12.5 epochs
+(2,410 updates of 64 images), peak learning rate
+3.75e-05, on 1 x NVIDIA H100.
+`arguments.yaml` in this folder repeats it:
+
+```
+accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again
+```
+
+## Results
+
+On 678 held-out images.
+
+| metric | value |
+|---|---|
+| top-1 accuracy | 91.23 % |
+
+## Versions
+
+"""  # noqa: E501
+
+
+def test_whole_card_of_a_classifier():
+    config = MAEConfig.from_size("tiny", num_channels=1, id2label={0: "ill", 1: "well"}, label2id={"ill": 0, "well": 1})
+    card = ClassifierCard(
+        **{**FACTS, "config": config, "results": {"top-1 accuracy": 0.912345}},
+        method="It was trained whole (fine-tuning).",
+        started_from="mae-xrays",
+    )
+    _, head, body = str(card.render()).split("---\n", 2)
+    metadata = yaml.safe_load(head)
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("hf_mae", "image-classification")
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "chest-xrays"
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.91235, "name": "top-1 accuracy"}]
+    assert body.startswith(CLASSIFIER)
+
+
+def test_card_of_a_classifier_without_held_out_images():
+    facts = {**FACTS, "results": {}, "num_held_out_images": 0}
+    text = str(ClassifierCard(**facts, method="m.", started_from="random weights").render())
+    assert "model-index" not in text
+    assert "## Results" not in text

@@ -83,7 +83,7 @@ def test_finetuned_folder(finetuned, digits_folder):
     reported = metadata["model-index"][0]["results"][0]["metrics"]
     assert [round(metric["value"], 4) for metric in reported] == [round(metrics[f"eval_top{k}_accuracy"], 4) for k in (1, 5)]
     assert "fine-tuning" in card
-    assert "started from tiny-mae" in card
+    assert "started from tiny-mae." in card
     assert str(digits_folder.parent) not in card
 
 
