@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from .data import BadImageError, DrawSampler, collate
+from .data import BadImageError, DrawSampler, collate, own_labels
 from .image_processing_mae import normalize_images
 from .optimization import parameter_groups, warmup_cosine
 
@@ -244,12 +244,13 @@ class DrawTrainer(Trainer):
         """Features of every image of `ImageDraws`, on each process.
 
         Returns:
-            features (N, D) and labels (N,), in order, on the CPU.
+            features (N, D) and labels (N,), in order, on the CPU; the label of an image that can't be decoded is -100.
         """
         features, labels = [], []
         loader = self.get_test_dataloader(draws)
         self.model.eval()
         for inputs in tqdm(loader, desc=f"encoding {split} images", disable=self.args.disable_tqdm):
+            inputs["labels"] = own_labels(inputs)
             self._take_notes(inputs, split)
             inputs = self._prepare_inputs(inputs)
             with self.accelerator.autocast():

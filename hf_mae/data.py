@@ -150,3 +150,10 @@ def collate(samples):
     batch["index"] = torch.tensor(batch["index"])
     batch["bad_images"] = [bad for sample in samples for bad in sample["bad_images"]]
     return batch
+
+
+def own_labels(batch):
+    """The labels (B,) of a batch, -100 for images that can't be decoded and that others stand in for."""
+    replaced = {index for index, _, _ in batch["bad_images"]}
+    kept = torch.tensor([index not in replaced for index in batch["index"].tolist()], device=batch["labels"].device)
+    return torch.where(kept, batch["labels"], -100)

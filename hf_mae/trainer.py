@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.integrations import TensorBoardCallback
 
 from .base_trainer import DrawTrainer
-from .data import FeatureDraws, collate
+from .data import FeatureDraws, collate, own_labels
 from .functional import baseline_losses, masked_losses, patchify, pixel_target, random_masking
 from .metrics import TopKAccuracy, knn_accuracy
 from .optimization import lars_groups, layer_decay_groups
@@ -65,7 +65,8 @@ class MAETrainer(DrawTrainer):
         self._draw_panel()
         if self.knn_bank is not None:
             bank, queries = self.encode(self.knn_bank, "k-NN bank"), self.encode(self.eval_dataset, "validation")
-            output.metrics[f"{metric_key_prefix}_knn_accuracy"] = knn_accuracy(*bank, *queries)
+            pairs = ((features[labels != -100], labels[labels != -100]) for features, labels in (bank, queries))
+            output.metrics[f"{metric_key_prefix}_knn_accuracy"] = knn_accuracy(*next(pairs), *next(pairs))
         return output
 
     def _draw_panel(self):
@@ -120,16 +121,16 @@ class FineTuningTrainer(DrawTrainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         seed = inputs.pop("mix_seed", None)
-        inputs["pixel_values"], inputs["labels"] = self.mixing(inputs["pixel_values"], inputs["labels"], seed)
+        if self.mixing is not None:
+            inputs["pixel_values"], inputs["labels"] = self.mixing(inputs["pixel_values"], inputs["labels"], seed)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Cross-entropy (B,) and the five best classes (B, 5) of each image; its class, or -100 if it can't be decoded."""
-        replaced = {bad[0] for bad in inputs["bad_images"]}
-        index = self._take_notes(inputs, "validation")
+        inputs["labels"] = own_labels(inputs)
+        self._take_notes(inputs, "validation")
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels").clone()
-        labels[[i for i, number in enumerate(index.tolist()) if number in replaced]] = -100
+        labels = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits.float()
         losses = F.cross_entropy(logits, labels, reduction="none")
@@ -175,13 +176,11 @@ class LinearProbeTrainer(FineTuningTrainer):
         """Encodes every image of both data sets, once, and goes on with the features."""
         if isinstance(self.train_dataset, FeatureDraws):
             return
-        self.train_dataset = FeatureDraws(*self.encode(self.train_dataset, "train"))
+        features, labels = self.encode(self.train_dataset, "train")
+        self.train_dataset = FeatureDraws(features[labels != -100], labels[labels != -100])
         if self.eval_dataset is not None:
             self.eval_dataset = FeatureDraws(*self.encode(self.eval_dataset, "validation"))
         self._report_bad_images()
-
-    def compute_loss(self, *args, **kwargs):
-        return super(FineTuningTrainer, self).compute_loss(*args, **kwargs)
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hf_mae.data import BadImageError, ImageDraws, collate
+from hf_mae.data import BadImageError, ImageDraws, collate, own_labels
 from hf_mae.hub import PACKAGES, hardware, version
 from hf_mae.image_datasets import load_evaluation_dataset
 from hf_mae.inference import ProcessorTransform, finite, load_classifier, match_classes, num_channels
@@ -84,12 +84,10 @@ def evaluate(model, draws, numbers, accelerator, args):
     for batch in tqdm(loader, desc="evaluating", disable=not accelerator.is_main_process):
         logits = finite(model(batch["pixel_values"]).logits)
         ranked = logits.topk(min(5, num_labels)).indices
-        replaced = {index for index, _, _ in batch["bad_images"]}
-        good = torch.tensor([index not in replaced for index in batch["index"].tolist()], device=logits.device)
-        labels = numbers.to(logits.device)[batch["labels"]]
-        ranked, labels, good = accelerator.gather_for_metrics((ranked, labels, good))
+        ranked, labels = accelerator.gather_for_metrics((ranked, own_labels(batch)))
+        good = labels != -100
         bad_images += int((~good).sum())
-        metric.add_batch(predictions=ranked[good].cpu(), references=labels[good].cpu())
+        metric.add_batch(predictions=ranked[good].cpu(), references=numbers[labels[good].cpu()])
     seconds = time.perf_counter() - start
     if bad_images == len(draws):
         raise ValueError(f"none of the {len(draws)} images can be decoded")

@@ -65,15 +65,8 @@ def describe(model_args, trainer):
 
 def finish(trainer, model_args, data_args, given, metrics):
     losses = held_out_losses(metrics)
-    write_papers(
-        trainer,
-        data_args,
-        given,
-        PreTrainingCard,
-        "run_mae.py",
-        results=losses,
-        knn_accuracy=metrics.get("eval_knn_accuracy"),
-    )
+    facts = {"results": losses, "knn_accuracy": metrics.get("eval_knn_accuracy")}
+    write_papers(trainer, data_args, given, PreTrainingCard, "run_mae.py", **facts)
     places = {"reconstructions": Path(trainer.args.output_dir) / PANEL_FILE} if losses else {}
     print(closing(trainer, result_lines(losses, metrics), **places))
 

@@ -129,7 +129,7 @@ On 678 held-out images.
 def test_whole_card_of_a_classifier():
     config = MAEConfig.from_size("tiny", num_channels=1, id2label={0: "ill", 1: "well"}, label2id={"ill": 0, "well": 1})
     card = ClassifierCard(
-        **{**FACTS, "config": config, "results": {"top-1 accuracy": 0.912345}},
+        **{**FACTS, "config": config, "results": {"top-1 accuracy": 0.912346}},
         method="It was trained whole (fine-tuning).",
         started_from="mae-xrays",
     )
