@@ -245,15 +245,18 @@ def test_knn_in_pre_trainings_evaluation(make_trainer, labelled_digits):
     assert len(logged_losses(trainer)) == 6
 
 
-def test_a_bad_image_is_not_counted(make_classifier_trainer, labelled_digits):
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_bad_image_is_not_counted(make_classifier_trainer, labelled_digits, cached):
     """Its place is taken by another one, whose class says nothing about it."""
     validation = labelled_digits["validation"].select(range(20))
     rows = validation.to_list()
     rows[6]["image"]["bytes"] = b"no image"
     broken = Dataset.from_list(rows, features=validation.features)
-    whole = make_classifier_trainer(validation=validation.select([i for i in range(20) if i != 6]))
-    partly = make_classifier_trainer(folder="partly", validation=broken, per_device_eval_batch_size=7)
+    whole = make_classifier_trainer("probe", validation=validation.select([i for i in range(20) if i != 6]))
+    partly = make_classifier_trainer("probe", folder="partly", validation=broken, per_device_eval_batch_size=7)
     partly._report_bad_images = lambda: None  # which would stop at 5 % of bad images
+    if cached:
+        partly.cache_features()
     expected, metrics = whole.evaluate(), partly.evaluate()
     for name in ("eval_loss", "eval_top1_accuracy", "eval_top5_accuracy"):
         assert metrics[name] == pytest.approx(expected[name], rel=1e-5)
