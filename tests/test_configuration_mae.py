@@ -8,7 +8,7 @@ from hf_mae.configuration_mae import SIZES
 
 def test_field_names_are_those_of_transformers():
     ours, theirs = MAEConfig().to_dict(), ViTMAEConfig().to_dict()
-    added = {"drop_path_rate", "pooling", "head_batch_norm"}
+    added = {"drop_path_rate", "pooling", "final_norm", "head_batch_norm"}
     assert set(ours) - set(theirs) == added
     assert set(theirs) <= set(ours)
     assert ours["layer_norm_eps"] == 1e-6

@@ -60,5 +60,5 @@ def test_low_precision(model, inputs):
 def test_drop_path_rises_linearly():
     config = MAEConfig(**{**TINY, "drop_path_rate": 0.2})
     model = MAEForPreTraining(config)
-    assert [layer.drop_path.drop_prob for layer in model.vit.layers] == pytest.approx([0.0, 0.1, 0.2])
-    assert [layer.drop_path.drop_prob for layer in model.decoder.decoder_layers] == [0.0, 0.0]
+    assert [layer.drop_path_rate for layer in model.vit.layers] == pytest.approx([0.0, 0.1, 0.2])
+    assert [layer.drop_path_rate for layer in model.decoder.decoder_layers] == [0.0, 0.0]
