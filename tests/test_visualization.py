@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
+from PIL import Image
 
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
+from hf_mae import functional as MF
 from hf_mae.visualization import reconstruction_panel
 
 
@@ -26,3 +28,19 @@ def test_panel_shows_what_was_removed(channels, norm_pix_loss):
     assert np.array_equal(filled[~removed], original[~removed])
     assert not np.array_equal(filled[removed], original[removed])
     assert ("the original's" in figure.get_supxlabel()) is norm_pix_loss
+
+
+def test_the_sample_fills_in_what_it_never_saw():
+    """The model that lies in samples/, on images that it wasn't trained on: better than any constant patch."""
+    folder = ROOT / "samples" / "fashion-mnist-mae"
+    model = MAEForPreTraining.from_pretrained(folder).eval()
+    processor = MAEImageProcessor.from_pretrained(folder)
+    images = [Image.open(folder / f"{name}.png") for name in ("ankle-boot", "bag", "pullover")]
+    pixels = processor(images, return_tensors="pt").pixel_values
+    noise = torch.rand(3, 49, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = model(pixels, noise=noise)
+    target = MF.pixel_target(MF.patchify(pixels, (4, 4)), model.config.norm_pix_loss)
+    _, best_constant = MF.baseline_losses(target, outputs.mask)
+    assert outputs.loss < 0.85 * best_constant.mean()
+    assert np.asarray(reconstruction_panel(model, processor, pixels, noise).axes[0].images[0].get_array()).std() > 20
