@@ -1,8 +1,16 @@
 import pytest
+import torch
 import yaml
 
-from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.arguments import DataArguments, ModelArguments, parse_recipe_and_flags, save_recipe
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
+from hf_mae.arguments import (
+    DataArguments,
+    FineTuningModelArguments,
+    LinearProbeModelArguments,
+    ModelArguments,
+    parse_recipe_and_flags,
+    save_recipe,
+)
 from hf_mae.training_arguments import MAETrainingArguments
 
 
@@ -130,3 +138,33 @@ def test_bad_overrides(parse):
     for text, message in (("3", "must be a mapping"), ("{a: [", "is not YAML")):
         with pytest.raises(ValueError, match=message):
             parse("size: tiny", f"--config_overrides={text}")[0].build_model()
+
+
+@pytest.fixture
+def classifier_folder(tmp_path):
+    """A probe's model in bfloat16, of the classes a and b."""
+    names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}, "pooling": "cls", "head_batch_norm": True}
+    config = MAEConfig.from_size("tiny", num_hidden_layers=1, **names)
+    MAEForImageClassification(config).to(torch.bfloat16).save_pretrained(tmp_path / "probe")
+    return str(tmp_path / "probe")
+
+
+def test_heads(classifier_folder):
+    """Kept by the same classes and kind, else new with its own spread; always trained in float32."""
+    saved = MAEForImageClassification.from_pretrained(classifier_folder).classifier.weight.float()
+    for arguments, classes, kept, std in (
+        (LinearProbeModelArguments, ["a", "b"], True, 0.01),
+        (LinearProbeModelArguments, ["c", "d"], False, 0.01),
+        (LinearProbeModelArguments, ["a", "b", "c"], False, 0.01),
+        (FineTuningModelArguments, ["a", "b"], False, 2e-5),
+    ):
+        model = arguments(model_name_or_path=classifier_folder).build_model(classes)
+        weight = model.classifier.weight
+        assert model.dtype == weight.dtype == torch.float32
+        assert model.config.id2label == dict(enumerate(classes))
+        assert (weight.shape == saved.shape and torch.equal(weight, saved)) == kept
+        assert weight.std().item() == pytest.approx(std, rel=0.25)
+        probe = arguments is LinearProbeModelArguments
+        assert (model.config.pooling, model.config.head_batch_norm) == (("cls", True) if probe else ("mean", False))
+    plain = LinearProbeModelArguments(model_name_or_path=classifier_folder, head_batch_norm=False).build_model(["a", "b"])
+    assert plain.classifier.weight.std().item() == pytest.approx(0.01, rel=0.25)
