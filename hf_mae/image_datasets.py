@@ -115,10 +115,10 @@ def load_evaluation_dataset(
         return _load_folder(validation_dir, "validation_dir", labels=True), None
     splits = _load_named(dataset_name, dataset_config)
     if split is None:
-        named = [name for name in _VALIDATION_SPLITS if name in splits] or list(splits)
-        if len(splits) > 1 and not any(name in splits for name in _VALIDATION_SPLITS):
+        held_out = [name for name in _VALIDATION_SPLITS if name in splits]
+        if not held_out and len(splits) > 1:
             raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
-        split = named[0]
+        split = held_out[0] if held_out else next(iter(splits))
     dataset = _standard_columns(_pick(splits, split, "split"), image_column, label_column, labels=True)
     return _same_classes({split: dataset})[split], split
 
