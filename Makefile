@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# the oldest transformers that reads our native folders, to put before the other on PYTHONPATH
+OLDEST = $(VENV)/transformers-4.57
 
-.PHONY: demo test test-slow test-gpu lint format clean
+.PHONY: demo test test-slow test-gpu lint format cards oldest-transformers clean
 
 demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
 	rm -rf runs/demo
 	$(BIN)/python scripts/run_mae.py scripts/recipes/pretrain/demo-digits.yaml
 
-test: lint  ## what continuous integration runs
+test: lint oldest-transformers  ## what continuous integration runs
 	$(BIN)/python -m pytest tests -q -m "not slow and not gpu" --durations=10
 
 test-slow: $(STAMP)  ## the long tests
@@ -26,6 +28,13 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+oldest-transformers: $(OLDEST)/.installed
+
+$(OLDEST)/.installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLDEST) \
+		transformers==4.57.6 huggingface_hub==0.36.0 tokenizers==0.22.2
+	touch $@
 
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_mae needs Python 3.10 or newer, this is " + sys.version)'

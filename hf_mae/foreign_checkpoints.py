@@ -135,7 +135,9 @@ def read_checkpoint(path):
         found = type(content).__name__
         if isinstance(content, dict):
             found = f"a mapping of {', '.join(map(str, list(content)[:8]))}{', …' * (len(content) > 8)}"
-        raise ValueError(f"{path} holds no state dict (names of tensors), bare or as {' or '.join(_WRAPPERS)}; it is {found}")
+        raise ValueError(
+            f"{path} holds no state dict (names of tensors), bare or as {' or '.join(_WRAPPERS)}; it is {found}"
+        )
     return _without_prefixes(tensors), extras
 
 
@@ -148,7 +150,8 @@ def _load_safetensors(path):
 
 def _load_pickle(path):
     try:
-        asked_for = get_unsafe_globals_in_checkpoint(path)
+        with _stubs([]):
+            asked_for = get_unsafe_globals_in_checkpoint(path)
         refused = [name for name in asked_for if not _is_stubbed(name)]
         mmap = True
     except (ValueError, RuntimeError, pickle.UnpicklingError):  # not a zip file: torch's format before 1.6

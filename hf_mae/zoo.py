@@ -73,8 +73,10 @@ class PublishedModel:
     @property
     def config(self):
         """Its `MAEConfig`."""
-        fields = {"image_size": self.image_size, "norm_pix_loss": self.norm_pix_loss}
-        if self.kind != "pretrain":
+        fields = {"image_size": self.image_size}
+        if self.kind == "pretrain":
+            fields["norm_pix_loss"] = self.norm_pix_loss
+        else:
             fields["num_labels"] = 1000
         if self.kind == "linear_probe":
             fields.update(pooling="cls", head_batch_norm=True)

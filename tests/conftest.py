@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out to a network; read whe
 import contextlib
 import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,19 @@ def run_script(name, *arguments, processes=1, check=True):
         return process.returncode, stdout, stderr
     assert process.returncode == 0, f"exit status {process.returncode}\n{stdout}\n{stderr}"
     return stdout
+
+
+def script_error(name, *arguments):
+    """What a script that refuses its arguments says, in this process (starting one takes seconds)."""
+    stderr = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(stderr):
+        patch.setattr("sys.argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    assert caught.value.code
+    text = stderr.getvalue() if isinstance(caught.value.code, int) else caught.value.code
+    assert "error: " in text
+    return text
 
 
 def kill_tree(process):

@@ -10,10 +10,10 @@ from conftest import ROOT
 
 # imports go only up this list; a module may import those before it
 ORDER = [
-    *("configuration_mae", "flops", "functional", "image_processing_mae", "optimization", "modeling_outputs"),
-    *("layers", "modeling_mae", "modeling_classification", "image_datasets", "transforms", "data", "metrics"),
-    *("inference", "training_arguments", "arguments", "checkpoints", "conversion", "visualization", "base_trainer"),
-    *("trainer", "hub", "runs", "__init__"),
+    *("configuration_mae", "flops", "functional", "image_processing_mae", "optimization", "modeling_outputs", "zoo"),
+    *("foreign_checkpoints", "layers", "modeling_mae", "modeling_classification", "image_datasets", "transforms", "data"),
+    *("metrics", "inference", "training_arguments", "arguments", "checkpoints", "conversion", "proof", "export"),
+    *("visualization", "base_trainer", "trainer", "hub", "publishing", "runs", "__init__"),
 ]
 MODULES = sorted((ROOT / "hf_mae").glob("*.py"))
 

@@ -2,21 +2,20 @@
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import GOLDEN
 
-from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
-from hf_mae.conversion import FACEBOOK_RENAMES, MMPRETRAIN_RENAMES, rename
-
-
-CASES = [("facebook_mae", FACEBOOK_RENAMES), ("mmpretrain_mae", MMPRETRAIN_RENAMES)]
+from hf_mae.conversion import convert
+from hf_mae.foreign_checkpoints import read_checkpoint
 
 
-@pytest.fixture(params=CASES, ids=[name for name, _ in CASES])
+def converted(name):
+    """The model of a golden checkpoint, as its authors' code wrote it."""
+    return convert(*read_checkpoint(GOLDEN / f"{name}.pth"), num_attention_heads=3, decoder_num_attention_heads=4).model
+
+
+@pytest.fixture(params=["facebook_mae", "mmpretrain_mae"])
 def case(request, golden):
-    name, renames = request.param
-    model = MAEForPreTraining(MAEConfig(**TINY)).eval()
-    model.load_state_dict(rename(golden(f"{name}_weights"), renames), strict=True)
-    return model, golden(name)
+    return converted(request.param), golden(request.param)
 
 
 def close(ours, theirs):
@@ -64,19 +63,17 @@ def test_a_swapped_key_shows(case):
 
 
 @torch.no_grad()
+def test_encoder_without_decoder(golden):
+    encoder, golden = converted("facebook_mae_encoder_only"), golden("facebook_mae")
+    close(encoder(golden["pixel_values"], noise=golden["noise"]).last_hidden_state, golden["latent"])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "renames", "fields"),
-    [
-        ("facebook_finetune", FACEBOOK_RENAMES, {}),
-        ("mmpretrain_finetune", MMPRETRAIN_RENAMES, {}),
-        ("mmpretrain_finetune_large_grid", MMPRETRAIN_RENAMES, {"image_size": 64}),
-        ("mmpretrain_linear", MMPRETRAIN_RENAMES, {"pooling": "cls", "head_batch_norm": True}),
-    ],
+    "name", ["facebook_finetune", "mmpretrain_finetune", "mmpretrain_finetune_large_grid", "mmpretrain_linear"]
 )
-def test_classifiers(golden, name, renames, fields):
-    weights, golden = golden(f"{name}_weights"), golden(name)
-    model = MAEForImageClassification(MAEConfig(**{**TINY, **fields}, num_labels=10)).eval()
-    model.load_state_dict(rename(weights, renames), strict=True)
+def test_classifiers(golden, name):
+    model, golden = converted(name), golden(name)
     seen_by_head = []
     model.classifier.register_forward_pre_hook(lambda module, args: seen_by_head.append(args[0]))
     close(model(golden["pixel_values"]).logits, golden["logits"])

@@ -1,0 +1,240 @@
+"""What plain transformers, the pinned and the oldest, makes of an exported folder, is what we make of the model."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY, run_script, script_error
+from PIL import Image
+
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor, MAEModel
+from hf_mae.export import export, load_own
+
+
+OLDEST = ROOT / ".venv" / "transformers-4.57"
+SHAPES = [(224, 16), (224, 14), (448, 14)]
+NAMES = {i: f"kind {i}" for i in range(10)}
+LABELS = {"id2label": NAMES, "label2id": {name: i for i, name in NAMES.items()}}
+
+
+def shaken(model):
+    """With no parameter at the value that it starts from: a key left out shows."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor).abs() if "running_var" in name else torch.randn_like(tensor) * 0.1)
+    return model.eval()
+
+
+def make(kind, image_size=32, patch_size=8, **fields):
+    config = MAEConfig(**{**TINY, "image_size": image_size, "patch_size": patch_size, **fields})
+    if kind in ("pretrain", "pretrain as vit"):
+        return shaken(MAEForPreTraining(config))
+    if kind == "encoder":
+        return shaken(MAEModel(config))
+    head = {"mean": {}, "probe": {"pooling": "cls", "head_batch_norm": True}}[kind]
+    return shaken(MAEForImageClassification(MAEConfig(**{**config.to_dict(), **LABELS, **head})))
+
+
+def write(model, folder, bare_encoder=False):
+    processor = MAEImageProcessor.from_model_config(model.config)
+    return processor, export(model, processor, folder, bare_encoder)
+
+
+KINDS = ["pretrain", "mean", "probe", "encoder", "pretrain as vit"]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory, photos):
+    """(kind, shape) → folder, what we compute; every folder is written once."""
+    root, cases = tmp_path_factory.mktemp("native"), {}
+    for kind in KINDS:
+        for image_size, patch_size in SHAPES:
+            model = make(kind, image_size, patch_size, norm_pix_loss=image_size == 448)
+            name = f"{kind.replace(' ', '-')}-{image_size}-{patch_size}"
+            folder = root / name
+            processor, _ = write(model, folder, kind == "pretrain as vit")
+            edge = processor.size.shortest_edge  # already of the edge's length: PIL and torchvision resize a bit apart
+            photos[0].resize((round(edge * 1.5), edge)).save(root / f"{name}.png")
+            inputs = {"pixel_values": torch.randn(2, 3, image_size, image_size)}
+            if kind == "pretrain":
+                inputs["noise"] = torch.rand(2, model.config.num_patches)
+            torch.save(inputs, root / f"{name}.pt")
+            cases[kind, image_size, patch_size] = (folder, model, processor, inputs, root / f"{name}.png")
+    return cases
+
+
+def requests_for(kind, folder, image):
+    inputs = str(folder) + ".pt"
+    what = {
+        "pretrain": ["AutoModel", "AutoModelForPreTraining"],
+        "mean": ["AutoModelForImageClassification", "image-classification"],
+        "probe": ["AutoModelForImageClassification", "image-classification"],
+        "encoder": ["AutoModel", "image-feature-extraction"],
+        "pretrain as vit": ["AutoModel", "image-feature-extraction"],
+    }[kind]
+    for do in what:
+        yield {"do": do, "folder": str(folder), **({"image": str(image)} if "-" in do else {"inputs": inputs})}
+
+
+@pytest.fixture(scope="module", params=["pinned", "4.57"])
+def answers(request, cases, tmp_path_factory):
+    """(case, what) → what plain transformers answers."""
+    requests, keys = [], []
+    for case, (folder, _, _, _, image) in cases.items():
+        for asked in requests_for(case[0], folder, image):
+            requests.append(asked)
+            keys.append((*case, asked["do"]))
+    # without decoder, mask or shuffling: ordered features of a pre-training folder
+    folder, _, _, inputs, _ = cases["pretrain", 224, 16]
+    torch.save({"pixel_values": inputs["pixel_values"]}, f"{folder}.plain.pt")
+    requests.append({"do": "ViTModel", "folder": str(folder), "inputs": f"{folder}.plain.pt"})
+    keys.append(("ViTModel",))
+    environment = dict(os.environ)
+    if request.param == "4.57":
+        if not OLDEST.is_dir():
+            pytest.skip("make oldest-transformers installs it")
+        environment["PYTHONPATH"] = str(OLDEST)
+    path = tmp_path_factory.mktemp("answers") / "requests.json"
+    path.write_text(json.dumps(requests))
+    command = [sys.executable, str(ROOT / "tests" / "native_process.py"), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=path.parent, timeout=300)
+    assert done.returncode == 0, done.stderr
+    version, *found = torch.load(f"{path}.out")
+    assert version["version"].startswith("4.57" if request.param == "4.57" else "5.")
+    return dict(zip(keys, found))
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_pre_training(cases, answers, shape):
+    _, model, _, inputs, _ = cases[("pretrain", *shape)]
+    ours, found = model(**inputs), answers[("pretrain", *shape, "AutoModelForPreTraining")]
+    assert (found["class"], found["missing"]) == ("ViTMAEForPreTraining", [])
+    close(ours.loss, found["loss"])
+    close(ours.logits, found["logits"])
+    latent = answers[("pretrain", *shape, "AutoModel")]
+    assert latent["class"] == "ViTMAEModel"
+    close(model.vit(**inputs).last_hidden_state, latent["last_hidden_state"])
+
+
+@torch.no_grad()
+def test_ordered_features_of_a_pre_training_folder(cases, answers):
+    _, model, _, inputs, _ = cases["pretrain", 224, 16]
+    close(model.vit(inputs["pixel_values"]).last_hidden_state, answers["ViTModel",]["last_hidden_state"])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "native"), [("mean", "BeitForImageClassification"), ("probe", "ViTForImageClassification")]
+)
+@torch.no_grad()
+def test_classifiers(cases, answers, kind, native, shape):
+    _, model, processor, inputs, image = cases[(kind, *shape)]
+    found = answers[(kind, *shape, "AutoModelForImageClassification")]
+    assert (found["class"], found["missing"]) == (f"{native}ForImageClassification", [])
+    close(model(**inputs).logits, found["logits"])
+    probabilities = model(**processor(Image.open(image), return_tensors="pt")).logits.softmax(dim=1)[0]
+    theirs = answers[(kind, *shape, "image-classification")]
+    close(probabilities, torch.tensor([theirs[name] for name in NAMES.values()]))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["encoder", "pretrain as vit"])
+@torch.no_grad()
+def test_bare_encoders(cases, answers, kind, shape):
+    _, model, processor, inputs, image = cases[(kind, *shape)]
+    encoder = getattr(model, "vit", model)
+    found = answers[(kind, *shape, "AutoModel")]
+    assert (found["class"], found["missing"]) == ("ViTModel", [])
+    ours = encoder(inputs["pixel_values"]).last_hidden_state
+    close(ours, found["last_hidden_state"])
+    close(ours[:, 0], found["pooler_output"])  # the class token, not a random projection of it
+    features = encoder(**processor(Image.open(image), return_tensors="pt")).last_hidden_state
+    close(features, answers[(kind, *shape, "image-feature-extraction")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("mean", {"qkv_bias": False}),
+        ("probe", {"qkv_bias": False}),
+        ("pretrain", {"qkv_bias": False}),
+        ("mean", {"num_channels": 1}),
+        ("pretrain", {"num_channels": 5, "norm_pix_loss": True}),
+        ("probe", {"pooling": "cls", "head_batch_norm": False}),
+        ("mean", {"head_batch_norm": True}),
+        ("mean", {"layer_norm_eps": 1e-3, "hidden_act": "relu", "drop_path_rate": 0.3, "hidden_dropout_prob": 0.2}),
+        ("pretrain", {"mask_ratio": 0.5, "layer_norm_eps": 1e-12}),
+    ],
+    ids=str,
+)
+def test_every_kind_of_configuration(kind, fields, tmp_path):
+    """`export` itself compares; here it has to agree."""
+    config = MAEConfig(**{**TINY, **fields, "num_labels": 10})
+    model = shaken((MAEForPreTraining if kind == "pretrain" else MAEForImageClassification)(config))
+    _, result = write(model.train(), tmp_path)
+    assert model.training
+    assert all(difference < 1e-5 for name, difference in result.items() if name != "architecture")
+
+
+def test_the_check_notices_a_wrong_weight(tmp_path, monkeypatch):
+    def broken(tensors, folder, really=export.__globals__["save_torch_state_dict"]):
+        tensors["vit.encoder.layer.1.output.dense.bias"] = tensors["vit.encoder.layer.1.output.dense.bias"] + 0.01
+        really(tensors, folder)
+
+    monkeypatch.setattr("hf_mae.export.save_torch_state_dict", broken)
+    with pytest.raises(ValueError, match="gives other loss than ours: they differ by .*don't use it"):
+        write(make("pretrain"), tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{"image_size": (32, 64)}, {"patch_size": (8, 16), "image_size": 32}], ids=str)
+def test_rectangles_stay_ours(fields, tmp_path):
+    with pytest.raises(ValueError, match=r"(image|patch)_size is \d+ x \d+; transformers' own models take squares only"):
+        write(make("pretrain", **fields), tmp_path)
+
+
+def test_a_mean_pool_classifier_has_no_bare_encoder(tmp_path):
+    with pytest.raises(ValueError, match=r"no final norm \(a mean-pool classifier's.*export the pre-trained model below it"):
+        write(make("mean"), tmp_path, bare_encoder=True)
+    write(make("probe"), tmp_path, bare_encoder=True)
+
+
+def test_the_processor_is_the_folders_own(tmp_path):
+    model = make("mean")
+    model.save_pretrained(tmp_path / "own")
+    MAEImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3]
+    ).save_pretrained(tmp_path / "own")
+    run_script("export.py", f"--model_name_or_path={tmp_path / 'own'}", f"--output_dir={tmp_path / 'out'}")
+    written = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert (written["image_processor_type"], written["size"]) == ("BitImageProcessor", {"shortest_edge": 40})
+    assert written["image_mean"] == [0.1, 0.2, 0.3]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]["3"] == "kind 3"
+    # and a native folder can be exported again, if we can read it
+    model = make("pretrain")
+    write(model, tmp_path / "native")
+    again, _ = load_own(tmp_path / "native")
+    assert write(again, tmp_path / "again")[1]["architecture"] == "ViTMAEForPreTraining"
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "native" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_script_says_what_is_wrong(tmp_path):
+    make("mean").save_pretrained(tmp_path / "own")
+    write(make("mean"), tmp_path / "beit")
+    for source, target, message in [
+        (tmp_path / "own", tmp_path / "own", "is the model's own folder, which would be overwritten"),
+        (tmp_path / "beit", tmp_path / "out", "holds BeitForImageClassification; there must be one of MAEForPreTraining"),
+        (tmp_path / "missing", tmp_path / "out", "missing"),
+    ]:
+        assert message in script_error("export.py", f"--model_name_or_path={source}", f"--output_dir={target}")
