@@ -188,6 +188,12 @@ class DataArguments:
         name = self.dataset_name or self.train_dir
         return Path(name).resolve().name if Path(name).exists() else name
 
+    @property
+    def hub_id(self):
+        """The Hub id of the data set, or None."""
+        on_the_hub = self.dataset_name and self.dataset_name != "digits" and not Path(self.dataset_name).exists()
+        return self.dataset_name if on_the_hub else None
+
 
 class _Parser(HfArgumentParser):
     def __init__(self, *args, **kwargs):
@@ -232,7 +238,8 @@ def parse_recipe_and_flags(dataclass_types, argv=None):
 
 def save_recipe(given, path):
     """Writes what `parse_recipe_and_flags` was given as a recipe that repeats the run, to another output folder."""
-    recipe = {name: value for name, value in given.items() if name not in ("output_dir", "resume_from_checkpoint")}
+    left_out = ("output_dir", "resume_from_checkpoint", "hub_token")  # the recipe is published with the model
+    recipe = {name: value for name, value in given.items() if name not in left_out}
     if "config_overrides" in recipe:
         recipe["config_overrides"] = yaml.safe_load(recipe["config_overrides"])
     Path(path).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")

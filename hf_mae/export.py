@@ -48,6 +48,7 @@ _OUR_CLASSES = {
     "MAEModel": MAEModel,
     "ViTMAEForPreTraining": MAEForPreTraining,
     "ViTMAEModel": MAEModel,
+    "ViTModel": MAEModel,
 }
 TOLERANCE = 1e-5
 

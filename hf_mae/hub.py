@@ -1,232 +1,163 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Model cards."""
+"""Publishing on the Hub: a native folder that was checked, its card, and one commit."""
 
-import importlib.metadata
-import platform
-from dataclasses import dataclass, field
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from transformers import pipeline
 
-from .configuration_mae import MAEConfig
-
-
-PACKAGES = ("hf-mae", "torch", "torchvision", "transformers", "accelerate", "datasets")
-
-_TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ card.title }}
-
-{{ card.introduction }}
-
-## Use
-
-```python
-{{ card.usage }}
-```
-
-## Training
-
-{{ "{:,}".format(card.num_train_images) }} images of {{ card.dataset }}, {{ "{:g}".format(card.epochs) }} epochs
-({{ "{:,}".format(card.steps) }} updates of {{ card.total_batch_size }} images), peak learning rate
-{{ "{:g}".format(card.learning_rate) }}, on {{ card.hardware }}.
-`arguments.yaml` in this folder repeats it:
-
-```
-{{ card.command }}
-```
-
-{% if card.results -%}
-## Results
-
-{{ card.results_table }}
-
-{% endif -%}
-## Versions
-
-{{ card.versions }}
-"""
-
-_MAE = "[arXiv 2111.06377](https://arxiv.org/abs/2111.06377)"
+from .cards import Example, PlainCard
+from .export import export, load_own
+from .proof import PROOF_FILE, output_checksum, same_checksum
+from .training_cards import load_training_card
+from .visualization import CURVES_FILE, PANEL_FILE
+from .zoo import published_model
+from .zoo_cards import EXAMPLE, ZooCard
 
 
-@dataclass(kw_only=True)
-class TrainingCard:
-    """What the card of a freshly trained model says; every figure is one that the run gave.
+_KEPT = (PROOF_FILE, "arguments.yaml", CURVES_FILE, PANEL_FILE)
+
+
+@dataclass
+class Publication:
+    """What is about to be published.
 
     Attributes:
-        folder: Where the model lies.
-        dataset: Name of what it was trained on.
-        config: Its configuration.
-        num_parameters: Parameters of the encoder and in all.
-        num_train_images, num_held_out_images, epochs, steps, total_batch_size, learning_rate: The run.
-        hardware: What it ran on.
-        command: What repeats it.
-        results: Name → value, on held-out images; empty without them.
+        folder: Where it lies, complete.
+        card: Its `huggingface_hub.ModelCard`.
+        architecture: The native class.
+        differences: Output → greatest difference of the native model from ours.
     """
 
-    folder: str
-    dataset: str
-    config: MAEConfig
-    num_parameters: tuple[int, int]
-    num_train_images: int
-    num_held_out_images: int
-    epochs: float
-    steps: int
-    total_batch_size: int
-    learning_rate: float
-    hardware: str
-    command: str
-    results: dict = field(default_factory=dict)
+    folder: Path
+    card: ModelCard
+    architecture: str
+    differences: dict
 
     @property
-    def model(self):
-        """The model in a line."""
-        (height, width), (p, q) = self.config.image_hw, self.config.patch_hw
-        encoder, total = (f"{count / 1e6:.2f} M" for count in self.num_parameters)
-        return (
-            f"{total} parameters ({encoder} in the encoder), images of {height} x {width} pixels, patches of {p} x {q}, "
-            f"{self.config.num_channels} channel{'s' * (self.config.num_channels > 1)}"
-        )
-
-    @property
-    def versions(self):
-        """Versions of what it was trained with."""
-        return ", ".join([f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)])
-
-    def render(self):
-        """The card, `huggingface_hub.ModelCard`."""
-        return ModelCard.from_template(self.metadata, template_str=_TEMPLATE, card=self)
+    def files(self):
+        """Name in the repository → size in bytes."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
 
 
-@dataclass(kw_only=True)
-class PreTrainingCard(TrainingCard):
-    """The card of a pre-trained model; `results` are predictor → held-out loss.
+def prepare(source, repo_id, folder, license=None, widget_images=()):
+    """Makes the folder that is published: native model, processor, card, plots and recipe.
 
-    Attributes:
-        knn_accuracy: Of the features, if it was measured.
+    Args:
+        source: A folder that one of our scripts wrote.
+        repo_id: Hub id of what it becomes.
+        folder: Empty folder to write to.
+        license: Hub's name of the licence; else that of the published model or of the card in `source`.
+        widget_images: Image files for a classifier's widget; published models have one of their own.
+
+    Returns:
+        `Publication`
+
+    Raises:
+        ValueError: there is no licence; or the model, or its native form, doesn't compute what it should.
+        OSError: something is missing.
     """
-
-    knn_accuracy: float | None = None
-
-    @property
-    def metadata(self):
-        return ModelCardData(library_name="hf_mae", tags=["masked-autoencoder", "mae", "image-feature-extraction"])
-
-    @property
-    def title(self):
-        return f"Masked Autoencoder pre-trained on {self.dataset}"
-
-    @property
-    def introduction(self):
-        return (
-            f"A Masked Autoencoder ({_MAE}): {self.model}.\n"
-            f"It was trained without labels to fill in images of which {100 * self.config.mask_ratio:.0f} % was hidden."
+    source, folder = Path(source), Path(folder)
+    if not source.is_dir():
+        raise ValueError(f"model_name_or_path {source} is no folder here")
+    proof = _read_json(source / PROOF_FILE)
+    published = published_model(proof["name"]) if proof.get("name") else None
+    license = license or _license_of(source, published)
+    model, processor = load_own(source)
+    if proof and not same_checksum(proof["outputs"], output_checksum(model)):
+        raise ValueError(
+            f"{source / PROOF_FILE} says what the converted model computes, and this one computes something else: its "
+            "weights were changed or damaged since; convert it again, or delete the file if you trained it further"
         )
+    result = export(model, processor, folder)
+    architecture = result.pop("architecture")
+    for name in _KEPT:
+        if (source / name).is_file():
+            shutil.copy(source / name, folder / name)
+    facts = {"folder": repo_id, "native": architecture, "license": license}
+    examples = _examples(folder, repo_id, published, widget_images, architecture)
+    card = _card(source, model, published, proof, {**facts, "examples": examples}).render()
+    card.save(folder / "README.md")
+    return Publication(folder, card, architecture, result)
 
-    @property
-    def usage(self):
-        return (
-            "from hf_mae import MAEImageProcessor, MAEModel\n\n"
-            f'processor, model = MAEImageProcessor.from_pretrained("{self.folder}"), '
-            f'MAEModel.from_pretrained("{self.folder}")\n'
-            'features = model(**processor(image, return_tensors="pt")).last_hidden_state  '
-            "# class token, then patches in order"
+
+def _read_json(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _license_of(source, published):
+    readme = source / "README.md"
+    said = ModelCard.load(readme).data.license if readme.is_file() else None
+    license = said or (published.license if published and published.url else None)
+    if not license:
+        raise ValueError(
+            "nobody has said under which licence this may be used; give --license (apache-2.0, mit, cc-by-4.0, …: the Hub's "
+            "names). Weights that started from others' carry their terms: the MAE authors' are cc-by-nc-4.0"
         )
-
-    @property
-    def results_table(self):
-        target = "patches normalised by their own mean and deviation" if self.config.norm_pix_loss else "normalised pixels"
-        rows = [f"| {name} | {value:.4f} |" for name, value in self.results.items()]
-        measured = self.knn_accuracy is not None
-        knn = [f"k-NN accuracy of the features (cosine, k=20): {100 * self.knn_accuracy:.2f} %", ""] if measured else []
-        return "\n".join(
-            [
-                f"On {self.num_held_out_images:,} held-out images, with fixed masks; mean squared error of",
-                f"{target}.",
-                "",
-                "| predictor of the hidden patches | loss |",
-                "|---|---|",
-                *rows,
-                "",
-                *knn,
-                "![Held-out images: original, masked, reconstructed](reconstructions.png)",
-            ]
-        )
+    return license
 
 
-@dataclass(kw_only=True)
-class ClassifierCard(TrainingCard):
-    """The card of a classifier; `results` are metric → share.
+def _examples(folder, repo_id, published, images, architecture):
+    """Copies the pictures of the widget into the folder, and asks the native model."""
+    if not architecture.endswith("ForImageClassification"):
+        if images:
+            raise ValueError("widget images are for classifiers; the Hub has no widget for features")
+        return []
+    target = folder / "examples"
+    if published and not images:
+        target.mkdir()
+        Image.fromarray(load_sample_images().images[0]).save(target / EXAMPLE)
+        images = [target / EXAMPLE]
+    classify = pipeline("image-classification", model=str(folder)) if images else None
+    examples = []
+    for image in map(Path, images):
+        target.mkdir(exist_ok=True)
+        if image.parent != target:
+            shutil.copy(image, target / image.name)
+        with Image.open(image) as picture:
+            found = classify(picture.convert("RGB"), top_k=5)
+        output = [{"label": guess["label"], "score": round(guess["score"], 4)} for guess in found]
+        src = f"https://huggingface.co/{repo_id}/resolve/main/examples/{image.name}"
+        examples.append(Example(src=src, title="temple" if image.name == EXAMPLE else image.stem, output=output))
+    return examples
 
-    Attributes:
-        method: How it was trained, a sentence.
-        started_from: The encoder's weights before, in words.
+
+def _card(source, model, published, proof, facts):
+    if published:
+        return ZooCard.of(published, **facts, source_sha256=proof["source_sha256"])
+    trained = load_training_card(source, model.config, **facts)
+    if trained:
+        return trained
+    origin = None
+    if proof:
+        origin = f"Converted from `{proof['source_file']}` ({proof['source_format']}, SHA-256 {proof['source_sha256']})."
+    return PlainCard(config=model.config, class_name=type(model).__name__, source=origin, **facts)
+
+
+def upload(publication, repo_id, public=False):
+    """Puts it on the Hub in one commit, as a private repository unless `public`; may be repeated.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        ValueError: the repository is there, public, and `public` wasn't asked for.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
     """
-
-    method: str
-    started_from: str
-
-    @property
-    def metadata(self):
-        results = [
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=self.dataset,
-                dataset_name=self.dataset,
-                metric_type="accuracy",
-                metric_name=name,
-                metric_value=round(value, 5),
-            )
-            for name, value in self.results.items()
-        ]
-        return ModelCardData(
-            library_name="hf_mae",
-            pipeline_tag="image-classification",
-            tags=["masked-autoencoder", "mae"],
-            model_name=self.folder if results else None,
-            eval_results=results or None,
-        )
-
-    @property
-    def title(self):
-        return f"Classifier of {self.dataset} on a Masked Autoencoder's encoder"
-
-    @property
-    def introduction(self):
-        names = list(self.config.id2label.values())
-        shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        return (
-            f"A Vision Transformer with {len(names)} classes ({shown}): {self.model}.\n"
-            f"{self.method} The encoder, that of a Masked Autoencoder ({_MAE}), started from {self.started_from}."
-        )
-
-    @property
-    def usage(self):
-        return (
-            "import hf_mae\nfrom transformers import pipeline\n\n"
-            f'pipeline("image-classification", "{self.folder}")("picture.jpg")'
-        )
-
-    @property
-    def results_table(self):
-        rows = [f"| {name} | {100 * value:.2f} % |" for name, value in self.results.items()]
-        return "\n".join([f"On {self.num_held_out_images:,} held-out images.", "", "| metric | value |", "|---|---|", *rows])
-
-
-def version(package):
-    """The version of an installed package, or "not installed"."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def hardware(device, num_processes):
-    """The devices in words."""
-    if device.type == "cuda":
-        return f"{num_processes} x {torch.cuda.get_device_name(device)}"
-    threads = torch.get_num_threads()
-    return f"{num_processes} process{'es' * (num_processes > 1)} of {threads} CPU thread{'s' * (threads > 1)}"
+    api = HfApi()
+    api.create_repo(repo_id, private=not public, exist_ok=True)
+    is_private = api.model_info(repo_id).private
+    if not is_private and not public:
+        raise ValueError(f"{repo_id} is there already, and public: what is uploaded, everybody sees; say so by --public")
+    commit = api.upload_folder(
+        repo_id=repo_id, folder_path=publication.folder, commit_message=f"{publication.architecture}, with its card"
+    )
+    if is_private and public:
+        api.update_repo_settings(repo_id, private=False)
+    return commit.repo_url

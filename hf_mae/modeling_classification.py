@@ -30,7 +30,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
     torch.Size([2, 10])
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^vit\.layernorm\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^vit\.layernorm\.", r"^layernorm\.", r"pooler\."]
 
     def __init__(self, config):
         config = copy.deepcopy(config)  # the caller's stays as it is

@@ -103,7 +103,8 @@ class MAEPreTrainedModel(PreTrainedModel):
         """
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         saved, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-        if saved.get("model_type") not in ("mae", "vit_mae"):
+        native = saved.get("model_type") == "vit_mae" or MAEConfig.is_bare_vit(saved)
+        if not native and saved.get("model_type") != "mae":
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a model of type {saved.get('model_type')!r}; "
                 f"{cls.__name__} reads 'mae' and 'vit_mae'"
@@ -117,7 +118,7 @@ class MAEPreTrainedModel(PreTrainedModel):
             config = copy.deepcopy(config)  # the caller's stays as it is
         else:
             config = MAEConfig.from_dict({**config.to_dict(), "model_type": MAEConfig.model_type})
-        if saved["model_type"] == "vit_mae":
+        if native:
             kwargs.setdefault("key_mapping", VIT_MAE_RENAMES)
         wanted_size = config.image_size
         config.image_size = saved.get("image_size", MAEConfig.image_size)
@@ -155,7 +156,7 @@ class MAEModel(MAEPreTrainedModel):
     (torch.Size([1, 197, 192]), torch.Size([1, 192]))
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^fc_norm\.", r"^batch_norm\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^fc_norm\.", r"^batch_norm\.", r"^classifier\.", r"^pooler\."]
 
     def __init__(self, config, trainable_positions=False):
         super().__init__(config)

@@ -10,13 +10,15 @@ from transformers import set_seed
 
 from .arguments import parse_recipe_and_flags, save_recipe
 from .base_trainer import NonFiniteLossError
+from .cards import hardware, package_versions
 from .checkpoints import resume_point
 from .data import BadImageError, ImageDraws
-from .hub import ClassifierCard, hardware
 from .image_datasets import readable_names
 from .image_processing_mae import MAEImageProcessor
 from .optimization import scaled_learning_rate
+from .training_cards import ClassifierCard
 from .transforms import CentreCropTransform
+from .visualization import CURVES_FILE, PANEL_FILE, training_curves
 
 
 def run(script, title, argument_types, prepare, describe, finish):
@@ -106,7 +108,7 @@ def closing(trainer, lines, **places):
 
 
 def write_papers(trainer, data_args, given, card_class, script, **facts):
-    """`arguments.yaml`, which repeats the run, and the model card, into the output folder.
+    """`arguments.yaml`, which repeats the run, curves and the model card, into the output folder.
 
     Args:
         given: What the script was given, from `parse_recipe_and_flags`.
@@ -116,9 +118,11 @@ def write_papers(trainer, data_args, given, card_class, script, **facts):
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     save_recipe(given, folder / "arguments.yaml")
+    training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
     card = card_class(
         folder=folder.resolve().name,
         dataset=data_args.source_name,
+        hub_dataset=data_args.hub_id,
         config=trainer.model.config,
         num_parameters=parameter_counts(trainer.model),
         num_train_images=len(trainer.train_dataset),
@@ -128,10 +132,13 @@ def write_papers(trainer, data_args, given, card_class, script, **facts):
         total_batch_size=args.total_batch_size,
         learning_rate=args.learning_rate,
         hardware=hardware(args.device, args.world_size),
+        versions=package_versions(),
+        pictures=[name for name in (CURVES_FILE, PANEL_FILE) if (folder / name).is_file()],
         command=f"accelerate launch scripts/{script} arguments.yaml --output_dir runs/again",
         **facts,
     )
     card.render().save(folder / "README.md")
+    card.save_facts(folder)
 
 
 def prepare_classifier(model_args, data_args, args, trainer_class, train_transform):
@@ -193,6 +200,8 @@ def finish_classifier(trainer, model_args, data_args, given, metrics, script, me
     names = {"top-1 accuracy": "eval_top1_accuracy", "top-5 accuracy": "eval_top5_accuracy"}
     accuracies = {name: metrics[key] for name, key in names.items() if key in metrics}
     facts = {"results": accuracies, "method": method, "started_from": started_from(model_args)}
+    if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
+        facts["base_model"] = model_args.model_name_or_path
     write_papers(trainer, data_args, given, ClassifierCard, script, **facts)
     lines = [method] if accuracies else []
     print(closing(trainer, lines + [f"{name:34} {value:13.2%}" for name, value in accuracies.items()]))

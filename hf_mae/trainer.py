@@ -15,11 +15,10 @@ from .functional import baseline_losses, masked_losses, patchify, pixel_target, 
 from .metrics import TopKAccuracy, knn_accuracy
 from .optimization import lars_groups, layer_decay_groups
 from .transforms import PairMixing
-from .visualization import reconstruction_panel
+from .visualization import PANEL_FILE, reconstruction_panel
 
 
 PANEL_IMAGES = 8
-PANEL_FILE = "reconstructions.png"
 
 
 class MAETrainer(DrawTrainer):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Panels that show what a model makes of masked images."""
+"""Panels that show what a model makes of masked images, and curves of its training."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from .functional import patchify, unpatchify
 
 
+PANEL_FILE, CURVES_FILE = "reconstructions.png", "curves.png"  # in an output folder
 _GREY = 128
 
 
@@ -38,6 +39,33 @@ def reconstruction_panel(model, processor, pixel_values, noise=None):
         axis.set_title(title)
     if result.borrows_patch_statistics:
         figure.supxlabel("norm_pix_loss: the brightness and contrast of each patch are the original's", fontsize=8)
+    return figure
+
+
+def training_curves(log_history):
+    """Losses over the epochs, and accuracies if there are any.
+
+    Args:
+        log_history: The Trainer's.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
+    panels = {
+        "loss": {"loss": "training", "eval_loss": "held out"},
+        "accuracy": {"eval_top1_accuracy": "top-1, held out", "eval_knn_accuracy": "k-NN of the features"},
+    }
+    logged = {key for entry in log_history for key in entry}
+    panels = {title: {k: name for k, name in keys.items() if k in logged} for title, keys in panels.items()}
+    panels = {title: keys for title, keys in panels.items() if keys}
+    figure = Figure(figsize=(4.2 * max(1, len(panels)), 3), layout="constrained")
+    for axis, (title, keys) in zip(figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels.items()):
+        for key, name in keys.items():
+            points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+            axis.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(title)
+        axis.legend(frameon=False)
     return figure
 
 

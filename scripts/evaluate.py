@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from hf_mae.cards import PACKAGES, hardware, version
 from hf_mae.data import BadImageError, ImageDraws, collate, own_labels
-from hf_mae.hub import PACKAGES, hardware, version
 from hf_mae.image_datasets import load_evaluation_dataset
 from hf_mae.inference import ProcessorTransform, finite, load_classifier, match_classes, num_channels
 from hf_mae.metrics import TopKAccuracy

@@ -12,11 +12,12 @@ import numpy as np
 from hf_mae import MAEImageProcessor
 from hf_mae.arguments import DataArguments, ModelArguments
 from hf_mae.data import ImageDraws
-from hf_mae.hub import PreTrainingCard
 from hf_mae.runs import closing, parameter_counts, run, write_papers
-from hf_mae.trainer import PANEL_FILE, MAETrainer
+from hf_mae.trainer import MAETrainer
 from hf_mae.training_arguments import MAETrainingArguments
+from hf_mae.training_cards import PreTrainingCard
 from hf_mae.transforms import CentreCropTransform, HeldOutTransform, PretrainingTransform
+from hf_mae.visualization import PANEL_FILE
 
 
 def main():

@@ -188,7 +188,8 @@ def test_every_kind_of_configuration(kind, fields, tmp_path):
 
 def test_the_check_notices_a_wrong_weight(tmp_path, monkeypatch):
     def broken(tensors, folder, really=export.__globals__["save_torch_state_dict"]):
-        tensors["vit.encoder.layer.1.output.dense.bias"] = tensors["vit.encoder.layer.1.output.dense.bias"] + 0.01
+        name = "vit.encoder.layer.1.output.dense.bias"
+        tensors[name] = tensors[name] + 0.01 * torch.eye(48)[7]
         really(tensors, folder)
 
     monkeypatch.setattr("hf_mae.export.save_torch_state_dict", broken)

@@ -1,149 +1,250 @@
-import yaml
+"""Publishing to a Hub on this machine, and using what was published from a clean cache."""
 
-from hf_mae import MAEConfig
-from hf_mae.hub import ClassifierCard, PreTrainingCard
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+import torch
+from conftest import GOLDEN, ROOT, TINY, run_script, script_error
+from huggingface_hub import ModelCard
+from loopback_hub import loopback_hub
+from test_export import make
 
-EXPECTED = """
-# Masked Autoencoder pre-trained on chest-xrays
-
-A Masked Autoencoder ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377)): 6.54 M parameters (5.50 M in the encoder), images of 224 x 224 pixels, patches of 16 x 16, 1 channel.
-It was trained without labels to fill in images of which 75 % was hidden.
-
-## Use
-
-```python
 from hf_mae import MAEImageProcessor, MAEModel
-
-processor, model = MAEImageProcessor.from_pretrained("xrays"), MAEModel.from_pretrained("xrays")
-features = model(**processor(image, return_tensors="pt")).last_hidden_state  # class token, then patches in order
-```
-
-## Training
-
-12,345 images of chest-xrays, 12.5 epochs
-(2,410 updates of 64 images), peak learning rate
-3.75e-05, on 1 x NVIDIA H100.
-`arguments.yaml` in this folder repeats it:
-
-```
-accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again
-```
-
-## Results
-
-On 678 held-out images, with fixed masks; mean squared error of
-patches normalised by their own mean and deviation.
-
-| predictor of the hidden patches | loss |
-|---|---|
-| this model | 0.5123 |
-| mean of the visible patches | 1.2500 |
-| best constant patch per image | 0.9877 |
-
-![Held-out images: original, masked, reconstructed](reconstructions.png)
-
-## Versions
-
-"""  # noqa: E501
+from hf_mae.cards import PlainCard
+from hf_mae.conversion import convert
+from hf_mae.hub import prepare
+from hf_mae.proof import PROOF_FILE, proof
+from hf_mae.zoo import ZOO
 
 
-FACTS = {
-    "folder": "xrays",
-    "dataset": "chest-xrays",
-    "config": MAEConfig.from_size("tiny", num_channels=1, norm_pix_loss=True),
-    "num_parameters": (5_500_000, 6_543_210),
-    "num_train_images": 12_345,
-    "num_held_out_images": 678,
-    "epochs": 12.5,
-    "steps": 2_410,
-    "total_batch_size": 64,
-    "learning_rate": 3.75e-5,
-    "hardware": "1 x NVIDIA H100",
-    "command": "accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again",
-    "results": {"this model": 0.51234, "mean of the visible patches": 1.25, "best constant patch per image": 0.98765},
-}
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub, and processes that know no other: no cache, no other token."""
+    with loopback_hub() as hub:
+        environment = {
+            "HF_ENDPOINT": hub.address,
+            "HF_TOKEN": hub.token,
+            "HF_HOME": str(tmp_path / "hf_home"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield hub
 
 
-def test_whole_card():
-    card = PreTrainingCard(**FACTS)
-    text = str(card.render())
-    _, head, body = text.split("---\n", 2)
-    assert yaml.safe_load(head)["library_name"] == "hf_mae"
-    assert body.startswith(EXPECTED)
-    assert "torch " in body[len(EXPECTED) :]
+def save(model, folder):
+    model.save_pretrained(folder)
+    MAEImageProcessor.from_model_config(model.config).save_pretrained(folder)
+    return folder
 
 
-def test_card_without_held_out_images():
-    card = PreTrainingCard(**{**FACTS, "num_held_out_images": 0, "results": {}})
-    text = str(card.render())
-    assert "Results" not in text
-    assert "reconstructions.png" not in text
-
-
-def test_k_nn_accuracy_is_shown_if_it_was_measured():
-    line = "k-NN accuracy of the features (cosine, k=20): 81.23 %"
-    assert line in str(PreTrainingCard(**FACTS, knn_accuracy=0.81234).render())
-    assert "k-NN" not in str(PreTrainingCard(**FACTS).render())
-
-
-CLASSIFIER = """
-# Classifier of chest-xrays on a Masked Autoencoder's encoder
-
-A Vision Transformer with 2 classes (ill, well): 6.54 M parameters (5.50 M in the encoder), images of 224 x 224 pixels, patches of 16 x 16, 1 channel.
-It was trained whole (fine-tuning). The encoder, that of a Masked Autoencoder ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377)), started from mae-xrays.
-
-## Use
-
-```python
-import hf_mae
-from transformers import pipeline
-
-pipeline("image-classification", "xrays")("picture.jpg")
-```
-
-## Training
-
-12,345 images of chest-xrays, 12.5 epochs
-(2,410 updates of 64 images), peak learning rate
-3.75e-05, on 1 x NVIDIA H100.
-`arguments.yaml` in this folder repeats it:
-
-```
-accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again
-```
-
-## Results
-
-On 678 held-out images.
-
-| metric | value |
-|---|---|
-| top-1 accuracy | 91.23 % |
-
-## Versions
-
-"""  # noqa: E501
-
-
-def test_whole_card_of_a_classifier():
-    config = MAEConfig.from_size("tiny", num_channels=1, id2label={0: "ill", 1: "well"}, label2id={"ill": 0, "well": 1})
-    card = ClassifierCard(
-        **{**FACTS, "config": config, "results": {"top-1 accuracy": 0.912346}},
-        method="It was trained whole (fine-tuning).",
-        started_from="mae-xrays",
+def plain_python(code):
+    """Runs code where hf_mae can't be imported; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['hf_mae'] = None\n" + code],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd="/",
     )
-    _, head, body = str(card.render()).split("---\n", 2)
-    metadata = yaml.safe_load(head)
-    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("hf_mae", "image-classification")
-    (result,) = metadata["model-index"][0]["results"]
-    assert result["dataset"]["name"] == "chest-xrays"
-    assert result["metrics"] == [{"type": "accuracy", "value": 0.91235, "name": "top-1 accuracy"}]
-    assert body.startswith(CLASSIFIER)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_card_of_a_classifier_without_held_out_images():
-    facts = {**FACTS, "results": {}, "num_held_out_images": 0}
-    text = str(ClassifierCard(**facts, method="m.", started_from="random weights").render())
-    assert "model-index" not in text
-    assert "## Results" not in text
+def publish(folder, repo_id, *flags, check=True):
+    arguments = [f"--model_name_or_path={folder}", f"--repo_id={repo_id}", "--license=apache-2.0", *flags]
+    return run_script("publish.py", *arguments, check=check)
+
+
+def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
+    """Published after a broken upload, loaded by plain transformers, and fine-tuned by its Hub id."""
+    model = make("pretrain", norm_pix_loss=True)
+    folder = save(model, tmp_path / "own")
+    hub.broken_commits = 1
+    status, stdout, stderr = publish(folder, "org/mae-vit-huge", check=False)
+    assert status == 1
+    assert "publish.py: error: " in stderr
+    assert "nothing is lost: the same command tries again" in stderr
+    assert "Traceback" not in stderr
+    output = stdout + stderr + publish(folder, "org/mae-vit-huge")
+    repo = hub.repos["org/mae-vit-huge"]
+    assert repo["private"]
+    assert len(repo["commits"]) == 1
+    assert set(repo["commits"][0]) >= {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert hub.token not in output
+    assert not any(hub.token.encode() in data for data in repo["commits"][0].values())
+    assert not any(hub.token in path.read_text(errors="ignore") for path in folder.iterdir())
+
+    torch.save({"pixel_values": torch.randn(2, 3, 32, 32), "noise": torch.rand(2, 16)}, tmp_path / "inputs.pt")
+    plain_python(
+        "import torch\nfrom transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining\n"
+        f"inputs = torch.load({str(tmp_path / 'inputs.pt')!r})\n"
+        "model = AutoModel.from_pretrained('org/mae-vit-huge')\n"
+        "whole = AutoModelForPreTraining.from_pretrained('org/mae-vit-huge')\n"
+        "print(type(model), AutoImageProcessor.from_pretrained('org/mae-vit-huge'))\n"
+        f"torch.save([model(**inputs).last_hidden_state, whole(**inputs).loss], {str(tmp_path / 'outputs.pt')!r})"
+    )
+    latent, loss = torch.load(tmp_path / "outputs.pt")
+    inputs = torch.load(tmp_path / "inputs.pt")
+    torch.testing.assert_close(latent, model.vit(**inputs).last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(loss, model(**inputs).loss, rtol=0, atol=1e-5)
+
+    assert run_card_code(str(repo["commits"][0]["README.md"], "utf-8"), tmp_path)["features"].shape == (1, 17, 48)
+
+    flags = ["--dataset_name=digits", "--max_steps=2", "--per_device_train_batch_size=16", "--report_to=none", "--use_cpu"]
+    flags += ["--warmup_epochs=0", "--eval_strategy=no", "--dataloader_num_workers=0", f"--output_dir={tmp_path / 'tuned'}"]
+    printed = run_script("run_finetune.py", "--model_name_or_path=org/mae-vit-huge", *flags)
+    assert "top-1 accuracy" in printed
+    facts = json.loads((tmp_path / "tuned" / "card.json").read_text())
+    assert facts["base_model"] == "org/mae-vit-huge"
+
+    printed = publish(tmp_path / "tuned", "org/digits")
+    card = ModelCard(str(hub.repos["org/digits"]["commits"][0]["README.md"], "utf-8"))
+    assert (card.data.base_model, card.data.base_model_relation) == ("org/mae-vit-huge", "finetune")
+    assert card.data.eval_results[0].metric_value == pytest.approx(facts["results"]["top-1 accuracy"], abs=1e-5)
+    assert "curves.png" in hub.repos["org/digits"]["commits"][0]
+
+
+def run_card_code(text, folder):
+    """Runs a card's blocks of Python as they stand, in a process of its own; returns `features`."""
+    from PIL import Image
+
+    Image.new("RGB", (60, 40), "red").save(folder / "picture.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(blocks) == 2
+    for i, block in enumerate(blocks):
+        code = f"import os, torch\nos.chdir({str(folder)!r})\n{block}\ntorch.save(features, 'features{i}.pt')\n"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=240, cwd=ROOT)
+    features = [torch.load(folder / f"features{i}.pt") for i in range(2)]
+    torch.testing.assert_close(*features, rtol=0, atol=1e-5)
+    return {"features": features[0]}
+
+
+def test_classifier_to_hub_and_back(hub, tmp_path, photos):
+    folder = save(make("mean"), tmp_path / "own")
+    photos[0].save(tmp_path / "temple.png")
+    publish(folder, "org/birds", "--public", f"--widget_images={tmp_path / 'temple.png'}")
+    repo = hub.repos["org/birds"]
+    assert not repo["private"]
+    assert len(repo["commits"]) == 1
+    printed = plain_python(
+        "import json\nfrom transformers import pipeline\n"
+        f"print(json.dumps(pipeline('image-classification', 'org/birds')({str(tmp_path / 'temple.png')!r})))"
+    )
+    found = json.loads(printed.splitlines()[-1])
+    card = ModelCard(str(repo["commits"][0]["README.md"], "utf-8"))
+    (example,) = card.data.widget
+    assert example["src"] == "https://huggingface.co/org/birds/resolve/main/examples/temple.png"
+    assert example["output"] == [{"label": g["label"], "score": pytest.approx(g["score"], abs=1e-4)} for g in found]
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
+    assert card.data.pipeline_tag == "image-classification"
+    assert "examples/temple.png" in repo["commits"][0]
+    # once public, it isn't updated unawares
+    status, _, stderr = publish(folder, "org/birds", check=False)
+    assert status == 1
+    assert "org/birds is there already, and public" in stderr
+    assert len(repo["commits"]) == 1
+
+
+def test_dry_run_touches_no_network(hub, tmp_path):
+    printed = publish(save(make("probe"), tmp_path / "own"), "org/probe", "--dry_run")
+    assert "ViTForImageClassification, for org/probe" in printed
+    assert re.search(r"[\d,]+ bytes  model\.safetensors", printed)
+    assert "library_name: transformers" in printed
+    assert not hub.requests
+    assert not hub.repos
+
+
+def test_wrong_token(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_another_secret")
+    status, stdout, stderr = publish(save(make("probe"), tmp_path / "own"), "org/probe", check=False)
+    assert status == 1
+    assert "401" in stderr
+    assert "hf_another_secret" not in stdout + stderr
+    assert "Traceback" not in stderr
+
+
+def converted(name, **fields):
+    path = GOLDEN / f"{name}.pth"
+    from hf_mae.foreign_checkpoints import read_checkpoint
+
+    conversion = convert(*read_checkpoint(path), num_attention_heads=3, **fields)
+    return conversion, proof(conversion, path, None)
+
+
+def test_a_failed_proof_is_refused(tmp_path):
+    conversion, facts = converted("facebook_mae_encoder_only")
+    folder = save(conversion.model, tmp_path / "own")
+    (folder / PROOF_FILE).write_text(json.dumps(facts))
+    publication = prepare(folder, "org/encoder", tmp_path / "out", license="cc-by-nc-4.0")
+    assert publication.architecture == "ViTModel"
+    assert "Converted from `facebook_mae_encoder_only.pth`" in str(publication.card)
+    assert publication.card.data.pipeline_tag == "image-feature-extraction"
+    with torch.no_grad():
+        conversion.model.layers[0].mlp.fc1.weight[3] += 3
+    save(conversion.model, folder)
+    message = "this one computes something else: its weights were changed or damaged since"
+    with pytest.raises(ValueError, match=message):
+        prepare(folder, "org/encoder", tmp_path / "again", license="cc-by-nc-4.0")
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+
+
+def test_licence(tmp_path):
+    folder = save(make("pretrain"), tmp_path / "own")
+    with pytest.raises(ValueError, match="nobody has said under which licence .* give --license"):
+        prepare(folder, "org/a", tmp_path / "out")
+    card = PlainCard(folder="a", config=make("pretrain").config, class_name="MAEForPreTraining", license="mit").render()
+    card.save(folder / "README.md")
+    assert prepare(folder, "org/a", tmp_path / "out").card.data.license == "mit"
+
+
+@pytest.mark.parametrize("name", ["vit-base-p16_mae-1600e-pre_8xb128-coslr-100e_in1k", "mae_finetuned_vit_base"])
+def test_a_published_models_card(name, tmp_path):
+    """Converted weights under a published name get its card, with the measured answer for the picture."""
+    conversion, facts = converted("facebook_finetune")
+    folder = save(conversion.model, tmp_path / "own")
+    (folder / PROOF_FILE).write_text(json.dumps({**facts, "name": name}))
+    publication = prepare(folder, "me/mine", tmp_path / "out")
+    data = publication.card.data
+    assert data.license == ZOO[name].license
+    assert data.base_model.startswith("me/mae-vit-base")
+    assert data.eval_results[0].source_name == ZOO[name].source
+    assert len(data.widget[0]["output"]) == 5
+    assert data.widget[0]["src"].startswith("https://huggingface.co/me/mine/resolve/main/examples/")
+    assert facts["source_sha256"] in str(publication.card)
+    assert {"examples/china.jpg", "conversion.json"} <= set(publication.files)
+
+
+def test_what_is_wrong_in_a_line(tmp_path):
+    own = save(make("mean"), tmp_path / "own")
+    wide = save(MAEModel(make("encoder", image_size=(32, 64)).config), tmp_path / "wide")
+    for flags, message in [
+        ([f"--model_name_or_path={own}", "--repo_id=birds"], "--repo_id is 'birds'; it must be ORG/NAME"),
+        ([f"--model_name_or_path={own}", "--repo_id=a/b/c"], "--repo_id a/b/c: "),
+        ([f"--model_name_or_path={tmp_path / 'none'}", "--repo_id=a/b"], "is no folder here"),
+        ([f"--model_name_or_path={own}", "--repo_id=a/b"], "nobody has said under which licence"),
+        (
+            [f"--model_name_or_path={wide}", "--repo_id=a/b", "--license=mit"],
+            "image_size is 32 x 64; transformers' own models",
+        ),
+        (
+            [f"--model_name_or_path={own}", "--repo_id=a/b", "--license=mit", f"--widget_images={own / 'config.json'}"],
+            "cannot identify image file",
+        ),
+    ]:
+        assert message in script_error("publish.py", *flags), message
+
+
+def test_the_token_stays_out_of_the_recipe(tmp_path):
+    flags = ["--dataset_name=digits", "--max_steps=1", "--hub_token=hf_secret", "--use_cpu", "--report_to=none"]
+    overrides = json.dumps({k: v for k, v in TINY.items() if k not in ("image_size", "patch_size")})
+    flags += ["--image_size=32", "--patch_size=8", f"--config_overrides={overrides}", "--warmup_epochs=0"]
+    run_script("run_mae.py", *flags, "--eval_strategy=no", f"--output_dir={tmp_path / 'run'}")
+    for path in Path(tmp_path / "run").rglob("*.*"):
+        if path.suffix in (".yaml", ".md", ".json"):
+            assert "hf_secret" not in path.read_text(), path

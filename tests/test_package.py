@@ -13,7 +13,7 @@ ORDER = [
     *("configuration_mae", "flops", "functional", "image_processing_mae", "optimization", "modeling_outputs", "zoo"),
     *("foreign_checkpoints", "layers", "modeling_mae", "modeling_classification", "image_datasets", "transforms", "data"),
     *("metrics", "inference", "training_arguments", "arguments", "checkpoints", "conversion", "proof", "export"),
-    *("visualization", "base_trainer", "trainer", "hub", "publishing", "runs", "__init__"),
+    *("visualization", "cards", "training_cards", "zoo_cards", "hub", "base_trainer", "trainer", "runs", "__init__"),
 ]
 MODULES = sorted((ROOT / "hf_mae").glob("*.py"))
 

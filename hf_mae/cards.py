@@ -1,0 +1,258 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""What every model card has in common: a dataclass says what is on it, one template writes it."""
+
+import functools
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass, field
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+
+from .configuration_mae import MAEConfig
+from .flops import multiply_adds
+from .modeling_classification import MAEForImageClassification
+from .modeling_mae import MAEForPreTraining, MAEModel
+
+
+PACKAGES = ("hf-mae", "torch", "torchvision", "transformers", "accelerate", "datasets")
+TAGS = ["masked-autoencoder", "mae", "vision"]
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ card.title }}
+
+{{ card.introduction }}
+{% for heading, text in card.sections.items() if text %}
+## {{ heading }}
+
+{{ text }}
+{% endfor %}"""
+
+MAE = "[arXiv 2111.06377](https://arxiv.org/abs/2111.06377)"
+CITATION = """```bibtex
+@Article{MaskedAutoencoders2021,
+  author  = {Kaiming He and Xinlei Chen and Saining Xie and Yanghao Li and Piotr Doll{\\'a}r and Ross Girshick},
+  journal = {arXiv:2111.06377},
+  title   = {Masked Autoencoders Are Scalable Vision Learners},
+  year    = {2021},
+}
+```"""
+
+
+@dataclass(kw_only=True)
+class Example:
+    """A picture on a card, and what the model said of it: [{"label": …, "score": …}, …], None if it wasn't asked."""
+
+    src: str
+    title: str
+    output: list | None = None
+
+    @property
+    def widget(self):
+        return {"src": self.src, "example_title": self.title, **({"output": self.output} if self.output else {})}
+
+
+@dataclass(kw_only=True)
+class Card:
+    """What every card says. Subclasses fill in the rest.
+
+    Attributes:
+        folder: Where the model lies: its name here, or its Hub id.
+        config: Its configuration.
+        native: Whether it lies there in transformers' own format: the native architecture, or None.
+        license: Hub's name of the licence, or None where nobody has said.
+        examples: Pictures for the Hub's widget.
+    """
+
+    folder: str
+    config: MAEConfig
+    native: str | None = None
+    license: str | None = None
+    examples: list = field(default_factory=list)
+
+    @property
+    def architecture(self):
+        """Name of our class."""
+        raise NotImplementedError
+
+    @property
+    def is_classifier(self):
+        return self.architecture == "MAEForImageClassification"
+
+    @property
+    def data(self):
+        """The metadata's fields beside those of `Card`."""
+        return {}
+
+    @property
+    def metadata(self):
+        kind = "image-classification" if self.is_classifier else "image-feature-extraction"
+        return ModelCardData(
+            license=self.license,
+            library_name="transformers" if self.native else "hf_mae",
+            pipeline_tag=kind,
+            tags=TAGS,
+            widget=[example.widget for example in self.examples] or None,
+            **self.data,
+        )
+
+    @property
+    def sections(self):
+        """Heading → text, None where there is nothing to say."""
+        raise NotImplementedError
+
+    def render(self):
+        """The card, `huggingface_hub.ModelCard`."""
+        return ModelCard.from_template(self.metadata, template_str=_TEMPLATE, card=self)
+
+    @property
+    def usage(self):
+        """Code for plain transformers and for hf_mae, as Markdown."""
+        if not self.native:
+            return _python(_OWN_CLASSIFIER if self.is_classifier else _OWN_FEATURES, self.folder)
+        if self.is_classifier:
+            with_ours = f"```\npython scripts/predict.py --model_name_or_path {self.folder} picture.jpg\n```"
+            return (
+                f"With plain transformers, 4.57 or newer:\n\n{_python(_NATIVE_CLASSIFIER, self.folder)}\n\n"
+                f"With hf_mae:\n\n{with_ours}"
+            )
+        features = _NATIVE_ENCODER if self.native == "ViTModel" else _NATIVE_FEATURES
+        ours = _OWN_FEATURES if self.native == "ViTModel" else _OWN_FEATURES + _OWN_RECONSTRUCTION
+        return (
+            f"With plain transformers, 4.57 or newer:\n\n{_python(features, self.folder)}\n\n"
+            f"With hf_mae:\n\n{_python(ours, self.folder)}"
+        )
+
+    @property
+    def size(self):
+        """Parameters and work, counted on the model itself."""
+        parameters, in_encoder, work = count(self.config, self.architecture)
+        (height, width), (p, q) = self.config.image_hw, self.config.patch_hw
+        channels = f"{self.config.num_channels} channel{'s' * (self.config.num_channels > 1)}"
+        encoder = f", {in_encoder / 1e6:.2f} M of them in the encoder" if in_encoder < parameters else ""
+        whole = "" if self.is_classifier else ", of which nothing is masked"
+        return (
+            f"{parameters / 1e6:.2f} M parameters{encoder} (position tables included); {work / 1e9:.2f} G multiply-adds for "
+            f"one image{whole}: {height} x {width} pixels in {channels}, "
+            f"patches of {p} x {q}."
+        )
+
+
+def count(config, architecture):
+    """(parameters and positions, those of the encoder, multiply-adds) of a class of ours; nothing is computed.
+
+    Multiply-adds are those of a classifier, and of the encoder of anything else.
+
+    Example:
+
+    >>> [f"{figure / 1e6:.2f}" for figure in count(MAEConfig(), "MAEForPreTraining")]
+    ['111.91', '85.80', '17582.48']
+    """
+    return _count(config.to_json_string(), architecture)
+
+
+@functools.lru_cache
+def _count(config, architecture):
+    classes = {c.__name__: c for c in (MAEForImageClassification, MAEForPreTraining, MAEModel)}
+    with torch.device("meta"):
+        model = classes[architecture](MAEConfig(**json.loads(config)))
+    encoder = getattr(model, "vit", model)
+    counts = [
+        sum(tensor.numel() for name, tensor in part.state_dict().items() if not name.startswith("batch_norm."))
+        for part in (model, encoder)
+    ]
+    return *counts, multiply_adds(encoder if architecture == "MAEForPreTraining" else model)
+
+
+_NATIVE_CLASSIFIER = """from transformers import pipeline
+
+pipeline("image-classification", "{folder}")("picture.jpg")"""
+_NATIVE_FEATURES = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForPreTraining, ViTModel
+
+inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+features = ViTModel.from_pretrained("{folder}", add_pooling_layer=False)(**inputs).last_hidden_state  # nothing masked
+loss = AutoModelForPreTraining.from_pretrained("{folder}")(**inputs).loss  # of what it fills in, masked at random"""
+_NATIVE_ENCODER = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+features = AutoModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order"""
+_OWN_FEATURES = """from PIL import Image
+from hf_mae import MAEForPreTraining, MAEImageProcessor, MAEModel
+
+inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order"""
+_OWN_RECONSTRUCTION = """
+pictures = MAEForPreTraining.from_pretrained("{folder}").reconstruct(**inputs).images  # hides most of it, fills it in"""
+_OWN_CLASSIFIER = """import hf_mae
+from transformers import pipeline
+
+pipeline("image-classification", "{folder}")("picture.jpg")"""
+
+
+def _python(code, folder):
+    if "reconstruct" not in code:
+        code = code.replace("import MAEForPreTraining, ", "import ")
+    return f"```python\n{code.format(folder=folder)}\n```"
+
+
+def version(package):
+    """The version of an installed package, or "not installed"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def package_versions():
+    """Versions of what a model is trained with, in a line."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)])
+
+
+def hardware(device, num_processes):
+    """The devices in words."""
+    if device.type == "cuda":
+        return f"{num_processes} x {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{num_processes} process{'es' * (num_processes > 1)} of {threads} CPU thread{'s' * (threads > 1)}"
+
+
+@dataclass(kw_only=True)
+class PlainCard(Card):
+    """The card of a model of which nothing is known but itself.
+
+    Attributes:
+        class_name: Of ours.
+        source: Where its weights come from, a sentence; None if nobody knows.
+    """
+
+    class_name: str
+    source: str | None = None
+
+    @property
+    def architecture(self):
+        return self.class_name
+
+    @property
+    def title(self):
+        return self.folder.rpartition("/")[2]
+
+    @property
+    def introduction(self):
+        what = {"MAEForPreTraining": "A Masked Autoencoder", "MAEModel": "The encoder of a Masked Autoencoder"}
+        return f"{what.get(self.class_name, 'A classifier on the encoder of a Masked Autoencoder')} ({MAE})."
+
+    @property
+    def sections(self):
+        return {
+            "Use": self.usage,
+            "Origin": self.source,
+            "Size": self.size,
+            "Licence": f"{self.license}; as its publisher says." if self.license else None,
+            "Citation": CITATION,
+        }
