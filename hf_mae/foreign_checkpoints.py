@@ -28,6 +28,8 @@ _STUBBED = (
 )
 _STUBBED_PACKAGE = "mmengine."
 _OF_TENSORS = re.compile(r"torch\.\w+Storage|torch\._utils\._rebuild_\w+|collections\.OrderedDict")
+# what the Hub's client raises when the network fails, whichever HTTP library it uses
+NETWORK_ERRORS = HfHubHTTPError.__bases__
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
@@ -71,7 +73,7 @@ def download(url, folder):
             except HfHubHTTPError as error:
                 if error.response.status_code != 416:  # nothing is left to fetch
                     raise
-    except Exception as error:
+    except NETWORK_ERRORS as error:
         if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError) and error.errno:
             raise  # the disk's
         kept = f"; {part.stat().st_size:,} bytes are kept, the same command goes on from there"

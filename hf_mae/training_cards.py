@@ -214,9 +214,9 @@ class ClassifierCard(TrainingCard):
         return "\n".join([f"On {self.num_held_out_images:,} held-out images.", "", "| metric | value |", "|---|---|", *rows])
 
 
-def load_training_card(folder, config, **published):
+def load_training_card(source, config, **published):
     """The card of a folder that one of the training scripts wrote, with fields changed for publishing; None if none did."""
-    path = Path(folder, FACTS_FILE)
+    path = Path(source, FACTS_FILE)
     if not path.is_file():
         return None
     facts = json.loads(path.read_text(encoding="utf-8"))

@@ -10,12 +10,12 @@ import argparse
 import sys
 import tempfile
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import get_token, validate_repo_id
 from safetensors import SafetensorError
 
+from hf_mae.foreign_checkpoints import NETWORK_ERRORS
 from hf_mae.hub import prepare, upload
-from hf_mae.image_processing_mae import DECODE_ERRORS
 
 
 def main():
@@ -23,7 +23,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         try:
             publication = prepare(args.model_name_or_path, args.repo_id, folder, args.license, args.widget_images)
-        except (ValueError, OSError, SafetensorError, *DECODE_ERRORS) as error:
+        except (ValueError, OSError, SafetensorError) as error:
             sys.exit(f"publish.py: error: {error}")
         print(f"{publication.architecture}, for {args.repo_id}")
         print("\n".join(f"  {size:15,} bytes  {name}" for name, size in publication.files.items()))
@@ -33,7 +33,7 @@ def main():
             return
         try:
             print(f"published at {upload(publication, args.repo_id, args.public)}")
-        except (HfHubHTTPError, LocalTokenNotFoundError, ValueError, OSError) as error:
+        except (*NETWORK_ERRORS, ValueError) as error:
             sys.exit(f"publish.py: error: {said(error)}; nothing is lost: the same command tries again")
 
 

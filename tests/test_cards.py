@@ -1,51 +1,16 @@
+import subprocess
+import sys
+
+import pytest
 import yaml
+from conftest import GOLDEN, ROOT
+from huggingface_hub import ModelCard
 
-from hf_mae import MAEConfig
-from hf_mae.training_cards import ClassifierCard, PreTrainingCard
-
-
-EXPECTED = """
-# Masked Autoencoder pre-trained on chest-xrays
-
-A Masked Autoencoder ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377)): 6.54 M parameters (5.50 M in the encoder), images of 224 x 224 pixels, patches of 16 x 16, 1 channel.
-It was trained without labels to fill in images of which 75 % was hidden.
-
-## Use
-
-```python
-from hf_mae import MAEImageProcessor, MAEModel
-
-processor, model = MAEImageProcessor.from_pretrained("xrays"), MAEModel.from_pretrained("xrays")
-features = model(**processor(image, return_tensors="pt")).last_hidden_state  # class token, then patches in order
-```
-
-## Training
-
-12,345 images of chest-xrays, 12.5 epochs
-(2,410 updates of 64 images), peak learning rate
-3.75e-05, on 1 x NVIDIA H100.
-`arguments.yaml` in this folder repeats it:
-
-```
-accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again
-```
-
-## Results
-
-On 678 held-out images, with fixed masks; mean squared error of
-patches normalised by their own mean and deviation.
-
-| predictor of the hidden patches | loss |
-|---|---|
-| this model | 0.5123 |
-| mean of the visible patches | 1.2500 |
-| best constant patch per image | 0.9877 |
-
-![Held-out images: original, masked, reconstructed](reconstructions.png)
-
-## Versions
-
-"""  # noqa: E501
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
+from hf_mae.cards import Example, count
+from hf_mae.training_cards import ClassifierCard, PreTrainingCard, load_training_card
+from hf_mae.zoo import ZOO
+from hf_mae.zoo_cards import ZooCard, zoo_table
 
 
 FACTS = {
@@ -60,25 +25,48 @@ FACTS = {
     "total_batch_size": 64,
     "learning_rate": 3.75e-5,
     "hardware": "1 x NVIDIA H100",
+    "versions": "Python 3.12.1, torch 2.15.0",
     "command": "accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again",
     "results": {"this model": 0.51234, "mean of the visible patches": 1.25, "best constant patch per image": 0.98765},
+    "pictures": ["curves.png", "reconstructions.png"],
+}
+LABELS = {"id2label": {0: "ill", 1: "well"}, "label2id": {"ill": 0, "well": 1}}
+CLASSIFIER_FACTS = {
+    **FACTS,
+    "config": MAEConfig.from_size("tiny", num_channels=1, **LABELS),
+    "results": {"top-1 accuracy": 0.912346},
+    "method": "It was trained whole (fine-tuning).",
+    "started_from": "mae-xrays",
+    "pictures": ["curves.png"],
 }
 
 
 def test_whole_card():
-    card = PreTrainingCard(**FACTS)
-    text = str(card.render())
-    _, head, body = text.split("---\n", 2)
-    assert yaml.safe_load(head)["library_name"] == "hf_mae"
-    assert body.startswith(EXPECTED)
-    assert "torch " in body[len(EXPECTED) :]
+    assert str(PreTrainingCard(**FACTS).render()) == (GOLDEN / "cards" / "pre-trained.md").read_text()
 
 
-def test_card_without_held_out_images():
-    card = PreTrainingCard(**{**FACTS, "num_held_out_images": 0, "results": {}})
-    text = str(card.render())
-    assert "Results" not in text
-    assert "reconstructions.png" not in text
+def test_whole_card_of_a_published_classifier():
+    published = {
+        "folder": "org/xrays",
+        "native": "BeitForImageClassification",
+        "license": "apache-2.0",
+        "hub_dataset": "org/chest-xrays",
+        "base_model": "org/mae-xrays",
+        "examples": [Example(src="https://a/b.png", title="b", output=[{"label": "ill", "score": 0.75}])],
+    }
+    card = ClassifierCard(**{**CLASSIFIER_FACTS, **published}).render()
+    assert str(card) == (GOLDEN / "cards" / "classifier.md").read_text()
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_value, result.metric_name) == ("chest-xrays", 0.91235, "top-1 accuracy")
+
+
+def test_cards_without_held_out_images():
+    nothing = {"num_held_out_images": 0, "results": {}, "pictures": []}
+    for card in (PreTrainingCard(**{**FACTS, **nothing}), ClassifierCard(**{**CLASSIFIER_FACTS, **nothing})):
+        text = str(card.render())
+        assert "Results" not in text
+        assert ".png" not in text
+        assert "model-index" not in text
 
 
 def test_k_nn_accuracy_is_shown_if_it_was_measured():
@@ -87,63 +75,71 @@ def test_k_nn_accuracy_is_shown_if_it_was_measured():
     assert "k-NN" not in str(PreTrainingCard(**FACTS).render())
 
 
-CLASSIFIER = """
-# Classifier of chest-xrays on a Masked Autoencoder's encoder
-
-A Vision Transformer with 2 classes (ill, well): 6.54 M parameters (5.50 M in the encoder), images of 224 x 224 pixels, patches of 16 x 16, 1 channel.
-It was trained whole (fine-tuning). The encoder, that of a Masked Autoencoder ([arXiv 2111.06377](https://arxiv.org/abs/2111.06377)), started from mae-xrays.
-
-## Use
-
-```python
-import hf_mae
-from transformers import pipeline
-
-pipeline("image-classification", "xrays")("picture.jpg")
-```
-
-## Training
-
-12,345 images of chest-xrays, 12.5 epochs
-(2,410 updates of 64 images), peak learning rate
-3.75e-05, on 1 x NVIDIA H100.
-`arguments.yaml` in this folder repeats it:
-
-```
-accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again
-```
-
-## Results
-
-On 678 held-out images.
-
-| metric | value |
-|---|---|
-| top-1 accuracy | 91.23 % |
-
-## Versions
-
-"""  # noqa: E501
+@pytest.mark.parametrize(
+    "card", [PreTrainingCard(**FACTS), ClassifierCard(**CLASSIFIER_FACTS)], ids=lambda c: type(c).__name__
+)
+def test_facts_survive_the_folder(card, tmp_path):
+    card.save_facts(tmp_path)
+    assert str(load_training_card(tmp_path, card.config).render()) == str(card.render())
+    again = load_training_card(tmp_path, card.config, folder="org/name", license="mit").render()
+    assert again.data.license == "mit"
+    assert "org/name" in again.text
+    assert load_training_card(tmp_path / "elsewhere", card.config) is None
 
 
-def test_whole_card_of_a_classifier():
-    config = MAEConfig.from_size("tiny", num_channels=1, id2label={0: "ill", 1: "well"}, label2id={"ill": 0, "well": 1})
-    card = ClassifierCard(
-        **{**FACTS, "config": config, "results": {"top-1 accuracy": 0.912346}},
-        method="It was trained whole (fine-tuning).",
-        started_from="mae-xrays",
+@pytest.mark.parametrize("architecture", ["MAEForPreTraining", "MAEForImageClassification"])
+def test_counts_are_those_of_a_real_model(architecture):
+    config = MAEConfig.from_size("tiny", image_size=64, pooling="cls", head_batch_norm=True)
+    model = {"MAEForPreTraining": MAEForPreTraining, "MAEForImageClassification": MAEForImageClassification}[architecture](
+        config
     )
-    _, head, body = str(card.render()).split("---\n", 2)
-    metadata = yaml.safe_load(head)
-    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("hf_mae", "image-classification")
-    (result,) = metadata["model-index"][0]["results"]
-    assert result["dataset"]["name"] == "chest-xrays"
-    assert result["metrics"] == [{"type": "accuracy", "value": 0.91235, "name": "top-1 accuracy"}]
-    assert body.startswith(CLASSIFIER)
+    parameters = sum(tensor.numel() for name, tensor in model.state_dict().items() if "batch_norm" not in name)
+    assert count(config, architecture)[:2] == (parameters, sum(t.numel() for t in model.vit.state_dict().values()))
 
 
-def test_card_of_a_classifier_without_held_out_images():
-    facts = {**FACTS, "results": {}, "num_held_out_images": 0}
-    text = str(ClassifierCard(**facts, method="m.", started_from="random weights").render())
-    assert "model-index" not in text
-    assert "## Results" not in text
+def test_the_zoos_cards_are_the_tables(tmp_path):
+    """`make cards` leaves everything as it is."""
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
+    command = [sys.executable, str(ROOT / "scripts" / "write_cards.py"), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=240)
+    written = {path.name: path.read_text() for path in (tmp_path / "model_cards").glob("*")}
+    assert written == {path.name: path.read_text() for path in (ROOT / "model_cards").glob("*")}, "make cards"
+    assert set(written) == {f"{model.hub_name}.md" for model in ZOO.values()}
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "make cards"
+    assert zoo_table().count("\n") == 1 + len(ZOO)
+
+
+@pytest.mark.parametrize("model", ZOO.values(), ids=lambda model: model.hub_name)
+def test_metadata_of_the_zoo(model):
+    path = ROOT / "model_cards" / f"{model.hub_name}.md"
+    metadata = yaml.safe_load(path.read_text().split("---\n")[1])
+    data = ModelCard.load(path).data
+    assert metadata["library_name"] == "transformers"
+    assert metadata["license"] == {"mmpretrain": "apache-2.0", "facebookresearch": "cc-by-nc-4.0"}[model.source]
+    assert metadata["datasets"] == ["imagenet-1k"]
+    assert "masked-autoencoder" in metadata["tags"]
+    text = path.read_text()
+    for heading in ("Use", "Training", "Evaluation", "Size", "Limits", "Whose weights, and licence", "Citation"):
+        assert f"\n## {heading}\n" in text
+    if model.kind == "pretrain":
+        assert metadata["pipeline_tag"] == "image-feature-extraction"
+        assert "model-index" not in metadata
+        assert "base_model" not in metadata
+    else:
+        assert metadata["pipeline_tag"] == "image-classification"
+        assert metadata["base_model"] == f"hf-mae/{ZOO[model.starts_from].hub_name}"
+        assert metadata["base_model_relation"] == "finetune"
+        (result,) = data.eval_results
+        assert (result.metric_value, result.source_name) == (model.top1, model.source)
+        assert "as reported by" in result.metric_name
+        assert result.source_url.startswith("https://github.com/")
+        assert metadata["widget"][0]["src"].endswith(f"{model.hub_name}/resolve/main/examples/china.jpg")
+    assert (model.url or "without the weights") in text
+    assert (model.digest or ":").split(":")[1] in text
+
+
+def test_published_figures_on_the_cards():
+    text = str(ZooCard.of(ZOO["mae_vit-huge-p16_8xb512-amp-coslr-1600e_in1k"]).render())
+    assert "657.07 M parameters, 630.76 M of them in the encoder" in text
+    assert "167.40 G multiply-adds" in text
+    assert "| [vit-huge-p14-mae-in1k-448px](https://huggingface.co/hf-mae/vit-huge-p14-mae-in1k-448px) | 87.3 |" in text

@@ -18,6 +18,7 @@ from hf_mae.arguments import (
 from hf_mae.configuration_mae import SIZES
 from hf_mae.flops import multiply_adds
 from hf_mae.training_arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
+from hf_mae.zoo import ZOO
 
 
 RECIPES = ROOT / "scripts" / "recipes"
@@ -32,15 +33,7 @@ with (GOLDEN / "models.tsv").open() as lines:
 
 
 def recipe_of(row):
-    """The recipe of a published model: kind, size, epochs and pixels are in its name."""
-    words = row["name"].removesuffix("_in1k").split("-")
-    size, epochs = words[1], next(word for word in reversed(words) if word[0].isdigit() and word.split("_")[0][-1] == "e")
-    name = {
-        "pretrain": f"mae-vit-{size}-{epochs}",
-        "finetune": f"vit-{size}-{epochs.split('_')[0]}" + "-448px" * row["name"].endswith("448px"),
-        "linear_probe": f"vit-{size}-{epochs}",
-    }[row["kind"]]
-    return RECIPES / row["kind"] / f"{name}.yaml"
+    return RECIPES / f"{ZOO[row['name']].recipe}.yaml"
 
 
 def parse(path, tmp_path, *flags):
