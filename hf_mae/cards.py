@@ -150,7 +150,7 @@ def count(config, architecture):
     Example:
 
     >>> [f"{figure / 1e6:.2f}" for figure in count(MAEConfig(), "MAEForPreTraining")]
-    ['111.91', '85.80', '17582.48']
+    ['111.91', '85.80', '17581.97']
     """
     return _count(config.to_json_string(), architecture)
 

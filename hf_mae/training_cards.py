@@ -180,7 +180,7 @@ class ClassifierCard(TrainingCard):
         results = [
             EvalResult(
                 task_type="image-classification",
-                dataset_type=self.dataset,
+                dataset_type=self.hub_dataset or self.dataset,
                 dataset_name=self.dataset,
                 metric_type="accuracy",
                 metric_name=name,
