@@ -133,9 +133,7 @@ def test_ordered_features_of_a_pre_training_folder(cases, answers):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(
-    ("kind", "native"), [("mean", "BeitForImageClassification"), ("probe", "ViTForImageClassification")]
-)
+@pytest.mark.parametrize(("kind", "native"), [("mean", "Beit"), ("probe", "ViT")])
 @torch.no_grad()
 def test_classifiers(cases, answers, kind, native, shape):
     _, model, processor, inputs, image = cases[(kind, *shape)]
@@ -189,11 +187,11 @@ def test_every_kind_of_configuration(kind, fields, tmp_path):
 def test_the_check_notices_a_wrong_weight(tmp_path, monkeypatch):
     def broken(tensors, folder, really=export.__globals__["save_torch_state_dict"]):
         name = "vit.encoder.layer.1.output.dense.bias"
-        tensors[name] = tensors[name] + 0.01 * torch.eye(48)[7]
+        tensors[name] = tensors[name] + 0.1 * torch.eye(48)[7]
         really(tensors, folder)
 
     monkeypatch.setattr("hf_mae.export.save_torch_state_dict", broken)
-    with pytest.raises(ValueError, match="gives other loss than ours: they differ by .*don't use it"):
+    with pytest.raises(ValueError, match="gives other (loss|logits) than ours: they differ by .*don't use it"):
         write(make("pretrain"), tmp_path)
 
 
