@@ -136,7 +136,7 @@ def convert(state_dict, extras=None, published=None, **fields):
     notes, extras = [], dict(extras or {})
     if name != "transformers vit_mae":
         extras.pop("config", None)
-    elif "config" not in extras and "layer_norm_eps" not in fields:
+    elif published is None and "config" not in extras and "layer_norm_eps" not in fields:
         fields["layer_norm_eps"] = 1e-12
         notes.append("layer_norm_eps is taken to be 1e-12, transformers' default; no config.json lies beside the file")
     config = _read_config(renamed, extras, published, fields, notes)
@@ -155,7 +155,7 @@ def convert(state_dict, extras=None, published=None, **fields):
     model.load_state_dict(renamed, strict=True, assign=True)
     conversion = Conversion(model=model.eval(), format=name, num_source_tensors=len(state_dict), notes=notes)
     if published:
-        _check_published(conversion, published)
+        check_published(conversion.model, published)
     return conversion
 
 
@@ -243,7 +243,7 @@ def _class_names(num_labels, extras, published):
 def _untold_fields(fields, extras, published, given, notes):
     """What no tensor tells: from the published model, else from what lies beside the tensors, else the usual."""
     if published:
-        names = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss")
+        names = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss", "layer_norm_eps")
         return {name: getattr(published.config, name) for name in names}
     known = {**extras.get("config", {}), **given}
     untold = {}
@@ -296,16 +296,16 @@ def _check_keys(found, model):
         raise ValueError(f"the tensors are not those of a {type(model).__name__}; in our names, " + "; ".join(lines))
 
 
-def _check_published(conversion, published):
-    """Raises ValueError if the tensors contradict the name."""
-    config, expected = conversion.model.config, published.config
+def check_published(model, published):
+    """Raises ValueError if a model isn't of the kind and size that a published model's name says."""
+    config, expected = model.config, published.config
     towers = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    names = [*towers, "image_size", "patch_size", "num_channels"]
+    names = [*towers, "image_size", "patch_size", "num_channels", "layer_norm_eps"]
     if published.kind == "pretrain" and published.has_decoder:
-        names += [f"decoder_{name}" for name in towers]
+        names += ["norm_pix_loss", *(f"decoder_{name}" for name in towers)]
     elif published.kind != "pretrain":
         names += ["num_labels", "pooling", "head_batch_norm"]
-    pairs = [("the model", type(conversion.model).__name__, published.architecture)]
+    pairs = [("the model", type(model).__name__, published.architecture)]
     if pairs[0][1] == pairs[0][2]:
         pairs += [(name, getattr(config, name), getattr(expected, name)) for name in names]
     wrong = [f"{name} is {found}, not {wanted}" for name, found, wanted in pairs if found != wanted]

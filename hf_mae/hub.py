@@ -6,13 +6,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from transformers import pipeline
 
 from .cards import Example, PlainCard
+from .conversion import check_published
 from .export import export, load_own
+from .image_processing_mae import image_to_array
 from .proof import PROOF_FILE, output_checksum, same_checksum
 from .training_cards import load_training_card
 from .visualization import CURVES_FILE, PANEL_FILE
@@ -20,7 +23,8 @@ from .zoo import published_model
 from .zoo_cards import EXAMPLE, ZooCard
 
 
-_KEPT = (PROOF_FILE, "arguments.yaml", CURVES_FILE, PANEL_FILE)
+RECIPE_FILE = "arguments.yaml"
+_KEPT = (PROOF_FILE, CURVES_FILE, PANEL_FILE)
 
 
 @dataclass
@@ -75,11 +79,15 @@ def prepare(source, repo_id, folder, license=None, widget_images=()):
             f"{source / PROOF_FILE} says what the converted model computes, and this one computes something else: its "
             "weights were changed or damaged since; convert it again, or delete the file if you trained it further"
         )
+    if published:
+        check_published(model, published)
     result = export(model, processor, folder)
     architecture = result.pop("architecture")
     for name in _KEPT:
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
+    if (source / RECIPE_FILE).is_file():
+        (folder / RECIPE_FILE).write_text(_public_recipe(source / RECIPE_FILE), encoding="utf-8")
     facts = {"folder": repo_id, "native": architecture, "license": license}
     examples = _examples(folder, repo_id, published, widget_images, architecture)
     card = _card(source, model, published, proof, {**facts, "examples": examples}).render()
@@ -89,6 +97,18 @@ def prepare(source, repo_id, folder, license=None, widget_images=()):
 
 def _read_json(path):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _public_recipe(path):
+    """A recipe without tokens, and without the way to files here: that is nobody else's business."""
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    kept = {name: value for name, value in recipe.items() if "token" not in name}
+    return yaml.safe_dump({name: _without_folders(value) for name, value in kept.items()}, sort_keys=False)
+
+
+def _without_folders(value):
+    local = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~", ".")) or Path(value).exists())
+    return Path(value).name if local else value
 
 
 def _license_of(source, published):
@@ -118,19 +138,30 @@ def _examples(folder, repo_id, published, images, architecture):
     examples = []
     for image in map(Path, images):
         target.mkdir(exist_ok=True)
-        if image.parent != target:
-            shutil.copy(image, target / image.name)
-        with Image.open(image) as picture:
-            found = classify(picture.convert("RGB"), top_k=5)
+        shown = image if image.parent == target else _copy_of_pixels(image, target)
+        with Image.open(shown) as picture:
+            found = classify(picture, top_k=5)
         output = [{"label": guess["label"], "score": round(guess["score"], 4)} for guess in found]
-        src = f"https://huggingface.co/{repo_id}/resolve/main/examples/{image.name}"
-        examples.append(Example(src=src, title="temple" if image.name == EXAMPLE else image.stem, output=output))
+        src = f"https://huggingface.co/{repo_id}/resolve/main/examples/{shown.name}"
+        examples.append(Example(src=src, title="temple" if shown.name == EXAMPLE else shown.stem, output=output))
     return examples
+
+
+def _copy_of_pixels(image, folder):
+    """Writes an image's pixels, upright, and nothing else: a photograph's file also says where and when it was taken."""
+    path = folder / f"{image.stem}.png"
+    if path.exists():
+        raise ValueError(f"two widget images are called {image.stem}; give them different names")
+    with Image.open(image) as picture:
+        Image.fromarray(image_to_array(picture, num_channels=3)).save(path)
+    return path
 
 
 def _card(source, model, published, proof, facts):
     if published:
-        return ZooCard.of(published, **facts, source_sha256=proof["source_sha256"])
+        # upstream's figures belong to its file, whose digest was checked; under a name without a file come any weights
+        theirs = published.digest is not None
+        return ZooCard.of(published, **facts, source_sha256=proof["source_sha256"], weights_are_upstreams=theirs)
     trained = load_training_card(source, model.config, **facts)
     if trained:
         return trained
@@ -156,7 +187,10 @@ def upload(publication, repo_id, public=False):
     if not is_private and not public:
         raise ValueError(f"{repo_id} is there already, and public: what is uploaded, everybody sees; say so by --public")
     commit = api.upload_folder(
-        repo_id=repo_id, folder_path=publication.folder, commit_message=f"{publication.architecture}, with its card"
+        repo_id=repo_id,
+        folder_path=publication.folder,
+        commit_message=f"{publication.architecture}, with its card",
+        delete_patterns="*",  # what an earlier upload left would be loaded, or shown, beside it
     )
     if is_private and public:
         api.update_repo_settings(repo_id, private=False)

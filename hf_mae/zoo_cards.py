@@ -23,10 +23,12 @@ class ZooCard(Card):
     Attributes:
         published: Its row of the table.
         source_sha256: Digest of the file that it was converted from, if it was.
+        weights_are_upstreams: Whether upstream's figures are of these weights.
     """
 
     published: PublishedModel
     source_sha256: str | None = None
+    weights_are_upstreams: bool = True
 
     @classmethod
     def of(cls, published, organization=ORGANIZATION, **fields):
@@ -92,7 +94,7 @@ class ZooCard(Card):
         if self.below:
             fields["base_model"] = f"{self.organization}/{self.below.hub_name}"
             fields["base_model_relation"] = "finetune"
-        if self.published.top1:
+        if self.published.top1 and self.weights_are_upstreams:
             fields["eval_results"] = [
                 EvalResult(
                     task_type="image-classification",
@@ -129,6 +131,9 @@ class ZooCard(Card):
     @property
     def results(self):
         reported = f"as reported by [{self.published.source}]({self.source['url']}), not measured again"
+        if self.is_classifier and not self.weights_are_upstreams:
+            theirs = f"reports {self.published.top1:g} % for its own, which it didn't publish"
+            return f"These weights were not measured; {self.published.source} {theirs}."
         if self.is_classifier:
             return f"ImageNet-1k top-1 accuracy: {self.published.top1:g} %, {reported}."
         rows = [m for m in ZOO.values() if m.starts_from == self.published.name]

@@ -84,7 +84,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         lines = [json.loads(line) for line in data.splitlines()]
         files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
         last = (self.hub.repos[name]["commits"] or [{}])[-1]
-        self.hub.repos[name]["commits"].append({**last, **{path: base64.b64decode(text) for path, text in files.items()}})
+        deleted = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+        kept = {path: data for path, data in last.items() if path not in deleted}
+        added = {path: base64.b64decode(text) for path, text in files.items()}
+        self.hub.repos[name]["commits"].append(kept | added)
         return self.answer(200, {"commitUrl": f"{self.hub.address}/{name}/commit/{'1' * 40}", "commitOid": "1" * 40})
 
     def do_PUT(self):

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import GOLDEN, ROOT, TINY, run_script, script_error
 from huggingface_hub import ModelCard
 from loopback_hub import loopback_hub
+from PIL import Image
+from test_conversion import upstream_tensors
 from test_export import make
 
 from hf_mae import MAEImageProcessor, MAEModel
@@ -112,8 +115,6 @@ def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
 
 def run_card_code(text, folder):
     """Runs a card's blocks of Python as they stand, in a process of its own; returns `features`."""
-    from PIL import Image
-
     Image.new("RGB", (60, 40), "red").save(folder / "picture.jpg")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 2
@@ -144,11 +145,15 @@ def test_classifier_to_hub_and_back(hub, tmp_path, photos):
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
     assert card.data.pipeline_tag == "image-classification"
     assert "examples/temple.png" in repo["commits"][0]
+    # what is gone from the folder is gone from the repository
+    publish(folder, "org/birds", "--public")
+    assert "examples/temple.png" not in repo["commits"][-1]
+    assert "model.safetensors" in repo["commits"][-1]
     # once public, it isn't updated unawares
     status, _, stderr = publish(folder, "org/birds", check=False)
     assert status == 1
     assert "org/birds is there already, and public" in stderr
-    assert len(repo["commits"]) == 1
+    assert len(repo["commits"]) == 2
 
 
 def test_dry_run_touches_no_network(hub, tmp_path):
@@ -203,21 +208,60 @@ def test_licence(tmp_path):
     assert prepare(folder, "org/a", tmp_path / "out").card.data.license == "mit"
 
 
-@pytest.mark.parametrize("name", ["vit-base-p16_mae-1600e-pre_8xb128-coslr-100e_in1k", "mae_finetuned_vit_base"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit-base-p16_mae-1600e-pre_8xb128-coslr-100e_in1k",
+        "mae_finetuned_vit_base",
+        "vit-base-p16_mae-300e-pre_8xb128-coslr-100e_in1k",  # without a published file: whose weights, nobody knows
+    ],
+)
 def test_a_published_models_card(name, tmp_path):
-    """Converted weights under a published name get its card, with the measured answer for the picture."""
-    conversion, facts = converted("facebook_finetune")
+    """Weights under a published name get its card and a measured answer; its figures only if they are its file's."""
+    tensors = upstream_tensors(GOLDEN / "mmpretrain_keys" / "finetune-base.tsv")
+    conversion = convert({key: tensor.clone() for key, tensor in tensors.items()}, published=ZOO[name])
     folder = save(conversion.model, tmp_path / "own")
-    (folder / PROOF_FILE).write_text(json.dumps({**facts, "name": name}))
-    publication = prepare(folder, "me/mine", tmp_path / "out")
+    facts = proof(conversion, GOLDEN / "mmpretrain_finetune.pth", ZOO[name])
+    (folder / PROOF_FILE).write_text(json.dumps(facts))
+    publication = prepare(folder, "me/mine", tmp_path / "out", license=None if ZOO[name].url else "mit")
     data = publication.card.data
-    assert data.license == ZOO[name].license
     assert data.base_model.startswith("me/mae-vit-base")
-    assert data.eval_results[0].source_name == ZOO[name].source
+    if ZOO[name].url:
+        assert data.license == ZOO[name].license
+        assert data.eval_results[0].source_name == ZOO[name].source
+    else:
+        assert not data.eval_results
+        assert "These weights were not measured" in str(publication.card)
     assert len(data.widget[0]["output"]) == 5
-    assert data.widget[0]["src"].startswith("https://huggingface.co/me/mine/resolve/main/examples/")
+    assert data.widget[0]["src"] == "https://huggingface.co/me/mine/resolve/main/examples/china.jpg"
     assert facts["source_sha256"] in str(publication.card)
     assert {"examples/china.jpg", "conversion.json"} <= set(publication.files)
+
+
+def test_a_model_under_anothers_name_is_refused(tmp_path):
+    conversion, facts = converted("facebook_finetune")
+    folder = save(conversion.model, tmp_path / "own")
+    (folder / PROOF_FILE).write_text(json.dumps({**facts, "name": "mae_finetuned_vit_base"}))
+    with pytest.raises(ValueError, match="the tensors are not mae_finetuned_vit_base: hidden_size is 48, not 768"):
+        prepare(folder, "me/mine", tmp_path / "out")
+
+
+def test_nothing_private_is_published(tmp_path, photos):
+    folder = save(make("mean"), tmp_path / "own")
+    recipe = {"train_dir": "/home/alice/patients", "hub_token": "hf_secret", "size": "tiny", "dataset_name": "org/birds"}
+    (folder / "arguments.yaml").write_text(yaml.safe_dump(recipe))
+    exif = Image.Exif()
+    exif[270], exif[274] = "GPS home of Alice", 6
+    photos[0].save(tmp_path / "photo.jpg", exif=exif)
+    prepare(folder, "org/a", tmp_path / "out", license="mit", widget_images=[tmp_path / "photo.jpg"])
+    kept = yaml.safe_load((tmp_path / "out" / "arguments.yaml").read_text())
+    assert kept == {"train_dir": "patients", "size": "tiny", "dataset_name": "org/birds"}
+    with Image.open(tmp_path / "out" / "examples" / "photo.png") as shown:
+        assert not shown.getexif()
+        assert shown.size == photos[0].size[::-1]  # turned as the camera said
+    published = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    for secret in (b"hf_secret", b"alice", b"home of Alice"):
+        assert secret not in published
 
 
 def test_what_is_wrong_in_a_line(tmp_path):
