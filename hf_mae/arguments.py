@@ -22,6 +22,7 @@ from .modeling_mae import MAEForPreTraining
 
 
 logger = logging.get_logger(__name__)
+RECIPE_FILE = "arguments.yaml"  # of an output folder: what repeats the run
 _CHANGEABLE = ("image_size", "drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
 
 

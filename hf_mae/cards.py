@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What every model card has in common: a dataclass says what is on it, one template writes it."""
 
+import abc
 import functools
 import importlib.metadata
 import json
@@ -57,7 +58,7 @@ class Example:
 
 
 @dataclass(kw_only=True)
-class Card:
+class Card(abc.ABC):
     """What every card says. Subclasses fill in the rest.
 
     Attributes:
@@ -75,9 +76,9 @@ class Card:
     examples: list = field(default_factory=list)
 
     @property
+    @abc.abstractmethod
     def architecture(self):
         """Name of our class."""
-        raise NotImplementedError
 
     @property
     def is_classifier(self):
@@ -101,9 +102,9 @@ class Card:
         )
 
     @property
+    @abc.abstractmethod
     def sections(self):
         """Heading → text, None where there is nothing to say."""
-        raise NotImplementedError
 
     def render(self):
         """The card, `huggingface_hub.ModelCard`."""
@@ -113,19 +114,20 @@ class Card:
     def usage(self):
         """Code for plain transformers and for hf_mae, as Markdown."""
         if not self.native:
-            return _python(_OWN_CLASSIFIER if self.is_classifier else _OWN_FEATURES, self.folder)
+            own = _OWN_CLASSIFIER if self.is_classifier else _OWN_FEATURES
+            return own.format(folder=self.folder)
         if self.is_classifier:
-            with_ours = f"```\npython scripts/predict.py --model_name_or_path {self.folder} picture.jpg\n```"
-            return (
-                f"With plain transformers, 4.57 or newer:\n\n{_python(_NATIVE_CLASSIFIER, self.folder)}\n\n"
-                f"With hf_mae:\n\n{with_ours}"
-            )
-        features = _NATIVE_ENCODER if self.native == "ViTModel" else _NATIVE_FEATURES
-        ours = _OWN_FEATURES if self.native == "ViTModel" else _OWN_FEATURES + _OWN_RECONSTRUCTION
-        return (
-            f"With plain transformers, 4.57 or newer:\n\n{_python(features, self.folder)}\n\n"
-            f"With hf_mae:\n\n{_python(ours, self.folder)}"
-        )
+            plain, own = _NATIVE_CLASSIFIER, _OWN_PREDICTION
+        elif self.native == "ViTModel":
+            plain, own = _NATIVE_ENCODER, _OWN_FEATURES
+        else:
+            plain, own = _NATIVE_FEATURES, _OWN_PRETRAINED
+        text = f"With plain transformers, 4.57 or newer:\n\n{plain}\n\nWith hf_mae:\n\n{own}"
+        return text.format(folder=self.folder)
+
+    @property
+    def licence(self):
+        return f"{self.license}; as its publisher says." if self.license else None
 
     @property
     def size(self):
@@ -168,37 +170,50 @@ def _count(config, architecture):
     return *counts, multiply_adds(encoder if architecture == "MAEForPreTraining" else model)
 
 
-_NATIVE_CLASSIFIER = """from transformers import pipeline
+_NATIVE_CLASSIFIER = """```python
+from transformers import pipeline
 
-pipeline("image-classification", "{folder}")("picture.jpg")"""
-_NATIVE_FEATURES = """from PIL import Image
+pipeline("image-classification", "{folder}")("picture.jpg")
+```"""
+_NATIVE_FEATURES = """```python
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForPreTraining, ViTModel
 
 inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
 features = ViTModel.from_pretrained("{folder}", add_pooling_layer=False)(**inputs).last_hidden_state  # nothing masked
-loss = AutoModelForPreTraining.from_pretrained("{folder}")(**inputs).loss  # of what it fills in, masked at random"""
-_NATIVE_ENCODER = """from PIL import Image
+loss = AutoModelForPreTraining.from_pretrained("{folder}")(**inputs).loss  # of what it fills in, masked at random
+```"""
+_NATIVE_ENCODER = """```python
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
-features = AutoModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order"""
-_OWN_FEATURES = """from PIL import Image
+features = AutoModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
+```"""
+_OWN_FEATURES = """```python
+from PIL import Image
+from hf_mae import MAEImageProcessor, MAEModel
+
+inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
+```"""
+_OWN_PRETRAINED = """```python
+from PIL import Image
 from hf_mae import MAEForPreTraining, MAEImageProcessor, MAEModel
 
 inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
-features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order"""
-_OWN_RECONSTRUCTION = """
-pictures = MAEForPreTraining.from_pretrained("{folder}").reconstruct(**inputs).images  # hides most of it, fills it in"""
-_OWN_CLASSIFIER = """import hf_mae
+features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
+pictures = MAEForPreTraining.from_pretrained("{folder}").reconstruct(**inputs).images  # hides most of it, fills it in
+```"""
+_OWN_CLASSIFIER = """```python
+import hf_mae
 from transformers import pipeline
 
-pipeline("image-classification", "{folder}")("picture.jpg")"""
-
-
-def _python(code, folder):
-    if "reconstruct" not in code:
-        code = code.replace("import MAEForPreTraining, ", "import ")
-    return f"```python\n{code.format(folder=folder)}\n```"
+pipeline("image-classification", "{folder}")("picture.jpg")
+```"""
+_OWN_PREDICTION = """```
+python scripts/predict.py --model_name_or_path {folder} picture.jpg
+```"""
 
 
 def version(package):
@@ -253,6 +268,6 @@ class PlainCard(Card):
             "Use": self.usage,
             "Origin": self.source,
             "Size": self.size,
-            "Licence": f"{self.license}; as its publisher says." if self.license else None,
+            "Licence": self.licence,
             "Citation": CITATION,
         }

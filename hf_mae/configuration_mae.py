@@ -156,14 +156,18 @@ class MAEConfig(PreTrainedConfig):
         # transformers' `vit_mae` and `vit` have a subset of our fields under the same names: such folders are ours to read;
         # said here, the model type doesn't set off transformers' warning about a mismatch
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if config_dict.get("model_type") == "vit_mae" or cls.is_bare_vit(config_dict):
+        if cls.is_native(config_dict):
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
 
     @staticmethod
-    def is_bare_vit(config_dict):
-        """Whether these are the fields of transformers' ViT without a head: an encoder as ours, and its pooler."""
-        return config_dict.get("model_type") == "vit" and config_dict.get("architectures") == ["ViTModel"]
+    def is_native(config_dict):
+        """Whether these are the fields of a model of transformers' own that is ours to read.
+
+        That is `vit_mae`, and `vit` without a head: an encoder as ours, and its pooler.
+        """
+        bare_vit = config_dict.get("model_type") == "vit" and config_dict.get("architectures") == ["ViTModel"]
+        return bare_vit or config_dict.get("model_type") == "vit_mae"
 
     def check(self):
         """Raises ValueError if a field has an impossible value."""

@@ -153,10 +153,9 @@ def convert(state_dict, extras=None, published=None, **fields):
     _check_keys({key: tensor.shape for key, tensor in renamed.items()}, model)
     renamed = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in renamed.items()}
     model.load_state_dict(renamed, strict=True, assign=True)
-    conversion = Conversion(model=model.eval(), format=name, num_source_tensors=len(state_dict), notes=notes)
     if published:
-        check_published(conversion.model, published)
-    return conversion
+        check_published(model, published)
+    return Conversion(model=model.eval(), format=name, num_source_tensors=len(state_dict), notes=notes)
 
 
 def _recognise(state_dict):

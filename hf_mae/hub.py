@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from transformers import pipeline
 
+from .arguments import RECIPE_FILE
 from .cards import Example, PlainCard
 from .conversion import check_published
 from .export import export, load_own
@@ -23,7 +24,6 @@ from .zoo import published_model
 from .zoo_cards import EXAMPLE, ZooCard
 
 
-RECIPE_FILE = "arguments.yaml"
 _KEPT = (PROOF_FILE, CURVES_FILE, PANEL_FILE)
 
 
@@ -88,9 +88,9 @@ def prepare(source, repo_id, folder, license=None, widget_images=()):
             shutil.copy(source / name, folder / name)
     if (source / RECIPE_FILE).is_file():
         (folder / RECIPE_FILE).write_text(_public_recipe(source / RECIPE_FILE), encoding="utf-8")
-    facts = {"folder": repo_id, "native": architecture, "license": license}
     examples = _examples(folder, repo_id, published, widget_images, architecture)
-    card = _card(source, model, published, proof, {**facts, "examples": examples}).render()
+    facts = {"folder": repo_id, "native": architecture, "license": license, "examples": examples}
+    card = _card(source, model, published, proof, facts).render()
     card.save(folder / "README.md")
     return Publication(folder, card, architecture, result)
 

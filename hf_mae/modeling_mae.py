@@ -103,7 +103,7 @@ class MAEPreTrainedModel(PreTrainedModel):
         """
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         saved, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-        native = saved.get("model_type") == "vit_mae" or MAEConfig.is_bare_vit(saved)
+        native = MAEConfig.is_native(saved)
         if not native and saved.get("model_type") != "mae":
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a model of type {saved.get('model_type')!r}; "

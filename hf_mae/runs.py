@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from .arguments import parse_recipe_and_flags, save_recipe
+from .arguments import RECIPE_FILE, parse_recipe_and_flags, save_recipe
 from .base_trainer import NonFiniteLossError
 from .cards import hardware, package_versions
 from .checkpoints import resume_point
@@ -117,7 +117,7 @@ def write_papers(trainer, data_args, given, card_class, script, **facts):
         facts: Further fields of the card.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
-    save_recipe(given, folder / "arguments.yaml")
+    save_recipe(given, folder / RECIPE_FILE)
     training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
     card = card_class(
         folder=folder.resolve().name,

@@ -84,7 +84,7 @@ class TrainingCard(Card):
             "Evaluation": self.evaluation,
             "Size": self.size,
             "Limits": self.limits,
-            "Licence": f"{self.license}; as its publisher says." if self.license else None,
+            "Licence": self.licence,
             "Citation": CITATION,
             "Versions": self.versions,
         }

@@ -83,10 +83,14 @@ class PublishedModel:
         return MAEConfig.from_size(self.size, **fields)
 
 
-def _mmpretrain_pretraining(size, epochs, path, patch=16):
-    # upstream calls ViT-Huge p16; its patches are of 14 pixels
+def _mmpretrain_pretraining_name(size, epochs):
+    # ViT-Huge, too, is called p16 here; its patches are of 14 pixels
+    return f"mae_vit-{size}-p16_8xb512-amp-coslr-{epochs}e_in1k"
+
+
+def _mmpretrain_pretraining(size, epochs, path):
     return PublishedModel(
-        name=f"mae_vit-{size}-p{patch}_8xb512-amp-coslr-{epochs}e_in1k",
+        name=_mmpretrain_pretraining_name(size, epochs),
         hub_name=f"mae-vit-{size}" + _epochs_unless_1600(epochs),
         source="mmpretrain",
         kind="pretrain",
@@ -99,7 +103,7 @@ def _mmpretrain_pretraining(size, epochs, path, patch=16):
 
 
 def _mmpretrain_classifier(kind, size, pretrain_epochs, top1, path=None, image_size=224):
-    patch, shown = {"huge": (14, 16)}.get(size, (16, 16))
+    patch = 14 if size == "huge" else 16
     epochs = 90 if kind == "linear_probe" else 100 if size == "base" else 50
     batch = {"finetune": "8xb128", "linear_probe": "8xb2048-linear"}[kind]
     pixels = ""
@@ -118,7 +122,7 @@ def _mmpretrain_classifier(kind, size, pretrain_epochs, top1, path=None, image_s
         url=path and _MMPRETRAIN + path,
         digest=path and _digest(path),
         top1=top1,
-        starts_from=f"mae_vit-{size}-p{shown}_8xb512-amp-coslr-{pretrain_epochs}e_in1k",
+        starts_from=_mmpretrain_pretraining_name(size, pretrain_epochs),
     )
 
 
@@ -215,7 +219,7 @@ def published_model(name):
     """The model of this upstream or Hub name.
 
     Raises:
-        ValueError: there is none; the message has the nearest names.
+        ValueError: there is none; the message lists them.
 
     Example:
 

@@ -31,7 +31,7 @@ class ZooCard(Card):
     weights_are_upstreams: bool = True
 
     @classmethod
-    def of(cls, published, organization=ORGANIZATION, **fields):
+    def of(cls, published, **fields):
         """The card as it is before anybody converted the weights, or with fields changed."""
         native = {
             "MAEForPreTraining": "ViTMAEForPreTraining",
@@ -39,7 +39,7 @@ class ZooCard(Card):
             "MAEForImageClassification": f"{'Beit' if published.config.pooling == 'mean' else 'ViT'}ForImageClassification",
         }[published.architecture]
         facts = {
-            "folder": f"{organization}/{published.hub_name}",
+            "folder": f"{ORGANIZATION}/{published.hub_name}",
             "config": published.config,
             "native": native,
             "license": published.license,
@@ -90,11 +90,12 @@ class ZooCard(Card):
 
     @property
     def data(self):
-        fields = {"datasets": ["imagenet-1k"], "model_name": self.published.hub_name}
+        fields = {"datasets": ["imagenet-1k"]}
         if self.below:
             fields["base_model"] = f"{self.organization}/{self.below.hub_name}"
             fields["base_model_relation"] = "finetune"
         if self.published.top1 and self.weights_are_upstreams:
+            fields["model_name"] = self.published.hub_name
             fields["eval_results"] = [
                 EvalResult(
                     task_type="image-classification",
@@ -108,8 +109,6 @@ class ZooCard(Card):
                     source_url=self.source["url"],
                 )
             ]
-        else:
-            fields.pop("model_name")
         return fields
 
     @property

@@ -278,6 +278,6 @@ def test_huge_fits_in_memory(tmp_path):
     assert peak < 2.5 * (tmp_path / "huge.pth").stat().st_size
 
 
-def test_config_of_a_published_model_equals_the_recipes():
+def test_configurations_of_published_models():
     assert ZOO["vit-huge-p14_mae-1600e-pre_32xb8-coslr-50e_in1k-448px"].config.grid_size == (32, 32)
     assert isinstance(ZOO["mae_visualize_vit_large"].config, MAEConfig)
