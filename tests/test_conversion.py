@@ -77,6 +77,19 @@ def test_a_name_that_contradicts_the_tensors():
             convert(tensors, published=ZOO[name])
 
 
+def test_a_name_that_contradicts_what_was_given():
+    tensors = upstream_tensors(GOLDEN / "mmpretrain_keys" / "pretrain-base.tsv")
+    published = ZOO["mae_vit-base-p16_8xb512-amp-coslr-300e_in1k"]
+    for given, message in {
+        ("norm_pix_loss", False): "norm_pix_loss is False, not True",
+        ("num_attention_heads", 6): "num_attention_heads is 6, not 12",
+        ("layer_norm_eps", 1e-12): "layer_norm_eps is 1e-12, not 1e-06",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            convert(tensors, published=published, **dict([given]))
+    assert convert(tensors, published=published).model.config.norm_pix_loss
+
+
 def test_every_unused_and_missing_key_is_named():
     tensors, extras = read_checkpoint(GOLDEN / "mmpretrain_mae.pth")
     del tensors["neck.ln1.bias"], tensors["backbone.layers.1.attn.qkv.weight"]
