@@ -113,16 +113,24 @@ class Card(abc.ABC):
     @property
     def usage(self):
         """Code for plain transformers and for hf_mae, as Markdown."""
-        if not self.native:
-            own = _OWN_CLASSIFIER if self.is_classifier else _OWN_FEATURES
-            return own.format(folder=self.folder)
-        if self.is_classifier:
-            plain, own = _NATIVE_CLASSIFIER, _OWN_PREDICTION
-        elif self.native == "ViTModel":
-            plain, own = _NATIVE_ENCODER, _OWN_FEATURES
+        channels = self.config.num_channels
+        no_picture = channels not in (1, 3, 4)
+        if self.is_classifier and not self.native:
+            own = _OWN_LOGITS if no_picture else _OWN_CLASSIFIER
+        elif self.is_classifier:
+            own = _OWN_PREDICTION
         else:
-            plain, own = _NATIVE_FEATURES, _OWN_PRETRAINED
-        text = f"With plain transformers, 4.57 or newer:\n\n{plain}\n\nWith hf_mae:\n\n{own}"
+            own = _OWN_PRETRAINED if self.native == "ViTMAEForPreTraining" else _OWN_FEATURES
+        if no_picture:
+            own = own.replace(*_FROM_ARRAYS[0]).replace(*_FROM_ARRAYS[1])
+        if not self.native:
+            return own.format(folder=self.folder, channels=channels)
+        plain = {"ViTModel": _NATIVE_ENCODER, "ViTMAEForPreTraining": _NATIVE_FEATURES}.get(self.native, _NATIVE_CLASSIFIER)
+        grey = ""
+        if channels == 1:
+            plain = plain.replace(*_GREY[0]).replace(*_GREY[1]) if self.native == "ViTMAEForPreTraining" else plain
+            grey = f"\n\n{_GREY_PICTURES}"
+        text = f"With plain transformers, 4.57 or newer:\n\n{plain}{grey}\n\nWith hf_mae:\n\n{own}"
         return text.format(folder=self.folder)
 
     @property
@@ -211,9 +219,29 @@ from transformers import pipeline
 
 pipeline("image-classification", "{folder}")("picture.jpg")
 ```"""
+_OWN_LOGITS = """```python
+from PIL import Image
+from hf_mae import MAEForImageClassification, MAEImageProcessor
+
+inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+logits = MAEForImageClassification.from_pretrained("{folder}")(**inputs).logits
+```"""
 _OWN_PREDICTION = """```
 python scripts/predict.py --model_name_or_path {folder} picture.jpg
 ```"""
+# (what a picture of three channels is opened by, what others are)
+_GREY = (
+    ("from PIL", "import numpy as np\nfrom PIL"),
+    ('Image.open("picture.jpg")', 'np.array(Image.open("picture.jpg").convert("L"))[..., None]'),
+)
+_FROM_ARRAYS = (
+    ("from PIL import Image", "import numpy as np"),
+    ('Image.open("picture.jpg")', 'np.load("picture.npy")'),
+)
+_GREY_PICTURES = (
+    "It was trained on grey pictures; of one in colour it sees the luminance. Plain transformers clips pictures of 16 bits: "
+    "scale them to 8 first (hf_mae does)."
+)
 
 
 def version(package):

@@ -3,6 +3,7 @@
 tensors, and a strict load."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -112,7 +113,7 @@ def convert(state_dict, extras=None, published=None, **fields):
 
     Args:
         state_dict: name → tensor, of any of `FORMATS`; float tensors become float32.
-        extras: What else the file held, as `read_checkpoint` returns it; and as `config` the fields of a `vit_mae`
+        extras: What else the file held, as `read_checkpoint` returns it; and as `config` the fields of transformers'
             configuration that lay beside it.
         published: `zoo.PublishedModel` that it is supposed to be.
         fields: Of `MAEConfig`, for what tensors don't tell: num_attention_heads, decoder_num_attention_heads,
@@ -122,8 +123,8 @@ def convert(state_dict, extras=None, published=None, **fields):
         `Conversion`
 
     Raises:
-        ValueError: unknown format; keys that are left over or missing, or of another shape, all of them named; or it is not
-            what `published` says.
+        ValueError: unknown format; keys that are left over or missing, or of another shape, all of them named; values that
+            are not finite; or it is not what `published`, or the configuration beside it, says.
 
     Example:
 
@@ -133,15 +134,22 @@ def convert(state_dict, extras=None, published=None, **fields):
     192
     """
     name, renamed = _recognise(state_dict)
+    _check_values(renamed)
     notes, extras = [], dict(extras or {})
-    if name != "transformers vit_mae":
+    of_transformers = name == "transformers vit_mae"
+    if published or not of_transformers:
         extras.pop("config", None)
-    elif published is None and "config" not in extras and "layer_norm_eps" not in fields:
+    if of_transformers and not (published or "config" in extras or "layer_norm_eps" in fields):
         fields["layer_norm_eps"] = 1e-12
         notes.append("layer_norm_eps is taken to be 1e-12, transformers' default; no config.json lies beside the file")
     config = _read_config(renamed, extras, published, fields, notes)
     if "classifier.weight" in renamed:
         model_class = MAEForImageClassification
+        if name == "facebookresearch or timm" and config.pooling == "cls" and not config.head_batch_norm:
+            notes.append(
+                "the head is taken to be on the class token; of timm's global_pool='avg' with fc_norm=False there is no "
+                "model here, and no tensor tells the two apart"
+            )
     elif "decoder.mask_token" in renamed:
         model_class = MAEForPreTraining
     else:
@@ -175,29 +183,44 @@ def _recognise(state_dict):
     )
 
 
+def _check_values(tensors):
+    """Raises ValueError unless all are numbers."""
+    odd = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.layout != torch.strided or tensor.is_meta or not (tensor.is_floating_point() or "num_batches" in name)
+    ]
+    if odd:
+        raise ValueError(f"tensors are sparse, without data or not of a floating-point type; in our names, {', '.join(odd)}")
+    odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise ValueError(f"tensors hold values that are not finite; in our names, {', '.join(odd)}")
+
+
 def _read_config(tensors, extras, published, given, notes):
     """The configuration, from tensors under our names."""
     shape = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     fields = _tower_fields(shape, "vit.layers.", "")
-    fields["hidden_size"], fields["num_channels"], *patch = _shape(
-        shape, "vit.embeddings.patch_embeddings.projection.weight"
-    )
+    projection = _shape(shape, "vit.embeddings.patch_embeddings.projection.weight", 4)
+    fields["hidden_size"], fields["num_channels"], *patch = projection
     fields["patch_size"] = _one_or_two(patch)
-    fields["image_size"] = _image_size(_shape(shape, "vit.embeddings.position_embeddings"), patch)
+    fields["image_size"] = _image_size(_shape(shape, "vit.embeddings.position_embeddings", 3), patch)
     fields["qkv_bias"] = "vit.layers.0.attention.q_proj.bias" in shape
     if "decoder.mask_token" in shape:
         fields |= _tower_fields(shape, "decoder.decoder_layers.", "decoder_")
-        fields["decoder_hidden_size"] = shape["decoder.mask_token"][-1]
+        fields["decoder_hidden_size"] = _shape(shape, "decoder.mask_token", 3)[-1]
     if "classifier.weight" in shape:
         fields["pooling"] = "mean" if "fc_norm.weight" in shape else "cls"
         fields["head_batch_norm"] = "batch_norm.running_mean" in shape
-        fields["num_labels"] = shape["classifier.weight"][0]
-        names = _class_names(fields["num_labels"], extras, published)
+        fields["num_labels"] = _shape(shape, "classifier.weight", 2)[0]
+    beside = _fields_beside(extras.get("config", {}), fields)
+    if "num_labels" in fields:
+        names = _class_names(fields["num_labels"], extras, published, notes)
         if names:
             fields["id2label"], fields["label2id"] = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
-    untold = _untold_fields(fields, extras, published, given, notes) | given
+    untold = _untold_fields(fields, beside, extras, published, given, notes)
     try:
-        return MAEConfig(**fields, **untold)
+        return MAEConfig(**{**beside, **fields, **untold, **given})
     except ValueError as error:
         heads = "; give --num_attention_heads and --decoder_num_attention_heads, which no tensor tells"
         raise ValueError(str(error) + heads * ("heads" in str(error))) from error
@@ -205,21 +228,40 @@ def _read_config(tensors, extras, published, given, notes):
 
 def _tower_fields(shape, prefix, name):
     """Depth and MLP width of the encoder or of the decoder."""
-    numbers = {int(key.removeprefix(prefix).split(".")[0]) for key in shape if key.startswith(prefix)}
+    numbers = {int(found[1]) for key in shape if (found := re.match(re.escape(prefix) + r"(\d+)\.", key))}
     return {
         f"{name}num_hidden_layers": max(numbers, default=0) + 1,
-        f"{name}intermediate_size": _shape(shape, f"{prefix}0.mlp.fc1.weight")[0],
+        f"{name}intermediate_size": _shape(shape, f"{prefix}0.mlp.fc1.weight", 2)[0],
     }
 
 
-def _shape(shape, key):
+def _shape(shape, key, rank):
     if key not in shape:
         raise ValueError(f"a tensor is missing, in our names {key}")
+    if len(shape[key]) != rank or 0 in shape[key]:
+        raise ValueError(f"a tensor, in our names {key}, is {shape[key]}; it must have {rank} dimensions")
     return shape[key]
 
 
+def _fields_beside(config, told):
+    """Those of transformers' fields that are ours too; what the tensors tell must be the same there."""
+    if not isinstance(config, dict):
+        raise ValueError(f"config.json beside the file holds a {type(config).__name__}; it must be a mapping of fields")
+    beside = {name: value for name, value in config.items() if name in (*MAEConfig.__annotations__, "problem_type")}
+    sides = ("image_size", "patch_size")  # one number, or two
+    beside |= {name: _one_or_two(beside[name]) for name in sides if isinstance(beside.get(name), list) and beside[name]}
+    wrong = [
+        f"{name} is {beside[name]}, and in the tensors {value}"
+        for name, value in told.items()
+        if beside.get(name, value) != value
+    ]
+    if wrong:
+        raise ValueError(f"config.json beside the file is of another model: {'; '.join(wrong)}")
+    return {name: value for name, value in beside.items() if name != "model_type"}
+
+
 def _one_or_two(sides):
-    return sides[0] if sides[0] == sides[1] else list(sides)
+    return sides[0] if sides[0] == sides[-1] else list(sides)
 
 
 def _image_size(table, patch):
@@ -230,21 +272,38 @@ def _image_size(table, patch):
     return _one_or_two([side * p for p in patch])
 
 
-def _class_names(num_labels, extras, published):
+def _class_names(num_labels, extras, published, notes):
     if published:
         return readable_names(ImageNetInfo().label_names())
+    classes = _noted_classes(extras)
+    if classes is None:
+        return None
+    if len(classes) != num_labels:
+        notes.append(f"the {len(classes)} class names in the file or beside it are left out: the head has {num_labels}")
+        return None
+    names = list(map(str, classes))
+    count = Counter(names)  # ImageNet has two cranes, which would become one
+    return [name if count[name] < 2 else f"{name} ({i})" for i, name in enumerate(names)]
+
+
+def _noted_classes(extras):
+    """Class names in transformers' configuration or in mmengine's notes, or None."""
+    by_number = extras.get("config", {}).get("id2label")
+    if isinstance(by_number, dict):
+        return [by_number[number] for number in sorted(by_number, key=int)]
     meta = extras.get("meta")
-    classes = meta.get("dataset_meta", meta).get("classes", meta.get("CLASSES")) if isinstance(meta, dict) else None
-    usable = isinstance(classes, (list, tuple)) and len(classes) == num_labels == len(set(map(str, classes)))
-    return [str(name) for name in classes] if usable else None
+    if isinstance(meta, dict) and isinstance(meta.get("dataset_meta"), dict):
+        meta = meta["dataset_meta"]
+    classes = (meta.get("classes") or meta.get("CLASSES")) if isinstance(meta, dict) else None
+    return classes if isinstance(classes, (list, tuple)) else None
 
 
-def _untold_fields(fields, extras, published, given, notes):
+def _untold_fields(fields, beside, extras, published, given, notes):
     """What no tensor tells: from the published model, else from what lies beside the tensors, else the usual."""
     if published:
         names = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss", "layer_norm_eps")
         return {name: getattr(published.config, name) for name in names}
-    known = {**extras.get("config", {}), **given}
+    known = {**beside, **given}
     untold = {}
     for prefix, otherwise in (("", fields["hidden_size"] // 64), ("decoder_", 16)):
         if prefix == "decoder_" and "decoder_hidden_size" not in fields:
@@ -258,8 +317,6 @@ def _untold_fields(fields, extras, published, given, notes):
         if untold["norm_pix_loss"] is None:
             untold["norm_pix_loss"] = True
             notes.append("norm_pix_loss is taken to be true, as in the published recipes; no tensor tells")
-    if "layer_norm_eps" in known:
-        untold["layer_norm_eps"] = known["layer_norm_eps"]
     return untold
 
 

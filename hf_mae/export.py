@@ -3,13 +3,20 @@
 
 A pre-training model becomes transformers' `vit_mae`; a classifier on the mean of the patches `beit`, which has that head;
 one on the class token `vit`; and any encoder, on request, a bare `vit`.
+
+transformers' pipelines make every picture RGB. A model of grey images that they are to use takes RGB too: the luminance of a
+picture is folded into its patch projection.
 """
 
 import re
+from pathlib import Path
 
+import numpy as np
 import torch
 from huggingface_hub import save_torch_state_dict
+from PIL import Image
 from transformers import (
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
@@ -50,6 +57,7 @@ _OUR_CLASSES = {
     "ViTMAEModel": MAEModel,
     "ViTModel": MAEModel,
 }
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601-2, as PIL's conversion to grey
 TOLERANCE = 1e-5
 
 
@@ -64,6 +72,8 @@ def load_own(model_name_or_path):
     kind = (config.get("architectures") or ["a model of unknown kind"])[0]
     if kind not in _OUR_CLASSES:
         raise ValueError(f"{model_name_or_path} holds {kind}; there must be one of {', '.join(_OUR_CLASSES)}")
+    if kind == "ViTModel" and config.get("pooler_act") != "linear":
+        raise ValueError(f"{model_name_or_path} holds a ViTModel of another's, with a trained pooler, which ours don't have")
     model = _OUR_CLASSES[kind].from_pretrained(model_name_or_path, dtype=torch.float32).eval()
     try:
         processor = MAEImageProcessor.from_pretrained(model_name_or_path)
@@ -95,19 +105,31 @@ def export(model, processor, folder, bare_encoder=False):
     >>> result["architecture"]
     'ViTMAEForPreTraining'
     """
-    for name, (height, width) in {"image_size": model.config.image_hw, "patch_size": model.config.patch_hw}.items():
-        if height != width:
-            raise ValueError(
-                f"{name} is {height} x {width}; transformers' own models take squares only: this one stays ours"
-            )
+    _check_that_a_native_processor_fits(model.config)
     architecture, config, tensors = _native(model, bare_encoder)
+    if model.config.num_channels == 1 and architecture != "ViTMAEForPreTraining":
+        config.num_channels, tensors = 3, _of_rgb(tensors)
+    Path(folder).mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
     config.architectures = [architecture]
     config.dtype = "float32"
     config.save_pretrained(folder)
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_torch_state_dict(tensors, folder)
-    _native_processor(processor, model.config.num_channels).save_pretrained(folder)
-    return {"architecture": architecture, **_compare(model, folder, architecture)}
+    _native_processor(processor, config.num_channels).save_pretrained(folder)
+    _compare_processors(processor, folder, model.config.num_channels, config.num_channels)
+    return {"architecture": architecture, **_compare(model, folder, architecture, config.num_channels)}
+
+
+def _check_that_a_native_processor_fits(config):
+    for name, (height, width) in {"image_size": config.image_hw, "patch_size": config.patch_hw}.items():
+        if height != width:
+            raise ValueError(
+                f"{name} is {height} x {width}; transformers' own models take squares only: this one stays ours"
+            )
+    if config.num_channels not in (1, 3):
+        raise ValueError(
+            f"num_channels is {config.num_channels}; transformers' own image processors take 1 and 3: this one stays ours"
+        )
 
 
 def _native(model, bare_encoder):
@@ -190,6 +212,12 @@ def _folded(model):
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("batch_norm.")}
 
 
+def _of_rgb(tensors):
+    """A model of grey images as one of RGB, whose grey it takes."""
+    weights = torch.tensor(_LUMINANCE).view(1, 3, 1, 1)
+    return {name: t * weights if name.endswith("patch_embeddings.projection.weight") else t for name, t in tensors.items()}
+
+
 def _native_processor(processor, num_channels):
     """BitImageProcessor: of the native ones, the one that resizes by the shortest edge in every version."""
     names = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample", "rescale_factor")
@@ -197,28 +225,43 @@ def _native_processor(processor, num_channels):
     for name in ("size", "crop_size"):
         fields[name] = {side: pixels for side, pixels in dict(getattr(processor, name)).items() if pixels}
     means = {name: list(getattr(processor, name)) for name in ("image_mean", "image_std")}
+    means = {name: values * (num_channels // len(values)) for name, values in means.items()}
     return BitImageProcessor(**fields, **means, do_convert_rgb=num_channels == 3)
 
 
+def _compare_processors(processor, folder, num_channels, native_channels):
+    """Of one colour: what is left of the edges is the same, however it is resized and cropped."""
+    size = dict(processor.size)
+    sides = (size.get("height") or size["shortest_edge"], size.get("width") or size["shortest_edge"])
+    colour = (200, 100, 50) if num_channels == 3 else (100, 100, 100)
+    picture = Image.new("RGB", sides[::-1], colour)
+    asked = picture if native_channels == 3 else np.array(picture.convert("L"))[..., None]
+    ours = processor(picture, return_tensors="pt").pixel_values.expand(-1, native_channels, -1, -1)
+    theirs = AutoImageProcessor.from_pretrained(folder)(asked, return_tensors="pt").pixel_values
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE):
+        raise ValueError(f"{folder}: transformers' image processor makes other pixels of a picture than ours; don't use it")
+
+
 @torch.no_grad()
-def _compare(model, folder, architecture):
+def _compare(model, folder, architecture, native_channels):
     """Greatest difference of each output from that of the native folder, relative to 1 or the greatest output."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     images = torch.randn(2, config.num_channels, *config.image_hw, generator=generator)
+    asked = images.expand(-1, native_channels, -1, -1)
     training = model.training
     model.eval()
     if architecture == "ViTMAEForPreTraining":
         noise = torch.rand(2, config.num_patches, generator=generator)
         native = AutoModelForPreTraining.from_pretrained(folder).eval()
-        ours, theirs = model(images, noise=noise), native(images, noise=noise)
+        ours, theirs = model(images, noise=noise), native(asked, noise=noise)
         pairs = {"loss": (ours.loss, theirs.loss), "logits": (ours.logits, theirs.logits)}
     elif architecture == "ViTModel":
         encoder = model if isinstance(model, MAEModel) else model.vit
         native = AutoModel.from_pretrained(folder).eval()
-        pairs = {"last_hidden_state": (encoder(images).last_hidden_state, native(images).last_hidden_state)}
+        pairs = {"last_hidden_state": (encoder(images).last_hidden_state, native(asked).last_hidden_state)}
     else:
         native = AutoModelForImageClassification.from_pretrained(folder).eval()
-        pairs = {"logits": (model(images).logits, native(images).logits)}
+        pairs = {"logits": (model(images).logits, native(asked).logits)}
     model.train(training)
     differences = {}
     for name, (ours, theirs) in pairs.items():

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import pickletools
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -29,6 +30,9 @@ _STUBBED = (
 _STUBBED_PACKAGE = "mmengine."
 _OF_TENSORS = re.compile(r"torch\.\w+Storage|torch\._utils\._rebuild_\w+|collections\.OrderedDict")
 # what the Hub's client raises when the network fails, whichever HTTP library it uses
+# what unpickling raises on files that are cut off or damaged; a length that was hit asks for any amount of memory
+_DAMAGE = (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError)
+_DAMAGE += (MemoryError, OverflowError, struct.error)
 NETWORK_ERRORS = HfHubHTTPError.__bases__
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
@@ -133,7 +137,7 @@ def read_checkpoint(path):
                 content = content[wrapper]
                 break
     tensors = isinstance(content, dict) and {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
-    if not tensors or len(tensors) < len(content):
+    if not tensors or len(tensors) < len(content) or not all(isinstance(name, str) for name in tensors):
         found = type(content).__name__
         if isinstance(content, dict):
             found = f"a mapping of {', '.join(map(str, list(content)[:8]))}{', …' * (len(content) > 8)}"
@@ -156,7 +160,7 @@ def _load_pickle(path):
             asked_for = get_unsafe_globals_in_checkpoint(path)
         refused = [name for name in asked_for if not _is_stubbed(name)]
         mmap = True
-    except (ValueError, RuntimeError, pickle.UnpicklingError):  # not a zip file: torch's format before 1.6
+    except (*_DAMAGE, pickle.UnpicklingError):  # not a zip file: torch's format before 1.6
         asked_for = [name for name in _globals_of_pickles(path) if _is_stubbed(name)]
         refused, mmap = [], False
     if refused:
@@ -167,7 +171,7 @@ def _load_pickle(path):
     except pickle.UnpicklingError as error:
         names = [name for name in _globals_of_pickles(path) if not (_is_stubbed(name) or _OF_TENSORS.fullmatch(name))]
         raise _refusal(path, names or ["what torch.load doesn't know"]) from error
-    except (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError) as error:
+    except _DAMAGE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is no file of torch.save, or damaged: {reason}") from error
 

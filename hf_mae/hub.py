@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Publishing on the Hub: a native folder that was checked, its card, and one commit."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,11 @@ from .cards import Example, PlainCard
 from .conversion import check_published
 from .export import export, load_own
 from .image_processing_mae import image_to_array
-from .proof import PROOF_FILE, output_checksum, same_checksum
+from .proof import PROOF_FILE, load_proof, output_checksum, same_checksum
 from .training_cards import load_training_card
 from .visualization import CURVES_FILE, PANEL_FILE
 from .zoo import published_model
 from .zoo_cards import EXAMPLE, ZooCard
-
-
-_KEPT = (PROOF_FILE, CURVES_FILE, PANEL_FILE)
 
 
 @dataclass
@@ -50,7 +46,7 @@ class Publication:
         return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
 
 
-def prepare(source, repo_id, folder, license=None, widget_images=()):
+def prepare(source, repo_id, folder, license=None, widget_images=(), with_reconstructions=False):
     """Makes the folder that is published: native model, processor, card, plots and recipe.
 
     Args:
@@ -59,6 +55,7 @@ def prepare(source, repo_id, folder, license=None, widget_images=()):
         folder: Empty folder to write to.
         license: Hub's name of the licence; else that of the published model or of the card in `source`.
         widget_images: Image files for a classifier's widget; published models have one of their own.
+        with_reconstructions: Whether to show held-out images that the run drew; they may be nobody else's business.
 
     Returns:
         `Publication`
@@ -70,9 +67,9 @@ def prepare(source, repo_id, folder, license=None, widget_images=()):
     source, folder = Path(source), Path(folder)
     if not source.is_dir():
         raise ValueError(f"model_name_or_path {source} is no folder here")
-    proof = _read_json(source / PROOF_FILE)
+    proof = load_proof(source)
     published = published_model(proof["name"]) if proof.get("name") else None
-    license = license or _license_of(source, published)
+    license = _license_of(source, published, license)
     model, processor = load_own(source)
     if proof and not same_checksum(proof["outputs"], output_checksum(model)):
         raise ValueError(
@@ -83,20 +80,19 @@ def prepare(source, repo_id, folder, license=None, widget_images=()):
         check_published(model, published)
     result = export(model, processor, folder)
     architecture = result.pop("architecture")
-    for name in _KEPT:
+    for name in (PROOF_FILE, CURVES_FILE, *[PANEL_FILE] * with_reconstructions):
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
     if (source / RECIPE_FILE).is_file():
         (folder / RECIPE_FILE).write_text(_public_recipe(source / RECIPE_FILE), encoding="utf-8")
     examples = _examples(folder, repo_id, published, widget_images, architecture)
     facts = {"folder": repo_id, "native": architecture, "license": license, "examples": examples}
-    card = _card(source, model, published, proof, facts).render()
+    card = _card(source, model, published, proof, facts)
+    if not with_reconstructions and PANEL_FILE in getattr(card, "pictures", ()):
+        card.pictures.remove(PANEL_FILE)
+    card = card.render()
     card.save(folder / "README.md")
     return Publication(folder, card, architecture, result)
-
-
-def _read_json(path):
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _public_recipe(path):
@@ -111,10 +107,18 @@ def _without_folders(value):
     return Path(value).name if local else value
 
 
-def _license_of(source, published):
+def _license_of(source, published, given):
+    if published and published.url:
+        if given and given != published.license:
+            raise ValueError(
+                f"license is {given!r}; {published.name} is published under {published.license}, and stays so: leave it out"
+            )
+        return published.license
     readme = source / "README.md"
-    said = ModelCard.load(readme).data.license if readme.is_file() else None
-    license = said or (published.license if published and published.url else None)
+    try:
+        license = given or (readme.is_file() and ModelCard.load(readme).data.license)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{readme} has metadata that can't be read; mend it, or give --license: {error}") from error
     if not license:
         raise ValueError(
             "nobody has said under which licence this may be used; give --license (apache-2.0, mit, cc-by-4.0, …: the Hub's "
@@ -178,9 +182,11 @@ def upload(publication, repo_id, public=False):
         Address of the repository.
 
     Raises:
-        ValueError: the repository is there, public, and `public` wasn't asked for.
+        ValueError: the repository is there, public, and `public` wasn't asked for; the Hub doesn't know the licence, or
+            finds something else wrong with the card.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
     """
+    publication.card.validate()
     api = HfApi()
     api.create_repo(repo_id, private=not public, exist_ok=True)
     is_private = api.model_info(repo_id).private
@@ -195,3 +201,8 @@ def upload(publication, repo_id, public=False):
     if is_private and public:
         api.update_repo_settings(repo_id, private=False)
     return commit.repo_url
+
+
+def base_is_there(card):
+    """Whether the Hub has what a card says that the model was trained from; True if it says nothing."""
+    return not card.data.base_model or HfApi().repo_exists(card.data.base_model)

@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The proof of a conversion: what went in, what came out, and what the model computes, for anybody to check again."""
 
+import json
+from pathlib import Path
+
 import torch
 
 from .foreign_checkpoints import file_digest
@@ -20,7 +23,7 @@ def proof(conversion, path, published):
         published: `zoo.PublishedModel`, or None.
 
     Returns:
-        dict, to be written to `PROOF_FILE`.
+        dict, for `save_proof`.
     """
     tensors = conversion.model.state_dict().values()
     return {
@@ -36,6 +39,32 @@ def proof(conversion, path, published):
     }
 
 
+def save_proof(facts, folder):
+    """Writes it beside the model."""
+    Path(folder, PROOF_FILE).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_proof(folder):
+    """The proof in a folder, {} if there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(folder, PROOF_FILE)
+    if not path.is_file():
+        return {}
+    damaged = f"{path} is damaged; convert the model again, or delete the file if you trained it further"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{damaged} ({error})") from error
+    wanted = ("name", "source_file", "source_format", "source_sha256", "outputs")
+    missing = [name for name in wanted if not isinstance(facts, dict) or name not in facts]
+    if missing:
+        raise ValueError(f"{damaged} (it lacks {', '.join(missing)})")
+    return facts
+
+
 @torch.no_grad()
 def output_checksum(model):
     """What a model makes of an image of noise, in figures that any machine can check.
@@ -44,6 +73,9 @@ def output_checksum(model):
 
     Returns:
         dict: `output` (what it is), `shape`, `mean`, `mean_absolute`, `first` (five values).
+
+    Raises:
+        ValueError: the output isn't finite.
     """
     config, generator = model.config, torch.Generator().manual_seed(0)
     image = torch.randn(1, config.num_channels, *config.image_hw, generator=generator)
@@ -58,6 +90,8 @@ def output_checksum(model):
         what, output = "last_hidden_state", model(image).last_hidden_state
     model.train(training)
     output = output.double()
+    if not output.isfinite().all():
+        raise ValueError(f"the model's {what} of a fixed input are not all finite: its weights are of no use")
     return {
         "input": "torch.randn and, for the mask, torch.rand; torch.Generator().manual_seed(0)",
         "output": what,
@@ -70,7 +104,10 @@ def output_checksum(model):
 
 def same_checksum(one, other):
     """Whether two checksums are of the same function: as far as float32 goes on another machine."""
-    if one["shape"] != other["shape"] or one["output"] != other["output"]:
+    try:
+        if one["shape"] != other["shape"] or one["output"] != other["output"]:
+            return False
+        figures = [(c["mean"], c["mean_absolute"], *c["first"]) for c in (one, other)]
+        return all(abs(a - b) <= 1e-3 * one["mean_absolute"] for a, b in zip(*figures, strict=True))
+    except (LookupError, TypeError, ValueError):  # one isn't a checksum
         return False
-    pairs = zip((one["mean"], one["mean_absolute"], *one["first"]), (other["mean"], other["mean_absolute"], *other["first"]))
-    return all(abs(a - b) <= 1e-3 * one["mean_absolute"] for a, b in pairs)

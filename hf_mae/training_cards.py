@@ -215,10 +215,17 @@ class ClassifierCard(TrainingCard):
 
 
 def load_training_card(source, config, **published):
-    """The card of a folder that one of the training scripts wrote, with fields changed for publishing; None if none did."""
+    """The card of a folder that one of the training scripts wrote, with fields changed for publishing; None if none did.
+
+    Raises:
+        ValueError: what the script kept for it is damaged.
+    """
     path = Path(source, FACTS_FILE)
     if not path.is_file():
         return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    card_class = {c.__name__: c for c in (PreTrainingCard, ClassifierCard)}[facts.pop("card")]
-    return card_class(**{**facts, "config": config, **published})
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        card_class = {c.__name__: c for c in (PreTrainingCard, ClassifierCard)}[facts.pop("card")]
+        return card_class(**{**facts, "config": config, **published})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged; without it the card says less, so delete it to go on ({error})") from error

@@ -19,13 +19,14 @@ import torch
 from hf_mae import MAEImageProcessor
 from hf_mae.conversion import convert
 from hf_mae.foreign_checkpoints import check_digest, download, read_checkpoint
-from hf_mae.proof import PROOF_FILE, proof
+from hf_mae.proof import PROOF_FILE, proof, save_proof
 from hf_mae.zoo import ZOO, published_model
 
 
 def main():
     args = parse()
     try:
+        output_dir = Path(args.output_dir)
         published = published_model(args.name) if args.name else None
         path = Path(args.checkpoint) if args.checkpoint else fetch(published)
         state_dict, extras = read_checkpoint(path)
@@ -33,17 +34,26 @@ def main():
             check_digest(path, published.digest)
         beside = path.with_name("config.json")
         if beside.is_file():
-            extras["config"] = json.loads(beside.read_text(encoding="utf-8"))
+            extras["config"] = read_config(beside)
         given = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss")
         fields = {name: getattr(args, name) for name in given if getattr(args, name) is not None}
         conversion = convert(state_dict, extras, published, **fields)
+        facts = proof(conversion, path, published)
+        processor = MAEImageProcessor.from_model_config(conversion.model.config)
+        output_dir.mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
+        conversion.model.save_pretrained(output_dir)
+        processor.save_pretrained(output_dir)
+        save_proof(facts, output_dir)
     except (ValueError, OSError) as error:
         sys.exit(f"convert_checkpoint.py: error: {error}")
-    facts = proof(conversion, path, published)
-    conversion.model.save_pretrained(args.output_dir)
-    MAEImageProcessor.from_model_config(conversion.model.config).save_pretrained(args.output_dir)
-    (Path(args.output_dir) / PROOF_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    print(report(facts, conversion.notes, args.output_dir))
+    print(report(facts, conversion.notes, processor, output_dir))
+
+
+def read_config(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}, which says what no tensor tells, is damaged: {error}") from error
 
 
 def parse():
@@ -63,6 +73,8 @@ def parse():
         sys.exit()
     if not args.output_dir or not (args.name or args.checkpoint):
         parser.error("give --output_dir, and --name or --checkpoint or both")
+    if Path(args.output_dir).is_file():
+        parser.error(f"--output_dir {args.output_dir} is a file; it must be a folder, or what can become one")
     return args
 
 
@@ -76,8 +88,9 @@ def fetch(published):
     return download(published.url, Path(torch.hub.get_dir()) / "checkpoints")
 
 
-def report(facts, notes, output_dir):
-    outputs = facts["outputs"]
+def report(facts, notes, processor, output_dir):
+    outputs, crop = facts["outputs"], processor.crop_size
+    mean, std = ([round(value, 3) for value in values] for values in (processor.image_mean, processor.image_std))
     rows = {
         "source": f"{facts['source_file']} ({facts['source_format']}), {facts['source_tensors']} tensors",
         "sha256": facts["source_sha256"],
@@ -85,6 +98,8 @@ def report(facts, notes, output_dir):
         "keys": "none left over, none missing",
         "outputs": f"{outputs['output']} {outputs['shape']} of a fixed input: mean {outputs['mean']:.6g}, "
         f"mean absolute {outputs['mean_absolute']:.6g}",
+        "pictures": f"shortest edge to {processor.size.shortest_edge}, the middle {crop.height} x {crop.width}, "
+        f"mean {mean}, deviation {std}; if it was trained on others, mend preprocessor_config.json",
         "folder": f"{output_dir} ({PROOF_FILE} has these figures)",
     }
     lines = [f"{name:8} {text}" for name, text in rows.items()]

@@ -15,14 +15,16 @@ from huggingface_hub.utils import get_token, validate_repo_id
 from safetensors import SafetensorError
 
 from hf_mae.foreign_checkpoints import NETWORK_ERRORS
-from hf_mae.hub import prepare, upload
+from hf_mae.hub import base_is_there, prepare, upload
 
 
 def main():
     args = parse()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            publication = prepare(args.model_name_or_path, args.repo_id, folder, args.license, args.widget_images)
+            publication = prepare(
+                args.model_name_or_path, args.repo_id, folder, args.license, args.widget_images, args.with_reconstructions
+            )
         except (ValueError, OSError, SafetensorError) as error:
             sys.exit(f"publish.py: error: {error}")
         print(f"{publication.architecture}, for {args.repo_id}")
@@ -33,6 +35,8 @@ def main():
             return
         try:
             print(f"published at {upload(publication, args.repo_id, args.public)}")
+            if not base_is_there(publication.card):
+                print(f"note: the card's base_model, {publication.card.data.base_model}, isn't on the Hub: publish it too")
         except (*NETWORK_ERRORS, ValueError) as error:
             sys.exit(f"publish.py: error: {said(error)}; nothing is lost: the same command tries again")
 
@@ -44,6 +48,9 @@ def parse():
     parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
     parser.add_argument("--license", help="the Hub's name of it (default: the published model's, or the folder's card's)")
     parser.add_argument("--widget_images", nargs="+", default=[], metavar="IMAGE", help="examples on a classifier's page")
+    parser.add_argument(
+        "--with_reconstructions", action="store_true", help="show the held-out images of reconstructions.png on the card"
+    )
     parser.add_argument("--dry_run", action="store_true", help="show the files and the card, upload nothing")
     args = parser.parse_args()
     try:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import re
 import threading
 
 
@@ -62,6 +63,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         parts, data = self.note(), self.body()
+        if parts == ["api", "validate-yaml"]:
+            known = r"^license: (apache-2\.0|mit|cc-by-nc-4\.0)$"
+            unknown = not re.search(known, json.loads(data)["content"], flags=re.M)
+            message = '"license" must be one of [apache-2.0, mit, …]'
+            if unknown and self.headers.get("Accept") == "text/plain":
+                return self.answer(400, message.encode())
+            return self.answer(400 if unknown else 200, {"errors": [{"message": message}] * unknown, "warnings": []})
         if not self.allowed():
             return self.refuse(401, "Unauthorized")
         if parts == ["api", "repos", "create"]:
@@ -71,8 +79,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(409, {"url": f"{self.hub.address}/{name}"})
             self.hub.repos[name] = {"private": asked.get("visibility") == "private" or asked.get("private"), "commits": []}
             return self.answer(200, {"url": f"{self.hub.address}/{name}"})
-        if parts == ["api", "validate-yaml"]:
-            return self.answer(200, {"errors": [], "warnings": []})
         name, what = "/".join(parts[2:4]), parts[4]
         if what == "preupload":
             files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(data)["files"]]

@@ -1,13 +1,18 @@
+import os
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from conftest import GOLDEN, ROOT
 from huggingface_hub import ModelCard
+from PIL import Image
+from test_export import OLDEST, make, write
 
-from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
-from hf_mae.cards import Example, count
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
+from hf_mae.cards import Example, PlainCard, count
 from hf_mae.training_cards import ClassifierCard, PreTrainingCard, load_training_card
 from hf_mae.zoo import ZOO
 from hf_mae.zoo_cards import ZooCard, zoo_table
@@ -85,6 +90,10 @@ def test_facts_survive_the_folder(card, tmp_path):
     assert again.data.license == "mit"
     assert "org/name" in again.text
     assert load_training_card(tmp_path / "elsewhere", card.config) is None
+    for damage in ("{", '{"card": "Other"}', '{"card": "PreTrainingCard", "surplus": 1}', "[1]"):
+        (tmp_path / "card.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"card\.json is damaged; without it the card says less, so delete it to go on"):
+            load_training_card(tmp_path, card.config)
 
 
 @pytest.mark.parametrize("architecture", ["MAEForPreTraining", "MAEForImageClassification"])
@@ -143,3 +152,47 @@ def test_published_figures_on_the_cards():
     assert "657.07 M parameters, 630.76 M of them in the encoder" in text
     assert "167.40 G multiply-adds" in text
     assert "| [vit-huge-p14-mae-in1k-448px](https://huggingface.co/hf-mae/vit-huge-p14-mae-in1k-448px) | 87.3 |" in text
+
+
+def blocks_of_python(card):
+    return re.findall(r"```python\n(.*?)```", str(card.render()), flags=re.S)
+
+
+@pytest.mark.parametrize("transformers", ["pinned", "4.57"])
+@pytest.mark.parametrize("kind", ["pretrain", "mean", "encoder"])
+def test_grey_models_code_for_plain_transformers(kind, transformers, tmp_path):
+    """As it stands on the card, in a process without hf_mae, on grey pictures and on others."""
+    if transformers == "4.57" and not OLDEST.is_dir():
+        pytest.skip("make oldest-transformers installs it")
+    model = make(f"grey {kind}")
+    _, result = write(model, tmp_path / "native")
+    card = PlainCard(
+        folder=str(tmp_path / "native"), native=result["architecture"], config=model.config, class_name=type(model).__name__
+    )
+    assert "It was trained on grey pictures" in str(card.render())
+    code = f"import os, sys\nsys.modules['hf_mae'] = None\nos.chdir({str(tmp_path)!r})\n{blocks_of_python(card)[0]}"
+    path = {"PYTHONPATH": str(OLDEST)} if transformers == "4.57" else {}
+    for mode in ("L", "RGB"):
+        Image.new(mode, (60, 40), "gray").save(tmp_path / "picture.jpg")
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **path}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["pretrain", "mean", "encoder"])
+def test_our_own_code_takes_any_channels(kind, channels, tmp_path, monkeypatch):
+    model = make(kind, num_channels=channels)
+    model.save_pretrained(tmp_path / "own")
+    MAEImageProcessor.from_model_config(model.config).save_pretrained(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (60, 40), "red").save("picture.jpg")
+    np.save("picture.npy", np.zeros((40, 60, channels), np.uint8))
+    card = PlainCard(folder=str(tmp_path / "own"), config=model.config, class_name=type(model).__name__)
+    (block,) = blocks_of_python(card)
+    exec(block, names := {})
+    if channels == 5:
+        assert "picture.npy" in block
+    if kind == "mean" and channels == 5:
+        assert names["logits"].shape == (1, 10)
+    elif kind != "mean":
+        assert names["features"].shape == (1, 17, 48)

@@ -1,12 +1,13 @@
 import json
 import re
+import shutil
 
 import pytest
 import timm
 import torch
 from conftest import GOLDEN, TINY, run_script, script_error
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEModel
 from hf_mae.conversion import convert
@@ -17,6 +18,8 @@ from hf_mae.zoo import ZOO
 
 
 HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}
+FILE = f"--checkpoint={GOLDEN / 'facebook_mae.pth'}"
+FLAGS = [f"--{name}={heads}" for name, heads in HEADS.items()]
 KEYS = sorted((GOLDEN / "mmpretrain_keys").glob("*.tsv"))
 
 
@@ -212,8 +215,49 @@ def test_class_names_of_mmengine():
     names = [f"kind {i}" for i in range(10)]
     extras["meta"]["dataset_meta"] = {"classes": tuple(names)}
     assert list(convert(tensors, extras, num_attention_heads=3).model.config.id2label.values()) == names
+    extras["meta"]["dataset_meta"] = {"classes": [*names[:8], "crane", "crane"]}
+    unique = convert(tensors, extras, num_attention_heads=3).model.config
+    assert list(unique.id2label.values()) == [*names[:8], "crane (8)", "crane (9)"]
+    assert unique.label2id["crane (9)"] == 9
     extras["meta"]["dataset_meta"] = {"classes": names[:9]}
-    assert convert(tensors, extras, num_attention_heads=3).model.config.id2label[0] == "LABEL_0"
+    conversion = convert(tensors, extras, num_attention_heads=3)
+    assert conversion.model.config.id2label[0] == "LABEL_0"
+    assert any("the 9 class names in the file or beside it are left out" in note for note in conversion.notes)
+    for nothing in (None, 3, {}, {"classes": None}):
+        extras["meta"]["dataset_meta"] = nothing
+        assert convert(tensors, extras, num_attention_heads=3).model.config.id2label[0] == "LABEL_0"
+
+
+@torch.no_grad()
+def test_transformers_classifier_with_its_configuration():
+    """Everything of its config.json that we have too is kept."""
+    sizes = {k: v for k, v in TINY.items() if not k.startswith("decoder")}
+    names = {0: "ill", 1: "well", 2: "?"}
+    config = ViTConfig(**sizes, hidden_act="relu", layer_norm_eps=1e-5, id2label=names, problem_type=None)
+    theirs = ViTForImageClassification(config).eval()
+    beside = json.loads(config.to_json_string(use_diff=False))
+    conversion = convert(theirs.state_dict(), {"config": beside})
+    ours = conversion.model.config
+    assert (ours.id2label, ours.label2id, ours.hidden_act) == (names, {"ill": 0, "well": 1, "?": 2}, "relu")
+    assert (ours.num_attention_heads, ours.layer_norm_eps, ours.pooling, conversion.notes) == (3, 1e-5, "cls", [])
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(conversion.model(images).logits, theirs(images).logits, rtol=0, atol=1e-5)
+    for contradiction, message in [
+        ({"hidden_size": 96}, "hidden_size is 96, and in the tensors 48"),
+        ({"image_size": [32, 64]}, r"image_size is \[32, 64\], and in the tensors 32"),
+        ({"num_hidden_layers": 7, "patch_size": 16}, "num_hidden_layers is 7, and in the tensors 3; patch_size is 16"),
+    ]:
+        with pytest.raises(ValueError, match=f"config.json beside the file is of another model: {message}"):
+            convert(theirs.state_dict(), {"config": {**beside, **contradiction}})
+    assert convert(theirs.state_dict(), {"config": {**beside, "image_size": [32, 32]}}).model.config.image_size == 32
+    with pytest.raises(ValueError, match=r"config\.json beside the file holds a list; it must be a mapping of fields"):
+        convert(theirs.state_dict(), {"config": [1]})
+
+
+def test_mask_ratio_of_a_configuration_is_kept():
+    theirs = ViTMAEForPreTraining(ViTMAEConfig(**TINY, mask_ratio=0.6, norm_pix_loss=True))
+    config = convert(theirs.state_dict(), {"config": theirs.config.to_dict()}).model.config
+    assert (config.mask_ratio, config.norm_pix_loss) == (0.6, True)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +271,40 @@ def test_class_names_of_mmengine():
 def test_other_tensors(tensors, message):
     with pytest.raises(ValueError, match=message):
         convert(tensors)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {"patch_embed.proj.weight": torch.zeros(48, 192)},
+            r"projection\.weight, is \(48, 192\); it must have 4",
+        ),
+        ({"pos_embed": torch.zeros(48)}, r"position_embeddings, is \(48,\); it must have 3 dimensions"),
+        ({"pos_embed": torch.zeros(1, 0, 48)}, r"position_embeddings, is \(1, 0, 48\); it must have 3 dimensions"),
+        ({"decoder_pos_embed": torch.zeros(17, 32)}, r"of another shape: decoder\.decoder_pos_embed \(17, 32\), not"),
+        ({"mask_token": torch.zeros(32)}, r"mask_token, is \(32,\); it must have 3 dimensions"),
+        (
+            {"norm.weight": torch.zeros(48).to_sparse()},
+            r"tensors are sparse, without data or not.* vit\.layernorm",
+        ),
+        ({"norm.weight": torch.zeros(48, device="meta")}, "tensors are sparse, without data or not of a floating-point"),
+        ({"norm.weight": torch.zeros(48, dtype=torch.int8)}, "tensors are sparse, without data or not of a floating-point"),
+        ({"norm.weight": torch.full((48,), torch.nan)}, r"values that are not finite; in our names, vit\.layernorm\.weight"),
+        ({"blocks.0.attn.qkv.weight": torch.zeros(2, 2)}, "of another shape: vit.layers.0.attention.q_proj.weight"),
+        ({"blocks.x.attn.qkv.weight": torch.zeros(2, 2)}, r"left over: vit\.layers\.x\.attention"),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
+)
+def test_odd_tensors(tensors, message):
+    whole, _ = read_checkpoint(GOLDEN / "facebook_mae.pth")
+    with pytest.raises(ValueError, match=message):
+        convert(whole | tensors, **HEADS)
+
+
+def test_timms_poolings_cannot_be_told_apart():
+    theirs = timm.create_model("vit_small_patch16_224", num_classes=7, img_size=32)
+    assert any("the head is taken to be on the class token" in note for note in convert(theirs.state_dict()).notes)
 
 
 def test_half_precision_becomes_single():
@@ -259,10 +337,12 @@ def test_script(tmp_path):
         (["--name=vit-base-p16-mae-300e-in1k"], "no file of vit-base.* was published, results only; train it with scripts/"),
         (["--checkpoint=nothing.pth"], "there is no file nothing.pth"),
         ([], "give --output_dir, and --name or --checkpoint"),
+        ([f"--output_dir={GOLDEN / 'models.tsv'}", "--name=mae-vit-base"], "models.tsv is a file; it must be a folder"),
+        ([f"--output_dir={GOLDEN / 'facebook_mae.pth' / 'under'}", FILE, *FLAGS], "Not a directory"),
     ],
 )
 def test_scripts_errors_are_one_line(flags, message, tmp_path):
-    assert re.search(message, script_error("convert_checkpoint.py", *flags, f"--output_dir={tmp_path / 'out'}"))
+    assert re.search(message, script_error("convert_checkpoint.py", f"--output_dir={tmp_path / 'out'}", *flags))
     assert not (tmp_path / "out").exists()
 
 
@@ -277,6 +357,13 @@ def test_a_published_row_end_to_end(tmp_path):
     proof = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert proof["name"] == "vit-base-p16_mae-300e-pre_8xb128-coslr-100e_in1k"
     assert same_checksum(proof["outputs"], output_checksum(model))
+
+
+def test_a_damaged_config_json_is_named(tmp_path):
+    shutil.copy(GOLDEN / "facebook_mae.pth", tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    flags = [f"--checkpoint={tmp_path / 'facebook_mae.pth'}", f"--output_dir={tmp_path / 'out'}"]
+    assert "config.json, which says what no tensor tells, is damaged" in script_error("convert_checkpoint.py", *flags)
 
 
 @pytest.mark.slow

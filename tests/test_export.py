@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, run_script, script_error
 from PIL import Image
+from transformers import ViTConfig, ViTModel
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor, MAEModel
 from hf_mae.export import export, load_own
@@ -31,6 +32,8 @@ def shaken(model):
 
 
 def make(kind, image_size=32, patch_size=8, **fields):
+    if kind.startswith("grey "):
+        kind, fields = kind.removeprefix("grey "), {**fields, "num_channels": 1}
     config = MAEConfig(**{**TINY, "image_size": image_size, "patch_size": patch_size, **fields})
     if kind in ("pretrain", "pretrain as vit"):
         return shaken(MAEForPreTraining(config))
@@ -46,25 +49,28 @@ def write(model, folder, bare_encoder=False):
 
 
 KINDS = ["pretrain", "mean", "probe", "encoder", "pretrain as vit"]
+CASES = [(kind, *shape) for kind in KINDS for shape in SHAPES] + [(f"grey {kind}", 224, 16) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory, photos):
     """(kind, shape) → folder, what we compute; every folder is written once."""
     root, cases = tmp_path_factory.mktemp("native"), {}
-    for kind in KINDS:
-        for image_size, patch_size in SHAPES:
-            model = make(kind, image_size, patch_size, norm_pix_loss=image_size == 448)
-            name = f"{kind.replace(' ', '-')}-{image_size}-{patch_size}"
-            folder = root / name
-            processor, _ = write(model, folder, kind == "pretrain as vit")
-            edge = processor.size.shortest_edge  # already of the edge's length: PIL and torchvision resize a bit apart
-            photos[0].resize((round(edge * 1.5), edge)).save(root / f"{name}.png")
-            inputs = {"pixel_values": torch.randn(2, 3, image_size, image_size)}
-            if kind == "pretrain":
-                inputs["noise"] = torch.rand(2, model.config.num_patches)
-            torch.save(inputs, root / f"{name}.pt")
-            cases[kind, image_size, patch_size] = (folder, model, processor, inputs, root / f"{name}.png")
+    for kind, image_size, patch_size in CASES:
+        model = make(kind, image_size, patch_size, norm_pix_loss=image_size == 448)
+        name = f"{kind.replace(' ', '-')}-{image_size}-{patch_size}"
+        folder = root / name
+        processor, _ = write(model, folder, kind.endswith("pretrain as vit"))
+        edge = processor.size.shortest_edge  # already of the edge's length: PIL and torchvision resize a bit apart
+        picture = photos[0].resize((round(edge * 1.5), edge))
+        (picture.convert("L") if kind.startswith("grey") else picture).save(root / f"{name}.png")
+        inputs = {"pixel_values": torch.randn(2, model.config.num_channels, image_size, image_size)}
+        if kind.endswith("pretrain"):
+            inputs["noise"] = torch.rand(2, model.config.num_patches)
+        elif kind.startswith("grey"):  # plain transformers takes these as RGB
+            inputs["pixel_values"] = inputs["pixel_values"].expand(-1, 3, -1, -1)
+        torch.save(inputs, root / f"{name}.pt")
+        cases[kind, image_size, patch_size] = (folder, model, processor, inputs, root / f"{name}.png")
     return cases
 
 
@@ -76,7 +82,7 @@ def requests_for(kind, folder, image):
         "probe": ["AutoModelForImageClassification", "image-classification"],
         "encoder": ["AutoModel", "image-feature-extraction"],
         "pretrain as vit": ["AutoModel", "image-feature-extraction"],
-    }[kind]
+    }[kind.removeprefix("grey ")]
     for do in what:
         yield {"do": do, "folder": str(folder), **({"image": str(image)} if "-" in do else {"inputs": inputs})}
 
@@ -113,15 +119,15 @@ def close(ours, theirs):
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case[0].endswith("pretrain")], ids=str)
 @torch.no_grad()
-def test_pre_training(cases, answers, shape):
-    _, model, _, inputs, _ = cases[("pretrain", *shape)]
-    ours, found = model(**inputs), answers[("pretrain", *shape, "AutoModelForPreTraining")]
+def test_pre_training(cases, answers, case):
+    _, model, _, inputs, _ = cases[case]
+    ours, found = model(**inputs), answers[(*case, "AutoModelForPreTraining")]
     assert (found["class"], found["missing"]) == ("ViTMAEForPreTraining", [])
     close(ours.loss, found["loss"])
     close(ours.logits, found["logits"])
-    latent = answers[("pretrain", *shape, "AutoModel")]
+    latent = answers[(*case, "AutoModel")]
     assert latent["class"] == "ViTMAEModel"
     close(model.vit(**inputs).last_hidden_state, latent["last_hidden_state"])
 
@@ -132,32 +138,31 @@ def test_ordered_features_of_a_pre_training_folder(cases, answers):
     close(model.vit(inputs["pixel_values"]).last_hidden_state, answers["ViTModel",]["last_hidden_state"])
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("kind", "native"), [("mean", "Beit"), ("probe", "ViT")])
+@pytest.mark.parametrize("case", [case for case in CASES if case[0].endswith(("mean", "probe"))], ids=str)
 @torch.no_grad()
-def test_classifiers(cases, answers, kind, native, shape):
-    _, model, processor, inputs, image = cases[(kind, *shape)]
-    found = answers[(kind, *shape, "AutoModelForImageClassification")]
+def test_classifiers(cases, answers, case):
+    _, model, processor, inputs, image = cases[case]
+    found = answers[(*case, "AutoModelForImageClassification")]
+    native = "Beit" if case[0].endswith("mean") else "ViT"
     assert (found["class"], found["missing"]) == (f"{native}ForImageClassification", [])
-    close(model(**inputs).logits, found["logits"])
+    close(model(inputs["pixel_values"][:, : model.config.num_channels]).logits, found["logits"])
     probabilities = model(**processor(Image.open(image), return_tensors="pt")).logits.softmax(dim=1)[0]
-    theirs = answers[(kind, *shape, "image-classification")]
+    theirs = answers[(*case, "image-classification")]
     close(probabilities, torch.tensor([theirs[name] for name in NAMES.values()]))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kind", ["encoder", "pretrain as vit"])
+@pytest.mark.parametrize("case", [case for case in CASES if case[0].endswith(("encoder", "as vit"))], ids=str)
 @torch.no_grad()
-def test_bare_encoders(cases, answers, kind, shape):
-    _, model, processor, inputs, image = cases[(kind, *shape)]
+def test_bare_encoders(cases, answers, case):
+    _, model, processor, inputs, image = cases[case]
     encoder = getattr(model, "vit", model)
-    found = answers[(kind, *shape, "AutoModel")]
+    found = answers[(*case, "AutoModel")]
     assert (found["class"], found["missing"]) == ("ViTModel", [])
-    ours = encoder(inputs["pixel_values"]).last_hidden_state
+    ours = encoder(inputs["pixel_values"][:, : model.config.num_channels]).last_hidden_state
     close(ours, found["last_hidden_state"])
     close(ours[:, 0], found["pooler_output"])  # the class token, not a random projection of it
     features = encoder(**processor(Image.open(image), return_tensors="pt")).last_hidden_state
-    close(features, answers[(kind, *shape, "image-feature-extraction")])
+    close(features, answers[(*case, "image-feature-extraction")])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +172,8 @@ def test_bare_encoders(cases, answers, kind, shape):
         ("probe", {"qkv_bias": False}),
         ("pretrain", {"qkv_bias": False}),
         ("mean", {"num_channels": 1}),
-        ("pretrain", {"num_channels": 5, "norm_pix_loss": True}),
+        ("pretrain", {"num_channels": 1, "norm_pix_loss": True}),
+        ("probe", {"num_channels": 1, "pooling": "cls", "head_batch_norm": True}),
         ("probe", {"pooling": "cls", "head_batch_norm": False}),
         ("mean", {"head_batch_norm": True}),
         ("mean", {"layer_norm_eps": 1e-3, "hidden_act": "relu", "drop_path_rate": 0.3, "hidden_dropout_prob": 0.2}),
@@ -199,6 +205,33 @@ def test_the_check_notices_a_wrong_weight(tmp_path, monkeypatch):
 def test_rectangles_stay_ours(fields, tmp_path):
     with pytest.raises(ValueError, match=r"(image|patch)_size is \d+ x \d+; transformers' own models take squares only"):
         write(make("pretrain", **fields), tmp_path)
+
+
+def test_other_channels_stay_ours(tmp_path):
+    with pytest.raises(
+        ValueError, match="num_channels is 4; transformers' own image processors take 1 and 3: this one stays"
+    ):
+        write(make("pretrain", num_channels=4), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["mean", "grey mean", "grey pretrain"])
+def test_the_check_notices_another_processor(kind, tmp_path, monkeypatch):
+    really = export.__globals__["_native_processor"]
+
+    def brighter(processor, num_channels):
+        native = really(processor, num_channels)
+        native.image_mean = [mean + 1e-3 for mean in native.image_mean]
+        return native
+
+    monkeypatch.setattr("hf_mae.export._native_processor", brighter)
+    with pytest.raises(ValueError, match="transformers' image processor makes other pixels of a picture than ours; don't"):
+        write(make(kind), tmp_path)
+
+
+def test_anothers_pooler_is_not_dropped(tmp_path):
+    ViTModel(ViTConfig(**{k: v for k, v in TINY.items() if not k.startswith("decoder")})).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="holds a ViTModel of another's, with a trained pooler, which ours don't have"):
+        load_own(tmp_path / "vit")
 
 
 def test_a_mean_pool_classifier_has_no_bare_encoder(tmp_path):
@@ -235,5 +268,6 @@ def test_script_says_what_is_wrong(tmp_path):
         (tmp_path / "own", tmp_path / "own", "is the model's own folder, which would be overwritten"),
         (tmp_path / "beit", tmp_path / "out", "holds BeitForImageClassification; there must be one of MAEForPreTraining"),
         (tmp_path / "missing", tmp_path / "out", "missing"),
+        (tmp_path / "own", tmp_path / "own" / "config.json", "File exists"),
     ]:
         assert message in script_error("export.py", f"--model_name_or_path={source}", f"--output_dir={target}")

@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import http.server
 import os
 import pickle
@@ -6,6 +7,7 @@ import re
 import runpy
 import subprocess
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -114,7 +116,58 @@ def test_truncated_files(size, tmp_path):
         read_checkpoint(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3, "optimizer": {}}, {"state_dict": {}}, {"a": TENSORS["a"], "b": 3}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02",  # a pickle that stops at its start
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",  # bytes of such a length
+        b"\x80\x02\x8a\xff" + b"\x00" * 3,
+        b"\x80\x02cargparse\nNamespace\n)\x81}(K\x01",
+        b"",
+    ],
+    ids=["EOF", "length", "long", "stub", "empty"],
+)
+def test_zip_files_with_a_damaged_pickle(data, tmp_path):
+    torch.save(TENSORS, tmp_path / "good.pth")
+    with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(tmp_path / "a.pth", "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, data if name.endswith("data.pkl") else good.read(name))
+    with pytest.raises(ValueError, match=r"a\.pth (is no file of torch\.save, or damaged|is refused)"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_damage_anywhere_is_an_error_or_harmless(tmp_path):
+    """A byte of the pickle is changed, at 300 places."""
+    torch.save({"state_dict": TENSORS, "args": argparse.Namespace(a=[1.5, "b", 10**30])}, tmp_path / "good.pth")
+    with zipfile.ZipFile(tmp_path / "good.pth") as good:
+        content = {name: good.read(name) for name in good.namelist()}
+    (pickled,) = (name for name in content if name.endswith("data.pkl"))
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(content[pickled]), 300):
+        data = bytearray(content[pickled])
+        data[place] = rng.integers(0, 256)
+        with zipfile.ZipFile(tmp_path / "a.pth", "w") as bad:
+            for name in content:
+                bad.writestr(name, bytes(data) if name == pickled else content[name])
+        with contextlib.suppress(ValueError):
+            read_checkpoint(tmp_path / "a.pth")
+            continue
+        refused += 1
+    assert 100 < refused < 300
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"epoch": 3, "optimizer": {}},
+        {"state_dict": {}},
+        {"a": TENSORS["a"], "b": 3},
+        {0: TENSORS["a"]},
+        {"model": {None: TENSORS["a"]}},
+    ],
+)
 def test_files_of_something_else(content, tmp_path):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"no state dict \(names of tensors\), bare or as state_dict or model; it is "):

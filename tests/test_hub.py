@@ -1,11 +1,13 @@
 """Publishing to a Hub on this machine, and using what was published from a clean cache."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,6 +15,7 @@ from conftest import GOLDEN, ROOT, TINY, run_script, script_error
 from huggingface_hub import ModelCard
 from loopback_hub import loopback_hub
 from PIL import Image
+from test_cards import FACTS
 from test_conversion import upstream_tensors
 from test_export import make
 
@@ -21,6 +24,7 @@ from hf_mae.cards import PlainCard
 from hf_mae.conversion import convert
 from hf_mae.hub import prepare
 from hf_mae.proof import PROOF_FILE, proof
+from hf_mae.training_cards import PreTrainingCard
 from hf_mae.zoo import ZOO
 
 
@@ -60,7 +64,7 @@ def plain_python(code):
 
 
 def publish(folder, repo_id, *flags, check=True):
-    arguments = [f"--model_name_or_path={folder}", f"--repo_id={repo_id}", "--license=apache-2.0", *flags]
+    arguments = ["--license=apache-2.0", f"--model_name_or_path={folder}", f"--repo_id={repo_id}", *flags]
     return run_script("publish.py", *arguments, check=check)
 
 
@@ -107,6 +111,9 @@ def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
     assert facts["base_model"] == "org/mae-vit-huge"
 
     printed = publish(tmp_path / "tuned", "org/digits")
+    assert "note:" not in printed
+    del hub.repos["org/mae-vit-huge"]
+    assert "note: the card's base_model, org/mae-vit-huge, isn't on the Hub" in publish(tmp_path / "tuned", "org/again")
     card = ModelCard(str(hub.repos["org/digits"]["commits"][0]["README.md"], "utf-8"))
     assert (card.data.base_model, card.data.base_model_relation) == ("org/mae-vit-huge", "finetune")
     assert card.data.eval_results[0].metric_value == pytest.approx(facts["results"]["top-1 accuracy"], abs=1e-5)
@@ -156,6 +163,46 @@ def test_classifier_to_hub_and_back(hub, tmp_path, photos):
     assert len(repo["commits"]) == 2
 
 
+def test_grey_classifier_to_hub_and_back(hub, tmp_path, photos):
+    """Pictures of 16 bits among them: the widget's pictures are of 8, which plain transformers reads."""
+    model = make("grey mean")
+    folder = save(model, tmp_path / "own")
+    colour = photos[1].resize((64, 37))  # of the shortest edge already, and whole pixels off the middle
+    deep = np.asarray(colour.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "xray.png")
+    colour.save(tmp_path / "colour.png")
+    publish(folder, "org/xrays", "--widget_images", str(tmp_path / "xray.png"), str(tmp_path / "colour.png"))
+    files = hub.repos["org/xrays"]["commits"][0]
+    card = ModelCard(str(files["README.md"], "utf-8"))
+    (block,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.S)
+    processor = MAEImageProcessor.from_model_config(model.config)
+    for example, name in zip(card.data.widget, ("xray", "colour"), strict=True):
+        (tmp_path / "picture.jpg").write_bytes(files[f"examples/{name}.png"])
+        printed = plain_python(
+            f"import os\nos.chdir({str(tmp_path)!r})\n" + block.replace('pipeline("', 'print(pipeline("') + ")"
+        )
+        (best, *_) = ast.literal_eval(printed.splitlines()[-1])
+        assert best["label"] == example["output"][0]["label"]
+        assert best["score"] == pytest.approx(example["output"][0]["score"], abs=1e-4)
+        with Image.open(tmp_path / f"{name}.png") as picture, torch.no_grad():
+            ours = model(**processor(picture, return_tensors="pt")).logits.softmax(dim=1).max().item()
+        assert ours == pytest.approx(best["score"], abs=2e-3)  # grey to a level of 256
+
+
+def test_held_out_images_are_shown_on_request_only(tmp_path):
+    folder = save(make("pretrain"), tmp_path / "own")
+    facts = {k: v for k, v in FACTS.items() if k != "config"}
+    PreTrainingCard(**facts, config=make("pretrain").config).save_facts(folder)
+    for name in ("reconstructions.png", "curves.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    for asked in (False, True):
+        publication = prepare(folder, "org/a", tmp_path / f"{asked}", license="mit", with_reconstructions=asked)
+        assert ("reconstructions.png" in publication.files) == asked
+        assert ("(reconstructions.png)" in str(publication.card)) == asked
+        assert "curves.png" in publication.files
+        assert "(curves.png)" in str(publication.card)
+
+
 def test_dry_run_touches_no_network(hub, tmp_path):
     printed = publish(save(make("probe"), tmp_path / "own"), "org/probe", "--dry_run")
     assert "ViTForImageClassification, for org/probe" in printed
@@ -199,6 +246,53 @@ def test_a_failed_proof_is_refused(tmp_path):
     assert not (tmp_path / "again" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"conversion\.json is damaged; convert the model again, or delete the file if you trained it further"),
+        ("[1]", r"is damaged.*\(it lacks name, source_file, source_format, source_sha256, outputs\)"),
+        ('{"name": null}', r"is damaged.*\(it lacks source_file"),
+        (None, "says what the converted model computes, and this one computes something else"),
+    ],
+)
+def test_a_damaged_proof_is_refused(text, message, tmp_path):
+    conversion, facts = converted("facebook_mae_encoder_only")
+    folder = save(conversion.model, tmp_path / "own")
+    facts["outputs"]["first"] = None
+    (folder / PROOF_FILE).write_text(json.dumps(facts) if text is None else text)
+    with pytest.raises(ValueError, match=message):
+        prepare(folder, "org/encoder", tmp_path / "out", license="cc-by-nc-4.0")
+
+
+def test_weights_without_finite_outputs_are_refused(tmp_path):
+    conversion, _ = converted("facebook_mae_encoder_only")
+    with torch.no_grad():
+        conversion.model.layernorm.weight.fill_(3e38)
+    with pytest.raises(ValueError, match="last_hidden_state of a fixed input are not all finite"):
+        proof(conversion, GOLDEN / "facebook_mae_encoder_only.pth", None)
+    conversion.model.save_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match="gives other last_hidden_state than ours: they differ by (nan|inf)"):
+        prepare(tmp_path / "own", "org/encoder", tmp_path / "out", license="mit")
+
+
+def test_the_hub_knows_the_licences(hub, tmp_path):
+    folder = save(make("mean"), tmp_path / "own")
+    status, _, stderr = publish(folder, "org/a", "--license=as-you-like", check=False)
+    assert status == 1
+    assert '"license" must be one of' in stderr
+    assert "Traceback" not in stderr
+    assert not hub.repos
+
+
+def test_a_published_models_licence_stays(tmp_path):
+    conversion, facts = converted("facebook_finetune")
+    folder = save(conversion.model, tmp_path / "own")
+    (folder / PROOF_FILE).write_text(json.dumps({**facts, "name": "mae_finetuned_vit_base"}))
+    message = "license is 'mit'; mae_finetuned_vit_base is published under cc-by-nc-4.0, and stays so: leave it out"
+    with pytest.raises(ValueError, match=message):
+        prepare(folder, "me/mine", tmp_path / "out", license="mit")
+
+
 def test_licence(tmp_path):
     folder = save(make("pretrain"), tmp_path / "own")
     with pytest.raises(ValueError, match="nobody has said under which licence .* give --license"):
@@ -206,6 +300,9 @@ def test_licence(tmp_path):
     card = PlainCard(folder="a", config=make("pretrain").config, class_name="MAEForPreTraining", license="mit").render()
     card.save(folder / "README.md")
     assert prepare(folder, "org/a", tmp_path / "out").card.data.license == "mit"
+    (folder / "README.md").write_text("---\nlicense: [mit\n---\n")
+    with pytest.raises(ValueError, match=r"README\.md has metadata that can't be read; mend it, or give --license"):
+        prepare(folder, "org/a", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
