@@ -42,7 +42,7 @@ $(OLDEST)/.installed: $(STAMP)
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_mae needs Python 3.10 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[test]
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[fast,test]
 	touch $@
 
 clean:

@@ -28,7 +28,11 @@ setup(
         "tensorboard>=2.20",  # training curves
         "pyyaml>=6.0",  # recipes
     ],
-    extras_require={"test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff>=0.17"]},
+    extras_require={
+        # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed
+        "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system == 'Linux' or platform_system == 'Windows'"],
+        "test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff>=0.17"],
+    },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -129,7 +129,8 @@ class DrawTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         num_draws = self.updates_per_epoch * self.args.total_batch_size
-        self.draw_sampler = DrawSampler(len(dataset), self.args.seed, num_draws)
+        crops = getattr(dataset, "crops_per_image", 1)
+        self.draw_sampler = DrawSampler(len(dataset), self.args.seed, num_draws, crops)
         return self.draw_sampler
 
     def _prepare_inputs(self, inputs):

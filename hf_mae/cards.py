@@ -187,7 +187,7 @@ _NATIVE_FEATURES = """```python
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForPreTraining, ViTModel
 
-inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
 features = ViTModel.from_pretrained("{folder}", add_pooling_layer=False)(**inputs).last_hidden_state  # nothing masked
 loss = AutoModelForPreTraining.from_pretrained("{folder}")(**inputs).loss  # of what it fills in, masked at random
 ```"""
@@ -195,7 +195,7 @@ _NATIVE_ENCODER = """```python
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
 features = AutoModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
 ```"""
 _OWN_FEATURES = """```python
@@ -232,7 +232,7 @@ python scripts/predict.py --model_name_or_path {folder} picture.jpg
 # (what a picture of three channels is opened by, what others are)
 _GREY = (
     ("from PIL", "import numpy as np\nfrom PIL"),
-    ('Image.open("picture.jpg")', 'np.array(Image.open("picture.jpg").convert("L"))[..., None]'),
+    ('Image.open("picture.jpg").convert("RGB")', 'np.array(Image.open("picture.jpg").convert("L"))[..., None]'),
 )
 _FROM_ARRAYS = (
     ("from PIL import Image", "import numpy as np"),

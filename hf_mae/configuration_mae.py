@@ -188,7 +188,7 @@ class MAEConfig(PreTrainedConfig):
         for name in ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        if self.hidden_act not in ACT2FN:
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; it must be one of {', '.join(ACT2FN)}")
         if self.pooling not in ("mean", "cls"):
             raise ValueError(f"pooling is {self.pooling!r}; it must be 'mean' or 'cls'")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from timm.data import ImageNetInfo
+from transformers import ViTMAEConfig
 
 from .configuration_mae import SIZES, MAEConfig
 from .foreign_checkpoints import Inert
@@ -83,7 +84,7 @@ def rename(state_dict, renames):
     for name, tensor in state_dict.items():
         for pattern, replacement in renames.items():
             name = re.sub(pattern, replacement, name)
-        if ".qkv." in name:
+        if ".qkv." in name and tensor.ndim:
             for part, piece in zip("qkv", tensor.chunk(3)):
                 renamed[name.replace(".qkv.", f".{part}_proj.")] = piece.clone()  # safetensors wants each on its own
         else:
@@ -133,8 +134,8 @@ def convert(state_dict, extras=None, published=None, **fields):
     >>> convert(encoder.state_dict()).model.config.hidden_size
     192
     """
+    _check_values(state_dict)
     name, renamed = _recognise(state_dict)
-    _check_values(renamed)
     notes, extras = [], dict(extras or {})
     of_transformers = name == "transformers vit_mae"
     if published or not of_transformers:
@@ -191,10 +192,10 @@ def _check_values(tensors):
         if tensor.layout != torch.strided or tensor.is_meta or not (tensor.is_floating_point() or "num_batches" in name)
     ]
     if odd:
-        raise ValueError(f"tensors are sparse, without data or not of a floating-point type; in our names, {', '.join(odd)}")
+        raise ValueError(f"tensors are sparse, without data or not of a floating-point type: {', '.join(odd)}")
     odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if odd:
-        raise ValueError(f"tensors hold values that are not finite; in our names, {', '.join(odd)}")
+        raise ValueError(f"tensors hold values that are not finite: {', '.join(odd)}")
 
 
 def _read_config(tensors, extras, published, given, notes):
@@ -230,7 +231,7 @@ def _tower_fields(shape, prefix, name):
     """Depth and MLP width of the encoder or of the decoder."""
     numbers = {int(found[1]) for key in shape if (found := re.match(re.escape(prefix) + r"(\d+)\.", key))}
     return {
-        f"{name}num_hidden_layers": max(numbers, default=0) + 1,
+        f"{name}num_hidden_layers": len(numbers),  # if one is skipped, the keys will say so
         f"{name}intermediate_size": _shape(shape, f"{prefix}0.mlp.fc1.weight", 2)[0],
     }
 
@@ -247,6 +248,8 @@ def _fields_beside(config, told):
     """Those of transformers' fields that are ours too; what the tensors tell must be the same there."""
     if not isinstance(config, dict):
         raise ValueError(f"config.json beside the file holds a {type(config).__name__}; it must be a mapping of fields")
+    if config and config.get("model_type") != MAEConfig.model_type:  # what isn't written down has its default there
+        config = {name: value for name, value in ViTMAEConfig().to_dict().items() if name not in told} | config
     beside = {name: value for name, value in config.items() if name in (*MAEConfig.__annotations__, "problem_type")}
     sides = ("image_size", "patch_size")  # one number, or two
     beside |= {name: _one_or_two(beside[name]) for name in sides if isinstance(beside.get(name), list) and beside[name]}
@@ -290,6 +293,8 @@ def _noted_classes(extras):
     """Class names in transformers' configuration or in mmengine's notes, or None."""
     by_number = extras.get("config", {}).get("id2label")
     if isinstance(by_number, dict):
+        if not all(str(number).isdecimal() for number in by_number):
+            raise ValueError(f"config.json beside the file has id2label {by_number}; its keys must be numbers")
         return [by_number[number] for number in sorted(by_number, key=int)]
     meta = extras.get("meta")
     if isinstance(meta, dict) and isinstance(meta.get("dataset_meta"), dict):

@@ -5,14 +5,13 @@ The sampler hands out draw numbers, `epoch * len(dataset) + index`; what a draw 
 noise) follows from its number alone, whichever process or worker makes it and whenever.
 """
 
-import io
+import itertools
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from .image_processing_mae import DECODE_ERRORS, image_to_array
+from .decoding import ImageDecodeError, open_image, whole_pixels
 
 
 _MAX_REPLACEMENTS = 100
@@ -22,47 +21,23 @@ class BadImageError(RuntimeError):
     """An image can't be decoded, or too many can't."""
 
 
-def decode(value, num_channels):
-    """What an image column holds → (H, W, C) uint8 array, upright.
-
-    Args:
-        value: {"bytes": …, "path": …} of a file in any format that PIL reads, or an array (H, W, C) of uint8.
-        num_channels: C.
-
-    Raises:
-        One of `image_processing_mae.DECODE_ERRORS`.
-    """
-    if not isinstance(value, dict):
-        array = np.asarray(value)
-        whole = np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 and array.max() <= 255
-        if array.ndim != 3 or array.shape[2] != num_channels or not whole:
-            raise ValueError(
-                f"array of shape {array.shape} and {array.dtype}; expected (height, width, {num_channels}), whole numbers "
-                "from 0 to 255"
-            )
-        return array.astype(np.uint8)
-    if value.get("bytes") is None and value.get("path") is None:
-        raise ValueError("neither bytes nor a path")
-    with Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"]) as image:
-        return image_to_array(image, num_channels)
-
-
 class ImageDraws(Dataset):
-    """The draws of an image data set: `draws[epoch * len(draws) + index]`.
+    """The draws of an image data set: `draws[(epoch * len(draws) + index) * crops_per_image + crop]`.
 
     Args:
         dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as `load_image_dataset` returns them.
-        transform: (array, rng) → dict of tensors.
+        transform: (image, rng) → dict of tensors; the image is what `open_image` returns.
         num_channels: Channels to decode to.
-        seed: With the epoch and the index, of all randomness.
+        seed: With the epoch, the index and the crop, of all randomness.
         on_bad_image: `"skip"` replaces an image that can't be decoded by another one, drawn by (seed, epoch, index), and
             reports it in the sample; `"raise"` raises `BadImageError`.
+        crops_per_image: Samples that are made of an image when it is decoded.
 
-    A sample is what the transform returns, with `labels` (the image's class, if there are labels), `index` (of the draw) and
-    `bad_images`, a list of (index, path, error).
+    A sample is what the transform returns, with `labels` (the image's class, if there are labels), `index` (of the image)
+    and `bad_images`, a list of (index, path, error).
     """
 
-    def __init__(self, dataset, transform, num_channels, seed, on_bad_image="skip"):
+    def __init__(self, dataset, transform, num_channels, seed, on_bad_image="skip", crops_per_image=1):
         if on_bad_image not in ("skip", "raise"):
             raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'skip' or 'raise'")
         self.dataset = dataset
@@ -70,56 +45,88 @@ class ImageDraws(Dataset):
         self.num_channels = num_channels
         self.seed = seed
         self.on_bad_image = on_bad_image
+        self.crops_per_image = crops_per_image
 
     def __len__(self):
         return len(self.dataset)
 
     def __getitem__(self, draw):
-        epoch, index = divmod(draw, len(self.dataset))
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws):
+        """The samples of a batch; crops of one image that lie side by side come of one decode."""
+        samples = []
+        for draw, group in itertools.groupby(draws, key=lambda number: number // self.crops_per_image):
+            samples += self._samples(*divmod(draw, len(self)), [number % self.crops_per_image for number in group])
+        return samples
+
+    def _samples(self, epoch, index, crops):
         bad_images, candidate = [], index
         for attempt in range(_MAX_REPLACEMENTS):
             row = self.dataset[candidate]
-            value = row["image"]
             try:
-                array = decode(value, self.num_channels)
-            except DECODE_ERRORS as error:
-                path = (value.get("path") if isinstance(value, dict) else None) or "-"
+                samples = self.make_samples(row, [self.seed, epoch, index], crops)
+            except ImageDecodeError as error:
+                path = path_of(row)
                 if self.on_bad_image == "raise":
                     raise BadImageError(f"image {candidate} ({path}) can't be decoded: {error}") from error
-                bad_images.append((candidate, path, " ".join(f"{type(error).__name__}: {error}".split())))
-                candidate = int(np.random.default_rng([self.seed, epoch, index, attempt]).integers(len(self.dataset)))
+                bad_images.append((candidate, path, str(error)))
+                candidate = int(np.random.default_rng([self.seed, epoch, index, attempt]).integers(len(self)))
                 continue
-            sample = self.transform(array, np.random.default_rng([self.seed, epoch, index]))
-            if "label" in row:
-                sample["labels"] = torch.tensor(row["label"])
-            return {**sample, "index": index, "bad_images": bad_images}
+            return [
+                {**sample, "index": index, "bad_images": bad_images if i == 0 else []} for i, sample in enumerate(samples)
+            ]
         raise BadImageError(
             f"{_MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {candidate} ({path}): "
             f"{bad_images[-1][2]}"
         )
 
+    def make_samples(self, row, seed, crops):
+        """What the transform makes of a row, once a crop; the image is decoded once.
+
+        Raises:
+            ImageDecodeError: it can't be.
+        """
+        image = open_image(row["image"], self.num_channels)
+        image = image if self.crops_per_image == 1 else whole_pixels(image)
+        samples = [self.transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
+        return [{**sample, "labels": torch.tensor(row["label"])} for sample in samples] if "label" in row else samples
+
+
+def path_of(row):
+    """Where the image of a row lies, "-" if it says nothing."""
+    return (isinstance(row["image"], dict) and row["image"].get("path")) or "-"
+
 
 class DrawSampler(Sampler):
-    """Draw numbers of one epoch, `epoch * length + index`, in an order that follows from (seed, epoch).
+    """Draw numbers of one epoch, in an order that follows from (seed, epoch); the crops of an image side by side.
+
+    With R crops an image, an epoch is still about as many samples as there are images: it takes each Rth part of them, and R
+    epochs take all.
 
     Args:
         length: Images in the data set.
         seed: Of the order.
         num_draws: How many of them an epoch takes (whole batches).
+        crops_per_image: R.
     """
 
-    def __init__(self, length, seed, num_draws):
+    def __init__(self, length, seed, num_draws, crops_per_image=1):
         self.length = length
         self.seed = seed
         self.num_draws = num_draws
+        self.crops_per_image = crops_per_image
         self.epoch = 0
 
     def __len__(self):
         return self.num_draws
 
     def __iter__(self):
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        yield from (self.epoch * self.length + order[: self.num_draws]).tolist()
+        crops, (whole, part) = self.crops_per_image, divmod(self.epoch, self.crops_per_image)
+        order = np.random.default_rng([self.seed, whole]).permutation(self.length)
+        images = self.num_draws // crops
+        first = (self.epoch * self.length + order[part * images : (part + 1) * images]) * crops
+        yield from (first[:, None] + np.arange(crops)).ravel().tolist()
 
 
 class FeatureDraws(Dataset):
@@ -146,10 +153,17 @@ def collate(samples):
     if isinstance(samples, dict):
         return samples
     batch = {name: [sample[name] for sample in samples] for name in samples[0]}
-    batch = {name: torch.stack(v) if isinstance(v[0], torch.Tensor) else v for name, v in batch.items()}
+    batch = {name: _stack(v) if isinstance(v[0], torch.Tensor) else v for name, v in batch.items()}
     batch["index"] = torch.tensor(batch["index"])
     batch["bad_images"] = [bad for sample in samples for bad in sample["bad_images"]]
     return batch
+
+
+def _stack(tensors):
+    """torch.stack; images whose channels lie together, as decoded, stay so: a copy then is a plain one."""
+    if tensors[0].ndim == 3 and tensors[0].stride(0) == 1:
+        return torch.stack([tensor.permute(1, 2, 0) for tensor in tensors]).permute(0, 3, 1, 2)
+    return torch.stack(tensors)
 
 
 def own_labels(batch):

@@ -27,7 +27,7 @@ from transformers import (
     ViTMAEConfig,
 )
 
-from .image_processing_mae import MAEImageProcessor
+from .inference import load_processor
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining, MAEModel
 
@@ -69,17 +69,15 @@ def load_own(model_name_or_path):
         OSError: there is none.
     """
     config, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
+    if not isinstance(config, dict):
+        raise ValueError(f"config.json of {model_name_or_path} holds a {type(config).__name__}, no mapping of fields")
     kind = (config.get("architectures") or ["a model of unknown kind"])[0]
     if kind not in _OUR_CLASSES:
         raise ValueError(f"{model_name_or_path} holds {kind}; there must be one of {', '.join(_OUR_CLASSES)}")
     if kind == "ViTModel" and config.get("pooler_act") != "linear":
         raise ValueError(f"{model_name_or_path} holds a ViTModel of another's, with a trained pooler, which ours don't have")
     model = _OUR_CLASSES[kind].from_pretrained(model_name_or_path, dtype=torch.float32).eval()
-    try:
-        processor = MAEImageProcessor.from_pretrained(model_name_or_path)
-    except OSError:
-        processor = MAEImageProcessor.from_model_config(model.config)
-    return model, processor
+    return model, load_processor(model_name_or_path, model.config)
 
 
 def export(model, processor, folder, bare_encoder=False):
@@ -105,7 +103,7 @@ def export(model, processor, folder, bare_encoder=False):
     >>> result["architecture"]
     'ViTMAEForPreTraining'
     """
-    _check_that_a_native_processor_fits(model.config)
+    _check_that_a_native_processor_fits(model.config, processor)
     architecture, config, tensors = _native(model, bare_encoder)
     if model.config.num_channels == 1 and architecture != "ViTMAEForPreTraining":
         config.num_channels, tensors = 3, _of_rgb(tensors)
@@ -120,7 +118,7 @@ def export(model, processor, folder, bare_encoder=False):
     return {"architecture": architecture, **_compare(model, folder, architecture, config.num_channels)}
 
 
-def _check_that_a_native_processor_fits(config):
+def _check_that_a_native_processor_fits(config, processor):
     for name, (height, width) in {"image_size": config.image_hw, "patch_size": config.patch_hw}.items():
         if height != width:
             raise ValueError(
@@ -130,6 +128,14 @@ def _check_that_a_native_processor_fits(config):
         raise ValueError(
             f"num_channels is {config.num_channels}; transformers' own image processors take 1 and 3: this one stays ours"
         )
+    if len(processor.image_mean) != config.num_channels:
+        raise ValueError(
+            f"the image processor makes {len(processor.image_mean)} channels, as many as image_mean has, and the model "
+            f"takes {config.num_channels}; mend preprocessor_config.json"
+        )
+    size = dict(processor.size)
+    if not (size.get("shortest_edge") or (size.get("height") and size.get("width"))):
+        raise ValueError("the image processor's size must be a shortest_edge, or height and width")
 
 
 def _native(model, bare_encoder):
@@ -230,7 +236,10 @@ def _native_processor(processor, num_channels):
 
 
 def _compare_processors(processor, folder, num_channels, native_channels):
-    """Of one colour: what is left of the edges is the same, however it is resized and cropped."""
+    """Of a picture of one colour, which stays the same however it is resized and cropped.
+
+    transformers' resizing isn't the same in all its versions, and its crop lies one pixel off ours where the margin is odd.
+    """
     size = dict(processor.size)
     sides = (size.get("height") or size["shortest_edge"], size.get("width") or size["shortest_edge"])
     colour = (200, 100, 50) if num_channels == 3 else (100, 100, 100)

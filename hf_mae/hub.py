@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Publishing on the Hub: a native folder that was checked, its card, and one commit."""
 
+import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,10 @@ from .arguments import RECIPE_FILE
 from .cards import Example, PlainCard
 from .conversion import check_published
 from .export import export, load_own
+from .foreign_checkpoints import NETWORK_ERRORS
 from .image_processing_mae import image_to_array
 from .proof import PROOF_FILE, load_proof, output_checksum, same_checksum
-from .training_cards import load_training_card
+from .training_cards import FACTS_FILE, TrainingCard, load_training_card
 from .visualization import CURVES_FILE, PANEL_FILE
 from .zoo import published_model
 from .zoo_cards import EXAMPLE, ZooCard
@@ -84,27 +87,43 @@ def prepare(source, repo_id, folder, license=None, widget_images=(), with_recons
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
     if (source / RECIPE_FILE).is_file():
-        (folder / RECIPE_FILE).write_text(_public_recipe(source / RECIPE_FILE), encoding="utf-8")
+        (folder / RECIPE_FILE).write_text(_public_recipe(source), encoding="utf-8")
     examples = _examples(folder, repo_id, published, widget_images, architecture)
     facts = {"folder": repo_id, "native": architecture, "license": license, "examples": examples}
     card = _card(source, model, published, proof, facts)
-    if not with_reconstructions and PANEL_FILE in getattr(card, "pictures", ()):
-        card.pictures.remove(PANEL_FILE)
-    card = card.render()
+    try:
+        if isinstance(card, TrainingCard):
+            card.pictures = [name for name in card.pictures if (folder / name).is_file()]
+        card = card.render()
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+        raise ValueError(f"{source / FACTS_FILE} is damaged: no card can be made of it ({error})") from error
     card.save(folder / "README.md")
     return Publication(folder, card, architecture, result)
 
 
-def _public_recipe(path):
-    """A recipe without tokens, and without the way to files here: that is nobody else's business."""
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    kept = {name: value for name, value in recipe.items() if "token" not in name}
-    return yaml.safe_dump({name: _without_folders(value) for name, value in kept.items()}, sort_keys=False)
+def _public_recipe(source):
+    """The recipe of a run, without tokens, and without the way to files: that is nobody else's business."""
+    try:
+        recipe = yaml.safe_load((source / RECIPE_FILE).read_text(encoding="utf-8"))
+        kept = {name: value for name, value in recipe.items() if "token" not in name}
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source / RECIPE_FILE} is no recipe; mend it, or delete it to go on ({error})") from error
+    facts = source / FACTS_FILE
+    facts = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
+    hub_ids = [facts.get("hub_dataset"), facts.get("base_model")]  # anything else with a slash is a way to something here
+    return yaml.safe_dump({name: _without_folders(value, hub_ids) for name, value in kept.items()}, sort_keys=False)
 
 
-def _without_folders(value):
-    local = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~", ".")) or Path(value).exists())
-    return Path(value).name if local else value
+def _without_folders(value, hub_ids):
+    if isinstance(value, dict):
+        return {name: _without_folders(part, hub_ids) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(part, hub_ids) for part in value]
+    if not isinstance(value, str) or value in hub_ids:
+        return value
+    if value.lstrip().startswith(("{", "[")):
+        return _without_folders(yaml.safe_load(value), hub_ids)
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
 
 
 def _license_of(source, published, given):
@@ -203,6 +222,9 @@ def upload(publication, repo_id, public=False):
     return commit.repo_url
 
 
-def base_is_there(card):
-    """Whether the Hub has what a card says that the model was trained from; True if it says nothing."""
-    return not card.data.base_model or HfApi().repo_exists(card.data.base_model)
+def base_is_missing(card):
+    """Whether the Hub doesn't have what a card says that the model was trained from."""
+    try:
+        return bool(card.data.base_model) and not HfApi().repo_exists(card.data.base_model)
+    except NETWORK_ERRORS:
+        return False  # nobody knows

@@ -5,11 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
+from .decoding import whole_pixels
 from .image_datasets import readable_names
 from .image_processing_mae import MAEImageProcessor, image_to_array
 
@@ -36,13 +39,32 @@ def load_classifier(model_name_or_path):
     if "ForImageClassification" not in kind:  # its head would be new, and its answers noise
         raise ValueError(f"{model_name_or_path} holds {kind}, which is no classifier; run_finetune.py makes one of it")
     model = AutoModelForImageClassification.from_pretrained(model_name_or_path).eval()
+    own = config.model_type == "mae"
+    return model, load_processor(model_name_or_path, config) if own else load_processor(model_name_or_path)
+
+
+def load_processor(model_name_or_path, config=None):
+    """The image processor of a folder or Hub id; with a `MAEConfig`, that of our models, even if there is no file of it.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: there is none.
+    """
+    if config is not None and not _has_file(model_name_or_path, IMAGE_PROCESSOR_NAME):
+        return MAEImageProcessor.from_model_config(config)
     try:
-        processor = AutoImageProcessor.from_pretrained(model_name_or_path)
-    except OSError:
-        if config.model_type != "mae":
-            raise
-        processor = MAEImageProcessor.from_model_config(config)
-    return model, processor
+        return (AutoImageProcessor if config is None else MAEImageProcessor).from_pretrained(model_name_or_path)
+    except (AttributeError, TypeError, LookupError) as error:
+        raise ValueError(f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is damaged: {error}") from error
+
+
+def _has_file(model_name_or_path, name):
+    if Path(model_name_or_path).is_dir():
+        return Path(model_name_or_path, name).is_file()
+    try:
+        return bool(hf_hub_download(model_name_or_path, name))
+    except EntryNotFoundError:
+        return False
 
 
 def num_channels(model):
@@ -58,12 +80,13 @@ def finite(logits):
 
 
 class ProcessorTransform:
-    """(H, W, C) array → pixel_values as a model's own image processor makes them."""
+    """Image → pixel_values as a model's own image processor makes them."""
 
     def __init__(self, processor):
         self.processor = processor
 
-    def __call__(self, array, rng=None):
+    def __call__(self, image, rng=None):
+        array = whole_pixels(image)
         return {
             "pixel_values": self.processor(array, input_data_format="channels_last", return_tensors="pt").pixel_values[0]
         }

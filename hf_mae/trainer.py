@@ -14,7 +14,7 @@ from .data import FeatureDraws, collate, own_labels
 from .functional import baseline_losses, masked_losses, patchify, pixel_target, random_masking
 from .metrics import TopKAccuracy, knn_accuracy
 from .optimization import lars_groups, layer_decay_groups
-from .transforms import PairMixing
+from .transforms import PairMixing, erase
 from .visualization import PANEL_FILE, reconstruction_panel
 
 
@@ -117,6 +117,12 @@ class FineTuningTrainer(DrawTrainer):
     def parameter_groups(self, model):
         groups = layer_decay_groups(model, self.args.weight_decay, self.args.layer_decay)
         return [{**group, "lr": self.args.learning_rate * group["lr_scale"]} for group in groups]
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        if "erased" in inputs:
+            erase(inputs["pixel_values"], inputs.pop("erased"))
+        return inputs
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         seed = inputs.pop("mix_seed", None)

@@ -89,6 +89,13 @@ class MAETrainingArguments(DrawTrainingArguments):
     )
     warmup_epochs: float = field(default=40, metadata={"help": "Epochs of linear warm-up."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    crops_per_image: int = field(
+        default=1,
+        metadata={
+            "help": "Samples, each with its own crop and mask, that are made of an image when it is decoded. Epochs count "
+            "samples: with R crops, each takes an Rth of the images, and R epochs take all."
+        },
+    )
     knn_images: int = field(
         default=0,
         metadata={
@@ -101,6 +108,11 @@ class MAETrainingArguments(DrawTrainingArguments):
         super().__post_init__()
         if self.knn_images < 0:
             raise ValueError(f"knn_images is {self.knn_images}; it must be at least 0")
+        if self.crops_per_image < 1 or self.per_device_train_batch_size % self.crops_per_image:
+            raise ValueError(
+                f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide per_device_train_batch_size, "
+                f"which is {self.per_device_train_batch_size}"
+            )
 
 
 @dataclass

@@ -16,7 +16,8 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms.v2 import functional as TF
 from transformers.image_utils import SizeDict
 
-from .image_processing_mae import MAEImageProcessor, channel_statistics, normalize_images
+from .decoding import crop_pixels, whole_pixels
+from .image_processing_mae import MAEImageProcessor, channel_statistics
 
 
 def random_crop_box(height, width, rng, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -43,7 +44,9 @@ def random_crop_box(height, width, rng, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
 
 
 class RandomCropFlip:
-    """(H, W, C) array → uint8 (C, h, w) of the model's size: random resized crop, bicubic and antialiased, and flip.
+    """Image → uint8 (C, h, w) of the model's size: random resized crop, bicubic and antialiased, and flip.
+
+    The image is what `decoding.open_image` returns, here and below; an array (H, W, C) is one.
 
     For rectangular models the crop's aspect ratios lie about the model's own.
 
@@ -58,41 +61,42 @@ class RandomCropFlip:
         aspect = self.image_hw[1] / self.image_hw[0]
         self.ratio = (3 / 4 * aspect, 4 / 3 * aspect)
 
-    def __call__(self, array, rng):
-        top, left, height, width = random_crop_box(*array.shape[:2], rng, self.scale, self.ratio)
-        image = torch.from_numpy(array[top : top + height, left : left + width]).permute(2, 0, 1)  # (C, h, w)
-        image = TF.resize(image, list(self.image_hw), TF.InterpolationMode.BICUBIC, antialias=True)
+    def __call__(self, image, rng):
+        box = random_crop_box(*image.shape[:2], rng, self.scale, self.ratio)
+        pixels = torch.from_numpy(crop_pixels(image, box, self.image_hw)).permute(2, 0, 1)  # (C, h, w)
+        pixels = TF.resize(pixels, list(self.image_hw), TF.InterpolationMode.BICUBIC, antialias=True)
         if rng.random() < 0.5:
-            image = image.flip(-1)
-        return image.contiguous()
+            pixels = pixels.flip(-1)
+        return pixels
 
 
 class PretrainingTransform:
-    """(H, W, C) array → uint8 pixel_values and mask noise: crop of 20 to 100 % and flip (MAE paper, Appendix A.1)."""
+    """Image → uint8 pixel_values and mask noise: crop of 20 to 100 % and flip (MAE paper, Appendix A.1)."""
 
     def __init__(self, config):
         self.crop = RandomCropFlip(config, scale=(0.2, 1.0))
         self.num_patches = config.num_patches
 
-    def __call__(self, array, rng):
-        return {"pixel_values": self.crop(array, rng), "noise": mask_noise(self.num_patches, rng)}
+    def __call__(self, image, rng):
+        return {"pixel_values": self.crop(image, rng), "noise": mask_noise(self.num_patches, rng)}
 
 
 class LinearProbeTransform:
-    """(H, W, C) array → uint8 pixel_values: crop of 8 to 100 % and flip, nothing else (MAE paper, Appendix A.1)."""
+    """Image → uint8 pixel_values: crop of 8 to 100 % and flip, nothing else (MAE paper, Appendix A.1)."""
 
     def __init__(self, config):
         self.crop = RandomCropFlip(config, scale=(0.08, 1.0))
 
-    def __call__(self, array, rng):
-        return {"pixel_values": self.crop(array, rng)}
+    def __call__(self, image, rng):
+        return {"pixel_values": self.crop(image, rng)}
 
 
 class FineTuningTransform:
-    """(H, W, C) array → float32 pixel_values, normalised: crop of 8 to 100 %, flip, RandAugment and random erasing.
+    """Image → uint8 pixel_values: crop of 8 to 100 %, flip and RandAugment; and what random erasing puts over them.
 
-    Augmentation and erasing are timm's, as in the authors' code (MAE paper, Table 9). `mix_seed` decides how this sample is
-    mixed with its neighbour by `PairMixing`, `drop_path_noise` which layers it passes by.
+    Augmentation and erasing are timm's, as in the authors' code (MAE paper, Table 9). `erased` is (top, left, noise) or
+    None: `erase` puts it there, once the images are normalised, on their device. `mix_seed` decides how this sample is mixed
+    with its neighbour by `PairMixing`, `drop_path_noise` which layers it passes by.
 
     Args:
         config: `MAEConfig`, for size and channels.
@@ -105,24 +109,42 @@ class FineTuningTransform:
 
     def __init__(self, config, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25):
         self.crop = RandomCropFlip(config, scale=(0.08, 1.0))
-        self.mean, self.std = channel_statistics(config.num_channels)
-        self.augment = None if auto_augment == "none" else _rand_augment(auto_augment, config.image_hw, self.mean)
-        self.erase = RandomErasing(random_erasing, mode="pixel", device="cpu")
+        mean, _ = channel_statistics(config.num_channels)
+        self.augment = None if auto_augment == "none" else _rand_augment(auto_augment, config.image_hw, mean)
+        self.erasing = RandomErasing(random_erasing, mode="pixel", device="cpu")
         self.num_layers = config.num_hidden_layers
 
-    def __call__(self, array, rng):
-        image = self.crop(array, rng)
+    def __call__(self, image, rng):
+        pixels = self.crop(image, rng)
         with global_generators(rng):
             if self.augment is not None:
-                picture = image.squeeze(0).numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+                picture = pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
                 picture = np.array(self.augment(Image.fromarray(picture)))
-                image = torch.from_numpy(picture.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
-            pixel_values = self.erase(normalize_images(image, self.mean, self.std))
+                pixels = torch.from_numpy(picture.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
+            erased = self._draw_erasing(pixels.shape)
         return {
-            "pixel_values": pixel_values,
+            "pixel_values": pixels,
+            "erased": erased,
             "mix_seed": int(rng.integers(2**32)),
             "drop_path_noise": torch.from_numpy(rng.random((self.num_layers, 2), dtype=np.float32)),
         }
+
+    def _draw_erasing(self, shape):
+        """(top, left, noise (C, h, w)) as timm draws them, or None."""
+        canvas = self.erasing(torch.full(shape, torch.nan))
+        there = canvas.isfinite()
+        rows, columns = (there[0].any(dim=dim).nonzero().flatten() for dim in (1, 0))
+        if not len(rows):
+            return None
+        return int(rows[0]), int(columns[0]), canvas[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clone()
+
+
+def erase(pixel_values, erased):
+    """Puts noise over boxes of images (B, C, H, W), in place; `erased` has (top, left, noise) or None for each."""
+    for image, box in zip(pixel_values, erased):
+        if box is not None:
+            top, left, noise = box
+            image[:, top : top + noise.shape[1], left : left + noise.shape[2]] = noise
 
 
 def _rand_augment(policy, image_hw, mean):
@@ -210,27 +232,27 @@ class PairMixing:
 
 
 class CentreCropTransform:
-    """(H, W, C) array → uint8 pixel_values: the image processor's resize and centre crop."""
+    """Image → uint8 pixel_values: the image processor's resize and centre crop."""
 
     def __init__(self, config):
         self.processor = MAEImageProcessor.from_model_config(config)
 
-    def __call__(self, array, rng):
+    def __call__(self, image, rng):
         # the two steps alone: all that a processor does around them takes longer than a small image
-        processor, image = self.processor, torch.from_numpy(array).permute(2, 0, 1)  # (C, H, W)
-        image = processor.resize(image, SizeDict(**dict(processor.size)), resample=processor.resample)
-        return {"pixel_values": processor.center_crop(image, SizeDict(**dict(processor.crop_size)))}
+        processor, pixels = self.processor, torch.from_numpy(whole_pixels(image)).permute(2, 0, 1)  # (C, H, W)
+        pixels = processor.resize(pixels, SizeDict(**dict(processor.size)), resample=processor.resample)
+        return {"pixel_values": processor.center_crop(pixels, SizeDict(**dict(processor.crop_size)))}
 
 
 class HeldOutTransform(CentreCropTransform):
-    """(H, W, C) array → uint8 pixel_values of the centre crop, and mask noise."""
+    """Image → uint8 pixel_values of the centre crop, and mask noise."""
 
     def __init__(self, config):
         super().__init__(config)
         self.num_patches = config.num_patches
 
-    def __call__(self, array, rng):
-        return {**super().__call__(array, rng), "noise": mask_noise(self.num_patches, rng)}
+    def __call__(self, image, rng):
+        return {**super().__call__(image, rng), "noise": mask_noise(self.num_patches, rng)}
 
 
 def mask_noise(num_patches, rng):

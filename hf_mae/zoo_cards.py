@@ -192,7 +192,9 @@ class ZooCard(Card):
                     "from the original, and without that look like noise."
                 )
         else:
-            lines.append("- Without a decoder it fills nothing in; its `pooler_output` is the class token.")
+            lines.append(
+                "- Without a decoder it fills nothing in; in plain transformers its `pooler_output` is the class token."
+            )
         lines.append("- Its features are for a classifier to be trained on them; they are not aligned with words.")
         return "\n".join(lines)
 

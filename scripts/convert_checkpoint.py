@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from hf_mae import MAEImageProcessor
 from hf_mae.conversion import convert
@@ -40,11 +41,13 @@ def main():
         conversion = convert(state_dict, extras, published, **fields)
         facts = proof(conversion, path, published)
         processor = MAEImageProcessor.from_model_config(conversion.model.config)
+        if path.with_name("preprocessor_config.json").is_file():
+            conversion.notes.append("preprocessor_config.json beside the file isn't taken over; compare it with the new one")
         output_dir.mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
         conversion.model.save_pretrained(output_dir)
         processor.save_pretrained(output_dir)
         save_proof(facts, output_dir)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         sys.exit(f"convert_checkpoint.py: error: {error}")
     print(report(facts, conversion.notes, processor, output_dir))
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import get_token, validate_repo_id
 from safetensors import SafetensorError
 
 from hf_mae.foreign_checkpoints import NETWORK_ERRORS
-from hf_mae.hub import base_is_there, prepare, upload
+from hf_mae.hub import base_is_missing, prepare, upload
 
 
 def main():
@@ -35,7 +35,7 @@ def main():
             return
         try:
             print(f"published at {upload(publication, args.repo_id, args.public)}")
-            if not base_is_there(publication.card):
+            if base_is_missing(publication.card):
                 print(f"note: the card's base_model, {publication.card.data.base_model}, isn't on the Hub: publish it too")
         except (*NETWORK_ERRORS, ValueError) as error:
             sys.exit(f"publish.py: error: {said(error)}; nothing is lost: the same command tries again")

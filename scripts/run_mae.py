@@ -35,8 +35,9 @@ def prepare(model_args, data_args, args):
             raise ValueError(f"knn_images is {args.knn_images} and no images are held out to compare; raise train_val_split")
         args.eval_strategy = "no"
 
-    def draws(images, transform):
-        return ImageDraws(images, transform(model.config), model.config.num_channels, args.seed, data_args.on_bad_image)
+    def draws(images, transform, crops=1):
+        channels = model.config.num_channels
+        return ImageDraws(images, transform(model.config), channels, args.seed, data_args.on_bad_image, crops)
 
     knn_bank = None
     if args.knn_images:
@@ -46,7 +47,7 @@ def prepare(model_args, data_args, args):
     trainer = MAETrainer(
         model,
         args,
-        train_dataset=draws(splits["train"].select_columns(["image"]), PretrainingTransform),
+        train_dataset=draws(splits["train"].select_columns(["image"]), PretrainingTransform, args.crops_per_image),
         eval_dataset=draws(splits["validation"], HeldOutTransform) if "validation" in splits else None,
         processing_class=MAEImageProcessor.from_model_config(model.config),
         knn_bank=knn_bank,

@@ -21,6 +21,7 @@ from sklearn.datasets import load_sample_images
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
 from hf_mae.data import ImageDraws
+from hf_mae.decoding import open_image, whole_pixels
 from hf_mae.image_datasets import load_image_dataset
 from hf_mae.trainer import FineTuningTrainer, LinearProbeTrainer, MAETrainer
 from hf_mae.training_arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
@@ -104,6 +105,11 @@ def encoded(image, fmt="png", **options):
     buffer = io.BytesIO()
     image.save(buffer, format=fmt, **options)
     return buffer.getvalue()
+
+
+def decode(value, num_channels):
+    """What an image column holds → all its pixels (H, W, C)."""
+    return whole_pixels(open_image(value, num_channels))
 
 
 def script_command(name, *arguments, processes=1):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -226,6 +227,18 @@ def test_the_check_notices_another_processor(kind, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_mae.export._native_processor", brighter)
     with pytest.raises(ValueError, match="transformers' image processor makes other pixels of a picture than ours; don't"):
         write(make(kind), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", '{"size": {"longest_edge": 37}}', '{"image_mean": [0.5]}'])
+def test_a_damaged_processor_is_no_missing_one(damage, tmp_path):
+    make("mean").save_pretrained(tmp_path / "own")
+    (tmp_path / "own" / "preprocessor_config.json").write_text(damage)
+    flags = [f"--model_name_or_path={tmp_path / 'own'}", f"--output_dir={tmp_path / 'out'}"]
+    assert re.search(r"(preprocessor_config|valid JSON|image processor)", script_error("export.py", *flags))
+    (tmp_path / "own" / "preprocessor_config.json").unlink()
+    assert load_own(tmp_path / "own")[1].crop_size.height == 32
+    (tmp_path / "own" / "config.json").write_text("[]")
+    assert "config.json" in script_error("export.py", *flags)
 
 
 def test_anothers_pooler_is_not_dropped(tmp_path):

@@ -2,12 +2,11 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import TINY, encoded
+from conftest import TINY, decode, encoded
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 
 from hf_mae import MAEConfig
-from hf_mae.data import decode
 from hf_mae.image_datasets import load_evaluation_dataset, load_image_dataset, readable_names
 
 

@@ -1,0 +1,221 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""How many images a second a core decodes, crops and collates, beside the authors' stack and torchvision's."""
+
+import io
+import math
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+import torchvision
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch.utils.data import DataLoader
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from .benchmarks import ratios, turn_about
+from .configuration_mae import MAEConfig
+from .data import DrawSampler, ImageDraws, collate
+from .decoding import crop_pixels, open_image
+from .image_datasets import load_image_dataset
+from .image_processing_mae import channel_statistics
+from .transforms import PretrainingTransform, random_crop_box
+
+
+BLOCK = 32  # images that are timed at once
+
+
+def make_photos(folder, count, size=(500, 375)):
+    """Photo-like JPEGs: pieces of the two photographs that scikit-learn ships, quality 90, about ImageNet's usual size."""
+    rng, photos = np.random.default_rng(0), [Image.fromarray(image) for image in load_sample_images().images]
+    for i in range(count):
+        photo, share = photos[i % 2], rng.uniform(0.5, 1)
+        width, height = (round(side * share) for side in photo.size)
+        left, top = int(rng.integers(photo.width - width + 1)), int(rng.integers(photo.height - height + 1))
+        piece = photo.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+        piece.save(Path(folder) / f"{i:05d}.jpg", quality=90)
+    return folder
+
+
+def make_rows(folder, count):
+    """An Arrow set of so many JPEGs of 32 x 32 pixels, saved by datasets; every thousandth row is another picture."""
+    rng = np.random.default_rng(0)
+    features = Features({"image": ImageFeature(decode=False)})
+
+    def rows():
+        for i in range(count):
+            if i % 1000 == 0:
+                buffer = io.BytesIO()
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "jpeg")
+            yield {"image": {"bytes": buffer.getvalue(), "path": None}}
+
+    rows = Dataset.from_generator(rows, features=features, cache_dir=str(Path(folder, "cache")))
+    rows.save_to_disk(Path(folder, "rows"))
+    return Path(folder, "rows")
+
+
+def load(data):
+    """The images of a folder: image files, or what datasets reads (saved by it, parquet)."""
+    saved = [*Path(data).glob("*.parquet"), *Path(data).glob("*.arrow"), *Path(data).glob("dataset_dict.json")]
+    source = {"dataset_name": str(data)} if saved else {"train_dir": str(data)}
+    return load_image_dataset(**source, train_val_split=0)["train"]
+
+
+def one_core(images, image_size, rounds, compare):
+    """Images a second of one process and one thread.
+
+    Args:
+        images: `datasets.Dataset` with a column `image`.
+        image_size: Pixels of the crop.
+        rounds: Blocks of each stack; they are run turn about.
+        compare: Whether to run the authors' stack and torchvision's too.
+
+    Returns:
+        Name → {"images_per_second", "seconds"}; and stage → share of our time.
+    """
+    draws = ImageDraws(images, PretrainingTransform(MAEConfig(image_size=image_size)), 3, seed=0)
+    works = {"hf_mae": lambda i: collate(draws.__getitems__(_block(i, len(images))))}
+    if compare:
+        stacks = {"official (PIL, torchvision v1)": official_stack, "torchvision v2": torchvision_stack}
+        for name, stack in stacks.items():
+            works[name] = partial(_collated, images, stack(image_size))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = turn_about(works, rounds)
+        shares = stage_shares(images, draws, rounds)
+    finally:
+        torch.set_num_threads(threads)
+    rates = {name: BLOCK / statistics.median(times) for name, times in seconds.items()}
+    return {name: {"images_per_second": rates[name], "seconds": seconds[name]} for name in works}, shares
+
+
+def _block(i, count):
+    return [(i * BLOCK + j) % count for j in range(BLOCK)]
+
+
+def _collated(images, stack, i):
+    return torch.stack([stack(images[j]["image"]) for j in _block(i, len(images))])
+
+
+def official_stack(image_size):
+    """The authors' transform, on what torchvision's ImageFolder gives it: a PIL image of the file."""
+    mean, std = channel_statistics(3)
+    stack = v1.Compose(
+        [
+            v1.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=v1.InterpolationMode.BICUBIC),
+            v1.RandomHorizontalFlip(),
+            v1.ToTensor(),
+            v1.Normalize(mean, std),
+        ]
+    )
+
+    def load_and_transform(value):
+        with Image.open(_stream(value)) as picture:
+            return stack(picture.convert("RGB"))
+
+    return load_and_transform
+
+
+def torchvision_stack(image_size):
+    """torchvision's best path: its own decoder, uint8 tensors throughout, normalised on the device later."""
+    stack = v2.Compose(
+        [
+            v2.RandomResizedCrop(image_size, scale=(0.2, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+
+    def load_and_transform(value):
+        data = torch.frombuffer(bytearray(_stream(value).read()), dtype=torch.uint8)
+        return stack(torchvision.io.decode_image(data, torchvision.io.ImageReadMode.RGB))
+
+    return load_and_transform
+
+
+def _stream(value):
+    return io.BytesIO(value["bytes"]) if value["bytes"] is not None else open(value["path"], "rb")
+
+
+def stage_shares(images, draws, rounds):
+    """Shares of a draw: reading and decoding, cropping and resizing, collating, and what is around them."""
+    seconds = {"decode": [], "crop and resize": [], "collate": [], "all": []}
+    for i in range(rounds + 1):
+        block = _block(i, len(images))
+        rows = [images[j] for j in block]
+        boxes = [np.random.default_rng([0, 0, j]) for j in block]
+        start = time.perf_counter()
+        for row, rng in zip(rows, boxes):
+            image = open_image(row["image"], 3)
+            crop_pixels(image, random_crop_box(*image.shape[:2], rng), draws.transform.crop.image_hw)
+        decoded = time.perf_counter()
+        for row, j in zip(rows, block):
+            draws.make_samples(row, [0, 0, j], [0])
+        made = time.perf_counter()
+        samples = draws.__getitems__(block)
+        ready = time.perf_counter()
+        collate(samples)
+        end = time.perf_counter()
+        parts = (decoded - start, made - decoded - (decoded - start), end - ready, end - made)
+        for name, part in zip(seconds, parts):
+            seconds[name].append(part)
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    whole = medians.pop("all")
+    shares = {name: median / whole for name, median in medians.items()}
+    return {**shares, "rest": 1 - sum(shares.values())}
+
+
+def with_workers(images, image_size, workers, batch, seconds):
+    """Images a second of worker processes, time to the first batch, and their memory.
+
+    Returns:
+        dict: `images_per_second`, `first_batch_seconds`, `images`, and of the workers, each, `first_memory` and
+        `last_memory`, bytes that no other process shares.
+    """
+    draws = ImageDraws(images, PretrainingTransform(MAEConfig(image_size=image_size)), 3, seed=0)
+    sampler = DrawSampler(len(images), 0, len(images) // batch * batch)
+    start = time.perf_counter()
+    loader = DataLoader(draws, batch, sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=True)
+    iterator, count = iter(loader), 0
+    next(iterator)
+    began = time.perf_counter()
+    processes = [psutil.Process(worker.pid) for worker in iterator._workers]
+    warm = None
+    while True:
+        for _ in iterator:
+            count += batch
+            elapsed = time.perf_counter() - began
+            if warm is None and elapsed > min(2, seconds / 4):  # what lay ready is used up, and caches are filled
+                warm = time.perf_counter(), count, [process.memory_full_info().uss for process in processes]
+            if elapsed > seconds and warm:
+                break
+        if time.perf_counter() - began > seconds and warm:
+            break
+        sampler.epoch += 1
+        iterator = iter(loader)
+    end, last = time.perf_counter(), [process.memory_full_info().uss for process in processes]
+    return {
+        "images_per_second": (count - warm[1]) / (end - warm[0]),
+        "first_batch_seconds": began - start,
+        "images": count + batch,
+        "first_memory": warm[2],
+        "last_memory": last,
+    }
+
+
+def workers_needed(step_rate, images_per_second):
+    """Worker processes that feed a step rate (images/s), each on a core of its own."""
+    return math.ceil(step_rate / images_per_second)
+
+
+def ratio_line(name, seconds, ours):
+    """How much faster ours is than another stack, with the spread over rounds."""
+    median, least, greatest = ratios(seconds, ours)
+    return f"hf_mae over {name}: {median:.2f} ({least:.2f} to {greatest:.2f} over {len(ours)} rounds)"
