@@ -4,7 +4,7 @@
 import difflib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from .image_datasets import load_image_dataset
 from .inference import check_model_source
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining
+from .streaming import load_image_stream
 
 
 logger = logging.get_logger(__name__)
@@ -180,7 +181,7 @@ class DataArguments:
 
     def load(self, seed, labels):
         """The images, `datasets.DatasetDict`, with labels if asked for."""
-        sources = {name: value for name, value in vars(self).items() if name != "on_bad_image"}
+        sources = {f.name: getattr(self, f.name) for f in fields(DataArguments) if f.name != "on_bad_image"}
         return load_image_dataset(**sources, seed=seed, labels=labels)
 
     @property
@@ -194,6 +195,43 @@ class DataArguments:
         """The Hub id of the data set, or None."""
         on_the_hub = self.dataset_name and self.dataset_name != "digits" and not Path(self.dataset_name).exists()
         return self.dataset_name if on_the_hub else None
+
+
+@dataclass
+class StreamArguments(DataArguments):
+    """Where the images come from, for pre-training: also from shards that don't fit on the disk."""
+
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the shards of a Hub id, or of a folder of parquet or .tar files, as they are needed."},
+    )
+    epoch_samples: int | None = field(
+        default=None,
+        metadata={"help": "Of a stream: images an epoch (default: as many as its publisher says that there are)."},
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "Of a stream: undecoded images that each worker holds, to shuffle them."}
+    )
+
+    def __post_init__(self):
+        given = [name for name in ("train_dir", "validation_dir") if getattr(self, name)]
+        if self.streaming and given:
+            raise ValueError(f"{given[0]} can't be streamed; give dataset_name, a Hub id or a folder of shards")
+        if self.epoch_samples is not None and not self.streaming:
+            raise ValueError("epoch_samples is for --streaming; other data sets know how many images they have")
+        for name in ("epoch_samples", "shuffle_buffer"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def load_stream(self):
+        """Training images (`datasets.IterableDataset`), held-out images (or None) and the images an epoch."""
+        if self.dataset_name is None:
+            raise ValueError("streaming needs a dataset_name, a Hub id or a folder of shards")
+        names = ("dataset_name", "dataset_config", "train_split", "validation_split", "image_column")
+        train, validation, rows = load_image_stream(**{name: getattr(self, name) for name in names})
+        if not (self.epoch_samples or rows):
+            raise ValueError("the data set doesn't say how many images it has; give --epoch_samples")
+        return train, validation, self.epoch_samples or rows
 
 
 class _Parser(HfArgumentParser):

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The common part of our Trainers: exact draws, schedule, guards against bad images and losses."""
 
+import dataclasses
+import json
 import math
 import resource
 import sys
@@ -13,15 +15,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .data import BadImageError, DrawSampler, collate, own_labels
 from .image_processing_mae import normalize_images
 from .optimization import parameter_groups, warmup_cosine
+from .streaming import ImageStream, StreamPlan, StreamSampler
 
 
 MAX_BAD_SHARE = 0.01
 BAD_IMAGES_FILE = "bad_images.tsv"
+STREAM_FILE = "stream.json"  # of a checkpoint
 
 
 class NonFiniteLossError(RuntimeError):
@@ -129,9 +133,45 @@ class DrawTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         num_draws = self.updates_per_epoch * self.args.total_batch_size
+        if isinstance(dataset, ImageStream):
+            dataset.plan = self.stream_plan
+            self.draw_sampler = StreamSampler(num_draws)
+            return self.draw_sampler
         crops = getattr(dataset, "crops_per_image", 1)
         self.draw_sampler = DrawSampler(len(dataset), self.args.seed, num_draws, crops)
         return self.draw_sampler
+
+    @property
+    def stream_plan(self):
+        """`StreamPlan` of this run, if it streams."""
+        args = self.args
+        batches = self.updates_per_epoch * args.gradient_accumulation_steps * args.world_size
+        return StreamPlan(args.train_batch_size, batches, args.world_size, args.dataloader_num_workers)
+
+    def check_resume(self, checkpoint):
+        """Takes from a checkpoint what is known of the shards.
+
+        Raises:
+            ValueError: the run that is to be resumed had another number of processes or workers, or another batch.
+        """
+        if not isinstance(self.train_dataset, ImageStream) or not checkpoint:
+            return
+        kept = json.loads(Path(checkpoint, STREAM_FILE).read_text(encoding="utf-8"))
+        now = dataclasses.asdict(self.stream_plan)
+        changed = [f"{name} is {now[name]}, and was {kept['plan'][name]}" for name in now if now[name] != kept["plan"][name]]
+        if changed:
+            raise ValueError(f"a stream can't be resumed so: {', '.join(changed)}")
+        self.train_dataset.shard_rows = {int(shard): rows for shard, rows in kept["shard_rows"].items()}
+
+    def _save_checkpoint(self, model, trial):
+        if isinstance(self.train_dataset, ImageStream):
+            rows = dict(gather_object(list(self.train_dataset.shard_rows.items())))
+            if self.is_world_process_zero():
+                folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+                folder.mkdir(parents=True, exist_ok=True)
+                text = json.dumps({"plan": dataclasses.asdict(self.stream_plan), "shard_rows": rows})
+                (folder / STREAM_FILE).write_text(text, encoding="utf-8")
+        super()._save_checkpoint(model, trial)
 
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)
@@ -144,6 +184,8 @@ class DrawTrainer(Trainer):
     def _take_notes(self, inputs, split):
         """Keeps what is in a batch beside the model's inputs; returns the sample numbers (B,)."""
         self._unreported_bad_images += [(split, *bad) for bad in inputs.pop("bad_images")]
+        if "read_shards" in inputs:
+            self.train_dataset.shard_rows.update(inputs.pop("read_shards"))
         return inputs.pop("index")
 
     # optimizer and schedule -----------------------------------------------------------------------------------------
@@ -225,6 +267,7 @@ class DrawTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             elapsed = time.perf_counter() - self._clock - self._time_evaluating
+            logs["samples"] = self.state.global_step * self.args.total_batch_size
             logs["images_per_second"] = round(self._images / elapsed, 1)
             logs["peak_memory_gib"] = round(peak_memory(self.args.device) / 2**30, 3)
             if self.nonfinite_skipped:

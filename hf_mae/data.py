@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from .decoding import ImageDecodeError, open_image, whole_pixels
 
 
-_MAX_REPLACEMENTS = 100
+MAX_REPLACEMENTS = 100
 
 
 class BadImageError(RuntimeError):
@@ -62,7 +62,7 @@ class ImageDraws(Dataset):
 
     def _samples(self, epoch, index, crops):
         bad_images, candidate = [], index
-        for attempt in range(_MAX_REPLACEMENTS):
+        for attempt in range(MAX_REPLACEMENTS):
             row = self.dataset[candidate]
             try:
                 samples = self.make_samples(row, [self.seed, epoch, index], crops)
@@ -77,8 +77,7 @@ class ImageDraws(Dataset):
                 {**sample, "index": index, "bad_images": bad_images if i == 0 else []} for i, sample in enumerate(samples)
             ]
         raise BadImageError(
-            f"{_MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {candidate} ({path}): "
-            f"{bad_images[-1][2]}"
+            f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {candidate} ({path}): {bad_images[-1][2]}"
         )
 
     def make_samples(self, row, seed, crops):
@@ -149,13 +148,15 @@ class FeatureDraws(Dataset):
 
 
 def collate(samples):
-    """Samples → a batch: tensors stacked, numbers listed, `index` (B,), `bad_images` in one list."""
+    """Samples → a batch: tensors stacked, numbers listed, `index` (B,), `bad_images` and `read_shards` in one list each."""
     if isinstance(samples, dict):
         return samples
     batch = {name: [sample[name] for sample in samples] for name in samples[0]}
     batch = {name: _stack(v) if isinstance(v[0], torch.Tensor) else v for name, v in batch.items()}
     batch["index"] = torch.tensor(batch["index"])
-    batch["bad_images"] = [bad for sample in samples for bad in sample["bad_images"]]
+    for name in ("bad_images", "read_shards"):
+        if name in batch:
+            batch[name] = [note for notes in batch[name] for note in notes]
     return batch
 
 

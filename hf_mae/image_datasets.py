@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 
-_VALIDATION_SPLITS = ("validation", "val", "valid", "test")
+VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
 _EXTENSIONS = {
@@ -73,7 +73,7 @@ def load_image_dataset(
     if train_split is None:
         train_split = next(iter(splits)) if len(splits) == 1 else "train"
     if validation_split is None and validation_dir is None:
-        names = [name for name in _VALIDATION_SPLITS if name in splits and name != train_split]
+        names = [name for name in VALIDATION_SPLITS if name in splits and name != train_split]
         validation_split = names[0] if names else None
     chosen = {"train": _pick(splits, train_split, "train_split")}
     if validation_split is not None:
@@ -115,7 +115,7 @@ def load_evaluation_dataset(
         return _load_folder(validation_dir, "validation_dir", labels=True), None
     splits = _load_named(dataset_name, dataset_config)
     if split is None:
-        held_out = [name for name in _VALIDATION_SPLITS if name in splits]
+        held_out = [name for name in VALIDATION_SPLITS if name in splits]
         if not held_out and len(splits) > 1:
             raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
         split = held_out[0] if held_out else next(iter(splits))
@@ -138,7 +138,7 @@ def _load_folder(folder, flag, labels):
         parent = folder.parent
         there = _listing(parent) if parent.is_dir() else "nothing: it doesn't exist either"
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
-    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in _VALIDATION_SPLITS):
+    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in VALIDATION_SPLITS):
         raise ValueError(f"{flag} {folder} holds whole splits: {_listing(folder)}; name the one you mean")
     # listed here, as datasets' own loader takes minutes for a million files, makes a split of a class called "test" and
     # numbers the images in the disk's order
@@ -225,7 +225,7 @@ def _pick(splits, name, flag):
 
 def _standard_columns(dataset, image_column, label_column, labels):
     """Images, as undecoded files (or arrays), in a column called `image`, and labels, if asked for, in `label`."""
-    columns = {_image_column(dataset.features, image_column): "image"}
+    columns = {image_column_of(dataset.features, image_column): "image"}
     if labels:
         columns[_label_column(dataset.features, label_column)] = "label"
     dataset = dataset.select_columns(list(columns))
@@ -300,7 +300,7 @@ def readable_names(names):
     return [text if count[text] < 2 else f"{text} ({name})" for text, name in zip(readable, names)]
 
 
-def _image_column(features, column):
+def image_column_of(features, column):
     if column is None:
         found = [name for name, feature in features.items() if isinstance(feature, (ImageFeature, Array3D))]
         found = found or [name for name in features if name.lower() in _IMAGE_COLUMNS]

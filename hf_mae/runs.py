@@ -37,6 +37,7 @@ def run(script, title, argument_types, prepare, describe, finish):
         checkpoint = resume_point(args)
         set_seed(args.seed)
         trainer = prepare(model_args, data_args, args)
+        trainer.check_resume(checkpoint)
         if trainer.is_world_process_zero():
             print(plan(title, describe(model_args, trainer), trainer, data_args, checkpoint), flush=True)
     except (ValueError, OSError, SafetensorError) as error:

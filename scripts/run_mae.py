@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from hf_mae import MAEImageProcessor
-from hf_mae.arguments import DataArguments, ModelArguments
+from hf_mae.arguments import ModelArguments, StreamArguments
 from hf_mae.data import ImageDraws
 from hf_mae.runs import closing, parameter_counts, run, write_papers
+from hf_mae.streaming import ImageStream
 from hf_mae.trainer import MAETrainer
 from hf_mae.training_arguments import MAETrainingArguments
 from hf_mae.training_cards import PreTrainingCard
@@ -21,12 +22,14 @@ from hf_mae.visualization import PANEL_FILE
 
 
 def main():
-    types = (ModelArguments, DataArguments, MAETrainingArguments)
+    types = (ModelArguments, StreamArguments, MAETrainingArguments)
     run("run_mae.py", "Pre-training a masked autoencoder", types, prepare, describe, finish)
 
 
 def prepare(model_args, data_args, args):
     """Loads images and model; returns the trainer."""
+    if data_args.streaming:
+        return prepare_stream(model_args, data_args, args)
     with args.main_process_first(desc="loading the data set"):
         splits = data_args.load(args.seed, labels=args.knn_images > 0)
     model = model_args.build_model()
@@ -51,6 +54,35 @@ def prepare(model_args, data_args, args):
         eval_dataset=draws(splits["validation"], HeldOutTransform) if "validation" in splits else None,
         processing_class=MAEImageProcessor.from_model_config(model.config),
         knn_bank=knn_bank,
+    )
+    _ = trainer.planned_updates  # raises if there is none
+    return trainer
+
+
+def prepare_stream(model_args, data_args, args):
+    """The same, of shards that are read as they are needed."""
+    if args.knn_images:
+        raise ValueError("knn_images needs labels, which --streaming doesn't read")
+    train, validation, epoch_samples = data_args.load_stream()
+    model = model_args.build_model()
+    common = (model.config.num_channels, args.seed, data_args.on_bad_image)
+    stream = ImageStream(
+        train,
+        PretrainingTransform(model.config),
+        *common,
+        crops_per_image=args.crops_per_image,
+        epoch_samples=epoch_samples,
+        shuffle_buffer=data_args.shuffle_buffer,
+    )
+    args.dataloader_persistent_workers = args.dataloader_num_workers > 0  # a stream goes on where an epoch ends
+    if validation is None:
+        args.eval_strategy = "no"
+    trainer = MAETrainer(
+        model,
+        args,
+        train_dataset=stream,
+        eval_dataset=validation and ImageDraws(validation, HeldOutTransform(model.config), *common),
+        processing_class=MAEImageProcessor.from_model_config(model.config),
     )
     _ = trainer.planned_updates  # raises if there is none
     return trainer

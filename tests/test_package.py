@@ -12,8 +12,8 @@ from conftest import ROOT
 ORDER = [
     *("configuration_mae", "flops", "functional", "image_processing_mae", "optimization", "modeling_outputs", "zoo"),
     *("foreign_checkpoints", "layers", "modeling_mae", "modeling_classification", "decoding", "image_datasets"),
-    *("transforms", "data", "metrics", "inference", "training_arguments", "arguments", "checkpoints", "conversion"),
-    *("proof", "export", "visualization", "cards", "training_cards", "zoo_cards", "hub", "benchmarks"),
+    *("transforms", "data", "streaming", "metrics", "inference", "training_arguments", "arguments", "checkpoints"),
+    *("conversion", "proof", "export", "visualization", "cards", "training_cards", "zoo_cards", "hub", "benchmarks"),
     *("benchmark_input", "base_trainer", "trainer", "runs", "__init__"),
 ]
 MODULES = sorted((ROOT / "hf_mae").glob("*.py"))

@@ -1,0 +1,239 @@
+"""Streams of shards: every row once a pass, the same batches whenever they are asked for, real processes and workers."""
+
+import io
+import itertools
+import json
+import shutil
+import tarfile
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, TINY_FLAGS, encoded, run_script, script_error
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+
+from hf_mae import MAEConfig
+from hf_mae.data import BadImageError, collate
+from hf_mae.streaming import ImageStream, StreamPlan, _Reader, load_image_stream
+from hf_mae.transforms import PretrainingTransform
+
+
+ROWS = (7, 12, 3, 9, 5, 4)  # of each shard
+
+
+@pytest.fixture(scope="module")
+def shards(photos, tmp_path_factory):
+    """Parquet shards of unequal length; every picture is another."""
+    folder = tmp_path_factory.mktemp("shards")
+    features = Features({"image": ImageFeature(decode=False), "caption": datasets.Value("string")})
+    for shard, count in enumerate(ROWS):
+        rows = []
+        for row in range(count):
+            left = 7 * (20 * shard + row) % 500
+            picture = encoded(photos[shard % 2].crop((left, 3 * row, left + 60, 3 * row + 50)), "jpeg")
+            rows.append({"image": {"bytes": picture, "path": f"{shard}-{row}.jpg"}, "caption": "a"})
+        Dataset.from_list(rows, features=features).to_parquet(folder / f"train-{shard:05d}.parquet")
+    return folder
+
+
+def stream(folder, plan, buffer=4, **options):
+    train, _, _ = load_image_stream(str(folder))
+    images = ImageStream(
+        train, PretrainingTransform(MAEConfig(**TINY)), 3, 5, epoch_samples=sum(ROWS), shuffle_buffer=buffer, **options
+    )
+    images.plan = plan
+    return images
+
+
+def slots_of(plan, stream_number):
+    """First slots of the batches of one stream, epoch by epoch."""
+    for first in itertools.count(0, plan.batch_size):
+        if plan.locate(first)[0] == stream_number:
+            yield list(range(first, first + plan.batch_size))
+
+
+@pytest.mark.parametrize("num_streams", [1, 2, 4, 6, 8, 15])
+@pytest.mark.parametrize("buffer", [1, 4, 100])
+def test_every_row_once_a_pass(shards, num_streams, buffer):
+    images = stream(shards, StreamPlan(1, num_streams, num_streams, num_workers=0), buffer)
+    for wanted in (0, 3):
+        rows = Counter()
+        for number in range(num_streams):
+            for drawn in _Reader(images, number, position=0):
+                if drawn[0] > wanted:
+                    break
+                rows[drawn[1:3]] += drawn[0] == wanted
+        assert +rows == Counter((shard, row) for shard, count in enumerate(ROWS) for row in range(count))
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_any_batch_can_be_asked_for(shards, workers):
+    """What a run that is resumed does; with and without knowing how long the shards are."""
+    plan = StreamPlan(batch_size=2, epoch_batches=14, num_processes=2, num_workers=workers)
+    for number in range(plan.num_streams):
+        whole = stream(shards, plan)
+        batches = [(slots, collate(whole.__getitems__(slots))) for slots in itertools.islice(slots_of(plan, number), 60)]
+        rows = dict(shard for _, batch in batches for shard in batch["read_shards"])
+        assert rows.items() <= dict(enumerate(ROWS)).items()
+        for known in ({}, rows):
+            for start in (0, 1, 2, 5, 17, 40, 59):
+                resumed = stream(shards, plan)
+                resumed.shard_rows = known
+                for slots, expected in batches[start : start + 2]:
+                    batch = collate(resumed.__getitems__(slots))
+                    assert torch.equal(batch["index"], expected["index"])
+                    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+                    assert torch.equal(batch["noise"], expected["noise"])
+
+
+def test_known_shards_are_not_read_again(shards, monkeypatch):
+    plan = StreamPlan(batch_size=2, epoch_batches=20, num_processes=1, num_workers=0)
+    images = stream(shards, plan)
+    images.shard_rows = dict(enumerate(ROWS))
+    read = []
+    shard = datasets.IterableDataset.shard
+    monkeypatch.setattr(datasets.IterableDataset, "shard", lambda self, n, i: read.append(i) or shard(self, n, i))
+    images.__getitems__([20 * 40 * 50, 20 * 40 * 50 + 1])  # epoch 1000
+    assert len(read) <= 2
+
+
+def test_batches_and_streams():
+    plan = StreamPlan(batch_size=4, epoch_batches=6, num_processes=2, num_workers=2)
+    # process 0 has batches 0, 2, 4 of an epoch, process 1 has 1, 3, 5; workers take turns
+    found = [plan.locate(4 * batch) for batch in range(12)]
+    assert found[:6] == [(0, 0), (2, 0), (1, 0), (3, 0), (0, 4), (2, 4)]
+    assert found[6:] == [(0, 8), (2, 8), (1, 4), (3, 4), (0, 12), (2, 12)]
+
+
+def test_passes_differ(shards):
+    plan = StreamPlan(batch_size=sum(ROWS), epoch_batches=1, num_processes=1, num_workers=0)
+    images = stream(shards, plan)
+    first, second = (images.__getitems__(list(range(40 * i, 40 * i + 40))) for i in range(2))
+    assert [s["index"] for s in first] != [s["index"] for s in second]
+    assert sorted(s["index"] for s in first) == sorted(s["index"] for s in second)
+    pixels = {s["index"]: s["pixel_values"] for s in first}
+    assert not any(torch.equal(pixels[s["index"]], s["pixel_values"]) for s in second)
+
+
+def test_crops_of_an_image(shards):
+    plan = StreamPlan(batch_size=6, epoch_batches=6, num_processes=1, num_workers=0)
+    samples = stream(shards, plan, crops_per_image=3).__getitems__(list(range(6)))
+    assert [s["index"] for s in samples[:3]] == [samples[0]["index"]] * 3
+    assert samples[3]["index"] != samples[0]["index"]
+    assert len({s["noise"].numpy().tobytes() for s in samples}) == 6
+
+
+def test_too_many_workers(tmp_path, shards):
+    Dataset.from_parquet(str(shards / "train-00002.parquet")).to_parquet(tmp_path / "a.parquet")  # 3 rows
+    plan = StreamPlan(batch_size=1, epoch_batches=4, num_processes=4, num_workers=0)
+    images = stream(tmp_path, plan)
+    images.__getitems__([2])
+    with pytest.raises(BadImageError, match="there are too few images for 4 workers; take fewer"):
+        images.__getitems__([3])
+
+
+def write_webdataset(folder, photos, counts, bad=()):
+    for shard, count in enumerate(counts):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for row in range(count):
+                data = encoded(photos[row % 2].crop((row, shard, row + 60, shard + 50)), "jpeg")
+                data = data[:200] if (shard, row) in bad else data
+                for name, content in {f"{shard}_{row}.jpg": data, f"{shard}_{row}.json": b'{"a": 1}'}.items():
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    return folder
+
+
+def test_webdataset_and_bad_images(tmp_path, photos):
+    write_webdataset(tmp_path, photos, (5, 8), bad={(0, 2), (1, 7)})
+    plan = StreamPlan(batch_size=13, epoch_batches=1, num_processes=1, num_workers=0)
+    samples = stream(tmp_path, plan).__getitems__(list(range(13)))
+    assert sorted(s["index"] for s in samples) == [*range(5), *(10**8 + row for row in range(8))]
+    bad = [note for s in samples for note in s["bad_images"]]
+    assert sorted({number for number, _, _ in bad}) == [2, 10**8 + 7]
+    with pytest.raises(BadImageError, match=r"image \d+ \(.*\) can't be decoded"):
+        stream(tmp_path, plan, on_bad_image="raise").__getitems__(list(range(13)))
+
+
+def flags(folder, output_dir, steps):
+    return [
+        *TINY_FLAGS,
+        "--streaming",
+        f"--dataset_name={folder}",
+        f"--output_dir={output_dir}",
+        "--epoch_samples=40",
+        "--shuffle_buffer=4",
+        "--per_device_train_batch_size=2",
+        "--dataloader_num_workers=2",
+        f"--max_steps={steps}",
+        "--save_strategy=steps",
+        "--save_steps=7",
+        "--save_total_limit=9",
+        "--warmup_epochs=0",
+        "--learning_rate=1e-3",
+        "--logging_steps=1",
+        "--report_to=none",
+        "--use_cpu",
+    ]
+
+
+def losses(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: (entry["loss"], entry["samples"]) for entry in history if "loss" in entry}
+
+
+def test_two_processes_and_two_workers(shards, tmp_path, monkeypatch):
+    """40 rows of unequal shards, epochs of 10 steps; killed within the second epoch and resumed: the same run."""
+    whole = run_script("run_mae.py", *flags(shards, tmp_path / "whole", 23), processes=2)
+    assert "40 training images" in whole
+    shutil.copytree(tmp_path / "whole" / "checkpoint-14", tmp_path / "parts" / "checkpoint-14")
+    resume = ["--resume_from_checkpoint=last"]
+    run_script("run_mae.py", *flags(shards, tmp_path / "parts", 23), *resume, processes=2)
+    first, second = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert first.keys() == second.keys() == set(range(1, 24))
+    assert [samples for _, samples in first.values()] == [4 * step for step in range(1, 24)]
+    for step in first:
+        assert second[step] == pytest.approx(first[step], rel=1e-5), step
+    changed = [*flags(shards, tmp_path / "parts", 30), *resume, "--dataloader_num_workers=3"]
+    message = "a stream can't be resumed so: num_processes is 1, and was 2, num_workers is 3, and was 2"
+    assert message.split(":")[0] in script_error("run_mae.py", *changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train_dir=x"], "train_dir can't be streamed; give dataset_name"),
+        ([], "streaming needs a dataset_name"),
+        (["--dataset_name=SHARDS"], "the data set doesn't say how many images it has; give --epoch_samples"),
+        (["--dataset_name=SHARDS", "--epoch_samples=0"], "epoch_samples is 0; it must be at least 1"),
+        (["--dataset_name=SHARDS", "--knn_images=5"], "knn_images needs labels, which --streaming doesn't read"),
+        (["--dataset_name=SHARDS", "--train_split=other"], "train_split is 'other'; the data set has train"),
+        (
+            ["--dataset_name=SHARDS", "--image_column=caption2"],
+            "image_column is 'caption2'; the data set has image, caption",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_line(options, message, shards, tmp_path):
+    options = [option.replace("SHARDS", str(shards)) for option in options]
+    assert message in script_error("run_mae.py", "--streaming", *options, f"--output_dir={tmp_path}")
+
+
+def test_epoch_samples_is_for_streams(tmp_path):
+    error = script_error("run_mae.py", "--dataset_name=digits", "--epoch_samples=5", f"--output_dir={tmp_path}")
+    assert "epoch_samples is for --streaming" in error
+
+
+def test_a_validation_split_is_held_in_memory(photos, tmp_path):
+    for split, count in (("train", 6), ("validation", 4)):
+        rows = [{"image": {"bytes": encoded(photos[i % 2].resize((60, 50)), "jpeg"), "path": None}} for i in range(count)]
+        features = Features({"image": ImageFeature(decode=False)})
+        Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{split}-0.parquet")
+    train, validation, _ = load_image_stream(str(tmp_path))
+    assert len(validation) == 4
+    assert np.frombuffer(validation[0]["image"]["bytes"], np.uint8)[0] == 255
+    assert len(list(train)) == 6
