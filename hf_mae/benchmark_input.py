@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from .benchmarks import ratios, turn_about
+from .benchmarks import environment, ratios, turn_about
 from .configuration_mae import MAEConfig
 from .data import DrawSampler, ImageDraws, collate
 from .decoding import crop_pixels, open_image
@@ -177,7 +177,7 @@ def with_workers(images, image_size, workers, batch, seconds):
 
     Returns:
         dict: `images_per_second`, `first_batch_seconds`, `images`, and of the workers, each, `first_memory` and
-        `last_memory`, bytes that no other process shares.
+        `last_memory`, as `own_memory`.
     """
     draws = ImageDraws(images, PretrainingTransform(MAEConfig(image_size=image_size)), 3, seed=0)
     sampler = DrawSampler(len(images), 0, len(images) // batch * batch)
@@ -193,14 +193,14 @@ def with_workers(images, image_size, workers, batch, seconds):
             count += batch
             elapsed = time.perf_counter() - began
             if warm is None and elapsed > min(2, seconds / 4):  # what lay ready is used up, and caches are filled
-                warm = time.perf_counter(), count, [process.memory_full_info().uss for process in processes]
+                warm = time.perf_counter(), count, list(map(own_memory, processes))
             if elapsed > seconds and warm:
                 break
         if time.perf_counter() - began > seconds and warm:
             break
         sampler.epoch += 1
         iterator = iter(loader)
-    end, last = time.perf_counter(), [process.memory_full_info().uss for process in processes]
+    end, last = time.perf_counter(), list(map(own_memory, processes))
     return {
         "images_per_second": (count - warm[1]) / (end - warm[0]),
         "first_batch_seconds": began - start,
@@ -210,12 +210,63 @@ def with_workers(images, image_size, workers, batch, seconds):
     }
 
 
+def own_memory(process):
+    """Bytes that a process holds without files that are mapped: a data set's pages are the system's to keep or drop."""
+    info = process.memory_info()
+    return info.rss - getattr(info, "shared", 0)
+
+
 def workers_needed(step_rate, images_per_second):
-    """Worker processes that feed a step rate (images/s), each on a core of its own."""
+    """Worker processes that feed a step rate (images/s), each on a core of its own.
+
+    Example:
+
+    >>> workers_needed(step_rate=2500, images_per_second=900)
+    3
+    """
     return math.ceil(step_rate / images_per_second)
 
 
-def ratio_line(name, seconds, ours):
-    """How much faster ours is than another stack, with the spread over rounds."""
-    median, least, greatest = ratios(seconds, ours)
-    return f"hf_mae over {name}: {median:.2f} ({least:.2f} to {greatest:.2f} over {len(ours)} rounds)"
+def input_benchmark(args, scratch):
+    """Measures and prints; `args` are those of `scripts/benchmark.py input`, `scratch` is an empty folder.
+
+    Returns:
+        dict of what was measured.
+    """
+    if args.rows:
+        print(f"making an Arrow set of {args.rows:,} tiny images …", flush=True)
+        source = make_rows(scratch, args.rows)
+    else:
+        source = args.data or make_photos(scratch, 256)
+    images = load(source)
+    print(f"{len(images):,} images ({args.data or 'of its own'}), crops of {args.image_size}; {environment()['cpu']}")
+    per_core, shares = one_core(images, args.image_size, args.rounds, args.compare)
+    results = {"images": len(images), "one_core": per_core, "shares": shares}
+    _print_one_core(per_core, shares)
+    for workers in sorted({1, args.workers}):
+        found = with_workers(images, args.image_size, workers, batch=64, seconds=args.seconds)
+        results[f"{workers}_workers"] = found
+        memory = [f"{m / 2**20:.0f} → {n / 2**20:.0f}" for m, n in zip(found["first_memory"], found["last_memory"])]
+        print(
+            f"{workers} worker{'s' * (workers > 1)}: {found['images_per_second']:,.0f} images/s over "
+            f"{found['images']:,} images; first batch after {found['first_batch_seconds']:.1f} s; "
+            f"memory of each, MiB: {', '.join(memory)}"
+        )
+    if args.workers > 1:
+        gain = results[f"{args.workers}_workers"]["images_per_second"] / results["1_workers"]["images_per_second"]
+        print(f"{args.workers} workers over one: {gain:.2f}")
+    if args.step_rate:
+        rate = results["1_workers"]["images_per_second"]
+        print(f"{args.step_rate:,.0f} images/s need {workers_needed(args.step_rate, rate)} workers, at {rate:,.0f} each")
+    return results
+
+
+def _print_one_core(per_core, shares):
+    ours = per_core["hf_mae"]["seconds"]
+    for name, found in per_core.items():
+        print(f"one core, {name}: {found['images_per_second']:,.0f} images/s")
+    print("  of ours: " + ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items()))
+    for name, found in per_core.items():
+        if name != "hf_mae":
+            median, least, greatest = ratios(found["seconds"], ours)
+            print(f"hf_mae over {name}: {median:.2f} ({least:.2f} to {greatest:.2f}, {len(ours)} rounds of {BLOCK} images)")

@@ -113,7 +113,7 @@ class Jpeg:
 
     def crop(self, box, at_least=None):
         """As `crop_pixels`."""
-        scale = self._reduction(box, at_least) if at_least and "whole" not in self.__dict__ else 1
+        scale = self._reduction(box, at_least) if at_least else 1
         with _as_decode_error():
             if scale > 1:
                 return self._reduced(box, scale, at_least)

@@ -230,7 +230,6 @@ class _Reader:
                 self._rows_of[shard] = count
                 self._notes.append((shard, count))
 
-
     def _shard(self, shard):
         """What is in the column `image` of a shard."""
         stream = self._images.dataset.shard(self._images.dataset.num_shards, shard)

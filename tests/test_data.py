@@ -49,6 +49,23 @@ def test_sampler():
     assert orders[0] != orders[1] != orders[2]
 
 
+@pytest.mark.parametrize("crops", [2, 3])
+def test_sampler_of_several_crops(crops):
+    """An epoch is as many samples as before; so many epochs take every image once."""
+    sampler, taken = DrawSampler(12, 3, num_draws=12, crops_per_image=crops), []
+    for epoch in range(2 * crops):
+        sampler.epoch = epoch
+        numbers = list(sampler)
+        assert len(numbers) == len(sampler) == 12
+        groups = [numbers[i : i + crops] for i in range(0, 12, crops)]
+        assert all(group == list(range(group[0], group[0] + crops)) and group[0] % crops == 0 for group in groups)
+        epochs, images = zip(*(divmod(group[0] // crops, 12) for group in groups))
+        assert set(epochs) == {epoch}
+        taken += images
+    assert sorted(taken[:12]) == sorted(taken[12:]) == list(range(12))
+    assert taken[:12] != taken[12:]
+
+
 # bad images -----------------------------------------------------------------------------------------------------------
 
 

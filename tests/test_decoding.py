@@ -1,17 +1,270 @@
+"""Every file to PIL's pixels, or counted as bad when PIL can't read it, by both back ends; whole or in part."""
+
 import io
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, decode, encoded
+from conftest import ROOT, TINY, decode, encoded
 from datasets import Array3D, Dataset, Features
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as TF
 
 from hf_mae import MAEConfig
-from hf_mae.data import ImageDraws
-from hf_mae.decoding import ImageDecodeError
+from hf_mae.data import ImageDraws, collate
+from hf_mae.decoding import ImageDecodeError, Jpeg, _decoder, _nvimgcodec, crop_pixels, open_image
+from hf_mae.image_datasets import load_image_dataset
+from hf_mae.image_processing_mae import DECODE_ERRORS, image_to_array
 from hf_mae.transforms import HeldOutTransform, PretrainingTransform
+
+
+def pil(data, channels):
+    """All pixels by PIL, None of a file that it can't read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return image_to_array(Image.open(io.BytesIO(data)), channels)
+    except DECODE_ERRORS:
+        return None
+
+
+def ours(data, channels, rng):
+    """(box, its pixels) of a random crop, None of a file that can't be read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image = open_image({"bytes": data, "path": None}, channels)
+            height, width = (int(rng.integers(1, side + 1)) for side in image.shape[:2])
+            top, left = int(rng.integers(image.shape[0] - height + 1)), int(rng.integers(image.shape[1] - width + 1))
+            return (top, left, height, width), crop_pixels(image, (top, left, height, width))
+    except ImageDecodeError:
+        return None
+
+
+def assert_as_pil(data, channels, rng):
+    """The same verdict, and the same pixels."""
+    expected, found = pil(data, channels), ours(data, channels, rng)
+    assert (expected is None) == (found is None)
+    if found is not None:
+        top, left, height, width = found[0]
+        assert np.array_equal(found[1], expected[top : top + height, left : left + width])
+    return expected is not None
+
+
+@pytest.fixture(params=["nvimgcodec", "PIL"])
+def back_end(request, monkeypatch):
+    """Both of them."""
+    if request.param == "PIL":
+        monkeypatch.setattr("hf_mae.decoding._decoder", lambda process: None)
+    else:
+        assert _nvimgcodec(), "the tests' environment has it"
+    return request.param
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_crops_of_jpegs_are_pils(mode, subsampling, channels, photos):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        picture = photos[i % 2].convert(mode).resize((int(rng.integers(1, 200)), int(rng.integers(1, 200))))
+        exif = Image.Exif()
+        exif[0x0112] = i % 10  # all orientations, and two that there aren't
+        options = {} if mode == "L" else {"subsampling": subsampling}
+        options |= {"quality": int(rng.integers(5, 101)), "restart_marker_blocks": i % 3, "progressive": i % 7 == 0}
+        assert assert_as_pil(encoded(picture, "jpeg", exif=exif, **options), channels, rng)
+
+
+def test_the_fast_path_is_taken(photos):
+    calls = []
+    decode_region = _decoder(0)
+    assert decode_region is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_mae.decoding._decoder", lambda process: lambda *a, **k: calls.append(a) or decode_region(*a, **k))
+        image = open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
+        assert isinstance(image, Jpeg)
+        crop_pixels(image, (10, 20, 100, 120))
+        patch.setattr("hf_mae.decoding.image_to_array", None)  # PIL isn't asked
+        crop_pixels(image, (10, 20, 100, 120))
+    assert [call[1] for call in calls] == [(10, 20, 100, 120)] * 2
+
+
+def damaged(data, rng, count):
+    """Files with bits turned and with ends cut off or added."""
+    for place in rng.integers(0, len(data), count):
+        yield data[:place]
+    for _ in range(count):
+        turned = bytearray(data)
+        for place in rng.integers(0, len(data), int(rng.integers(1, 4))):
+            turned[place] ^= 1 << int(rng.integers(8))
+        yield bytes(turned)
+    yield from (b"", data[:-1], data[:-2], data + b"more", data[:-2] + b"more", data[: len(data) // 2] + data)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"mode": "CMYK"}, {"mode": "L"}], ids=str
+)
+def test_damaged_jpegs(options, photos, capfd):
+    """Cut off at 200 places, and as often with bits turned: PIL's pixels or PIL's verdict, and a quiet terminal."""
+    rng, options = np.random.default_rng(1), dict(options)
+    picture = photos[0].resize((90, 70)).convert(options.pop("mode", "RGB"))
+    good = [assert_as_pil(data, 3, rng) for data in damaged(encoded(picture, "jpeg", **options), rng, 200)]
+    assert 20 < sum(good) < len(good) - 200 + 20
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["YCCK", "16 bits", "animated", "wrong extension", "EXIF-bad", "arithmetic", "no size", "bomb"]
+)
+def test_odd_files(name, photos, back_end, tmp_path):
+    picture, rng = photos[0].resize((90, 70)), np.random.default_rng(2)
+    if name == "arithmetic":
+        data = encoded(picture, "jpeg").replace(b"\xff\xc0", b"\xff\xc9")  # says so, and isn't
+    elif name == "no size":
+        at = (data := bytearray(encoded(picture, "jpeg"))).index(b"\xff\xc0")
+        data[at + 5 : at + 9] = bytes(4)
+    elif name == "bomb":
+        at = (data := bytearray(encoded(picture, "jpeg"))).index(b"\xff\xc0")
+        data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    elif name == "EXIF-bad":
+        data = encoded(picture, "jpeg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xffgarbage")
+    elif name == "16 bits":
+        data = encoded(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "png")
+    elif name == "animated":
+        data = encoded(picture, "gif", save_all=True, append_images=[photos[1].resize((90, 70))])
+    elif name == "YCCK":
+        data = encoded(picture.convert("CMYK"), "jpeg")
+        assert b"Adobe" in data
+    else:
+        data = encoded(picture, "png")
+        (tmp_path / "a.jpg").write_bytes(data)
+        assert decode({"bytes": None, "path": str(tmp_path / "a.jpg")}, 3).shape == (70, 90, 3)
+    for _ in range(5):
+        good = assert_as_pil(bytes(data), 3, rng)
+    assert good == (name not in ("no size", "bomb"))
+
+
+def test_no_file_hangs_or_kills(photos):
+    """A process of its own reads what the others were spared: huge sides, loops, nothing."""
+    at = (data := bytearray(encoded(photos[0].resize((90, 70)), "jpeg"))).index(b"\xff\xc0")
+    hostile = [b"", b"\xff\xd8", b"\xff\xd8\xff" * 1000, b"\xff\xd8" + b"\xff\xe1\x00\x00" * 5000, bytes(1000)]
+    for sides in (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x30\x00\x20\x00", b"\x00\x01\xff\xff"):
+        data[at + 5 : at + 9] = sides
+        hostile.append(bytes(data))
+    code = (
+        "import sys, hf_mae.decoding as D\n"
+        f"for data in {hostile!r}:\n"
+        "    try: image = D.open_image({'bytes': data, 'path': None}, 3); D.crop_pixels(image, (0, 0, *image.shape[:2]))\n"
+        "    except D.ImageDecodeError as error: print(error)\n"
+        "print('end')"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.stdout.endswith("end\n"), done.stderr
+    assert done.returncode == 0
+    assert time.perf_counter() - start < 60
+
+
+def draws_of(folder, **options):
+    images = load_image_dataset(train_dir=folder, train_val_split=0)["train"]
+    return ImageDraws(images, PretrainingTransform(MAEConfig(**TINY)), 3, seed=4, **options)
+
+
+def test_a_draw_is_the_same_by_every_back_end_and_number_of_workers(photo_folder, monkeypatch):
+    draws, numbers = draws_of(photo_folder), list(range(40, 100))
+    batches = [collate([draws[number] for number in numbers])]
+    for workers in (1, 2):
+        loader = DataLoader(draws, 15, sampler=numbers, num_workers=workers, collate_fn=collate)
+        parts = list(loader)
+        batches.append({name: torch.cat([part[name] for part in parts]) for name in ("pixel_values", "noise", "index")})
+    monkeypatch.setattr("hf_mae.decoding._decoder", lambda process: None)
+    batches.append(collate([draws[number] for number in numbers]))
+    for batch in batches[1:]:
+        for name in ("pixel_values", "noise", "index"):
+            assert torch.equal(batch[name], batches[0][name])
+
+
+def test_resized_crops_are_pils(photos):
+    """To a level, as PIL resizes the same crop, bicubic and antialiased, but for very few values.
+
+    torchvision's weights have 16 bits, PIL's 32: of the values, less than one in ten thousand is more than a level off, most
+    of them where a side is enlarged.
+    """
+    rng, image = np.random.default_rng(0), open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
+    whole = Image.open(io.BytesIO(encoded(photos[0], "jpeg")))
+    differences = []
+    for _ in range(60):
+        height, width = int(rng.integers(20, 427)), int(rng.integers(20, 640))
+        top, left = int(rng.integers(427 - height)), int(rng.integers(640 - width))
+        pixels = torch.from_numpy(crop_pixels(image, (top, left, height, width))).permute(2, 0, 1)
+        resized = TF.resize(pixels, [64, 64], TF.InterpolationMode.BICUBIC, antialias=True)
+        expected = whole.crop((left, top, left + width, top + height)).resize((64, 64), Image.Resampling.BICUBIC)
+        difference = np.abs(resized.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected))
+        differences.append(difference)
+        assert difference.max() <= 16
+    assert (np.stack(differences) > 1).mean() < 2e-4
+
+
+def test_large_photographs_at_reduced_scale(photos, back_end):
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        data = encoded(photos[0].resize((4000, 3000), Image.Resampling.BICUBIC), "jpeg", exif=exif)
+        image = open_image({"bytes": data, "path": None}, 3)
+        height, width, _ = image.shape
+        assert (height, width) == ((3000, 4000) if orientation == 1 else (4000, 3000))
+        box = (200, 600, 2400, 2000)
+        full, reduced = crop_pixels(image, box), crop_pixels(image, box, (224, 224))
+        assert full.shape == (2400, 2000, 3)
+        assert reduced.shape == (300, 250, 3)  # an eighth
+        both = [TF.resize(torch.from_numpy(p.copy()).permute(2, 0, 1), [224, 224], antialias=True) for p in (full, reduced)]
+        assert (both[0].int() - both[1].int()).abs().float().mean() < 2
+        assert crop_pixels(image, (0, 0, 447, 2000), (224, 224)).shape == (447, 2000, 3)  # not twice the target
+        assert crop_pixels(image, (0, 0, 448, 2000), (224, 224)).shape == (224, 1000, 3)
+        corner = crop_pixels(image, (height - 448, width - 448, 448, 448), (224, 224))
+        assert corner.shape == (224, 224, 3)
+    small = open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
+    assert crop_pixels(small, (0, 0, 400, 600), (32, 32)).shape == (400, 600, 3)
+
+
+def test_several_crops_of_one_decode(photo_folder, monkeypatch):
+    draws = draws_of(photo_folder, crops_per_image=4)
+    opened = []
+    really = open_image
+    monkeypatch.setattr("hf_mae.data.open_image", lambda *args: opened.append(args) or really(*args))
+    first = (60 + 7) * 4  # epoch 1, image 7
+    samples = draws.__getitems__([first, first + 1, first + 2, first + 3, first + 4])
+    assert len(opened) == 2
+    assert [s["index"] for s in samples] == [7, 7, 7, 7, 8]
+    for name in ("pixel_values", "noise"):
+        assert len({s[name].contiguous().numpy().tobytes() for s in samples}) == 5
+    for number, sample in zip(range(first, first + 5), samples):
+        assert torch.equal(draws[number]["pixel_values"], sample["pixel_values"])
+    alone = draws_of(photo_folder)[60 + 7]
+    assert torch.equal(alone["pixel_values"], samples[0]["pixel_values"])  # the first crop is that of one crop an image
+
+
+def test_without_the_codec(tmp_path):
+    """Where it isn't installed, PIL decodes."""
+    code = (
+        "import sys; sys.modules['nvidia'] = None\n"
+        "import hf_mae.decoding as D, io\n"
+        "from PIL import Image\n"
+        "buffer = io.BytesIO(); Image.new('RGB', (60, 40), 'red').save(buffer, 'jpeg')\n"
+        "image = D.open_image({'bytes': buffer.getvalue(), 'path': None}, 3)\n"
+        "print(D._decoder(0), D.crop_pixels(image, (1, 2, 30, 40)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "None (30, 40, 3)\n", done.stderr
+
+
+def test_importing_the_codec_is_silent():
+    code = "import hf_mae.decoding as D; assert D._decoder(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])

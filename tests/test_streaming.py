@@ -3,7 +3,10 @@
 import io
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 
@@ -237,3 +240,47 @@ def test_a_validation_split_is_held_in_memory(photos, tmp_path):
     assert len(validation) == 4
     assert np.frombuffer(validation[0]["image"]["bytes"], np.uint8)[0] == 255
     assert len(list(train)) == 6
+
+
+ITERATE = """
+import json, sys
+import torch
+from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
+from hf_mae.streaming import ImageStream, load_image_stream
+from hf_mae.trainer import MAETrainer
+from hf_mae.training_arguments import MAETrainingArguments
+from hf_mae.transforms import PretrainingTransform
+
+folder, out, config = sys.argv[1], sys.argv[2], MAEConfig(**json.loads(sys.argv[3]))
+torch.manual_seed(0)
+args = MAETrainingArguments(
+    out, per_device_train_batch_size=3, dataloader_num_workers=2, num_train_epochs=3, warmup_epochs=0, use_cpu=True,
+    report_to="none", eval_strategy="no", dataloader_persistent_workers=True,
+)
+images = ImageStream(
+    load_image_stream(folder)[0], PretrainingTransform(config), 3, 0, epoch_samples=48, shuffle_buffer=5
+)
+trainer = MAETrainer(MAEForPreTraining(config), args, images, processing_class=MAEImageProcessor.from_model_config(config))
+seen, take = [], trainer._take_notes
+trainer._take_notes = lambda inputs, split: seen.append(take(inputs, split).tolist()) or torch.zeros(1)
+trainer.train()
+json.dump(seen, open(f"{out}/rank{args.process_index}.json", "w"))
+"""
+
+
+def test_every_row_once_an_epoch_on_real_processes(photos, tmp_path):
+    """2 processes * 2 workers on 4 shards of 12 rows: every epoch has every row once, in another order."""
+    (tmp_path / "shards").mkdir()
+    write_webdataset(tmp_path / "shards", photos, (12, 12, 12, 12))
+    (tmp_path / "iterate.py").write_text(ITERATE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(tmp_path / part) for part in ("iterate.py", "shards", "out")] + [json.dumps(TINY)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in range(2)]
+    orders = []
+    for epoch in range(3):
+        batches = [batch for rank in ranks for batch in rank[8 * epoch : 8 * epoch + 8]]
+        orders.append([index for batch in batches for index in batch])
+        assert sorted(orders[-1]) == [10**8 * shard + row for shard in range(4) for row in range(12)]
+    assert orders[0] != orders[1] != orders[2]
