@@ -180,34 +180,38 @@ def with_workers(images, image_size, workers, batch, seconds):
         `last_memory`, as `own_memory`.
     """
     draws = ImageDraws(images, PretrainingTransform(MAEConfig(image_size=image_size)), 3, seed=0)
-    sampler = DrawSampler(len(images), 0, len(images) // batch * batch)
     start = time.perf_counter()
-    loader = DataLoader(draws, batch, sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=True)
-    iterator, count = iter(loader), 0
+    loader = DataLoader(draws, batch, sampler=_Endless(len(images)), num_workers=workers, collate_fn=collate)
+    iterator, count, warm = iter(loader), batch, None
     next(iterator)
     began = time.perf_counter()
     processes = [psutil.Process(worker.pid) for worker in iterator._workers]
-    warm = None
-    while True:
-        for _ in iterator:
-            count += batch
-            elapsed = time.perf_counter() - began
-            if warm is None and elapsed > min(2, seconds / 4):  # what lay ready is used up, and caches are filled
-                warm = time.perf_counter(), count, list(map(own_memory, processes))
-            if elapsed > seconds and warm:
-                break
-        if time.perf_counter() - began > seconds and warm:
+    for _ in iterator:
+        count += batch
+        elapsed = time.perf_counter() - began
+        if warm is None and elapsed > seconds / 5:  # what lay ready is used up, and caches are filled
+            warm = time.perf_counter(), count, list(map(own_memory, processes))
+        if warm and elapsed > seconds:
             break
-        sampler.epoch += 1
-        iterator = iter(loader)
-    end, last = time.perf_counter(), list(map(own_memory, processes))
     return {
-        "images_per_second": (count - warm[1]) / (end - warm[0]),
+        "images_per_second": (count - warm[1]) / (time.perf_counter() - warm[0]),
         "first_batch_seconds": began - start,
-        "images": count + batch,
+        "images": count,
         "first_memory": warm[2],
-        "last_memory": last,
+        "last_memory": list(map(own_memory, processes)),
     }
+
+
+class _Endless(DrawSampler):
+    """Epoch after epoch, so that no worker waits for the end of one."""
+
+    def __init__(self, length):
+        super().__init__(length, seed=0, num_draws=length)
+
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+            self.epoch += 1
 
 
 def own_memory(process):
