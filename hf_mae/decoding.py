@@ -163,9 +163,8 @@ class Jpeg:
         pixels = pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
         pixels = pixels.swapaxes(0, 1) if transpose else pixels
         if pixels.shape[2] != self._num_channels:
-            pixels = image_to_array(
-                Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), self._num_channels
-            )
+            picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+            pixels = image_to_array(picture, self._num_channels)
         return np.ascontiguousarray(pixels)
 
 
@@ -174,13 +173,11 @@ def _is_plain(data):
     position, frame = 2, None
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker = data[position + 1]
-        if marker == 0xDA:
-            end = frame in _BASELINE and _MARKER.search(
-                data, position + 2 + int.from_bytes(data[position + 2 : position + 4])
-            )
-            return bool(end) and end[0] == b"\xff\xd9"
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:  # the scan
+            end = _MARKER.search(data, position)
+            return frame in _BASELINE and end is not None and end[0] == b"\xff\xd9"
         frame = marker if marker in _START_OF_FRAME else frame
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
     return False
 
 

@@ -101,9 +101,9 @@ def test_without_mixing_the_labels_are_smoothed(make_classifier_trainer, smoothi
     nn.init.normal_(trainer.model.classifier.weight)
     sampler = trainer._get_train_sampler()
     samples = [trainer.train_dataset[draw] for draw in list(sampler)[:64]]
-    pixels, labels = (torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "labels"))
+    labels = torch.stack([sample["labels"] for sample in samples])
     with torch.no_grad():
-        logits = trainer.model.train()(pixels).logits
+        logits = trainer.model.train()(trainer._prepare_inputs(collate(samples))["pixel_values"]).logits
     expected = nn.CrossEntropyLoss(label_smoothing=smoothing)(logits, labels).item()
     trainer.train()
     assert logged_losses(trainer) == pytest.approx([expected], rel=1e-4)
