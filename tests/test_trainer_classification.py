@@ -11,7 +11,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import Lars
 from torch import nn
 
-from hf_mae.data import FeatureDraws, ImageDraws
+from hf_mae.data import FeatureDraws, ImageDraws, collate
 from hf_mae.image_processing_mae import normalize_images
 from hf_mae.metrics import knn_accuracy
 from hf_mae.training_arguments import FineTuningArguments
