@@ -80,8 +80,13 @@ def one_core(images, image_size, rounds, compare):
     Returns:
         Name → {"images_per_second", "seconds"}; and stage → share of our time.
     """
-    draws = ImageDraws(images, PretrainingTransform(MAEConfig(image_size=image_size)), 3, seed=0)
-    works = {"hf_mae": lambda i: collate(draws.__getitems__(_block(i, len(images))))}
+    transform = PretrainingTransform(MAEConfig(image_size=image_size))
+    draws = ImageDraws(images, transform, 3, seed=0)
+    several = ImageDraws(images, transform, 3, seed=0, crops_per_image=4)
+    works = {
+        "hf_mae": lambda i: collate(draws.__getitems__(_block(i, len(images)))),
+        "hf_mae, 4 crops an image": lambda i: collate(several.__getitems__(_block(i, 4 * len(images)))),
+    }
     if compare:
         stacks = {"official (PIL, torchvision v1)": official_stack, "torchvision v2": torchvision_stack}
         for name, stack in stacks.items():

@@ -50,7 +50,8 @@ def test_input_script(tmp_path, photo_folder):
     assert found["torch"] == torch.__version__.split("+")[0]
     results = found["results"]
     assert results["images"] == 60
-    assert list(results["one_core"]) == ["hf_mae", "official (PIL, torchvision v1)", "torchvision v2"]
+    stacks = ["hf_mae", "hf_mae, 4 crops an image", "official (PIL, torchvision v1)", "torchvision v2"]
+    assert list(results["one_core"]) == stacks
     assert all(len(stack["seconds"]) == 2 and stack["images_per_second"] > 0 for stack in results["one_core"].values())
     assert sum(results["shares"].values()) == pytest.approx(1)
     assert len(results["2_workers"]["first_memory"]) == 2
