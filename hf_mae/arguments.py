@@ -227,6 +227,8 @@ class StreamArguments(DataArguments):
         """Training images (`datasets.IterableDataset`), held-out images (or None) and the images an epoch."""
         if self.dataset_name is None:
             raise ValueError("streaming needs a dataset_name, a Hub id or a folder of shards")
+        if self.dataset_name == "digits" or Path(self.dataset_name).is_file():
+            raise ValueError(f"dataset_name {self.dataset_name} can't be streamed; a Hub id or a folder of shards can")
         names = ("dataset_name", "dataset_config", "train_split", "validation_split", "image_column")
         train, validation, rows = load_image_stream(**{name: getattr(self, name) for name in names})
         if not (self.epoch_samples or rows):

@@ -107,12 +107,18 @@ class DrawTrainer(Trainer):
     def updates_per_epoch(self):
         """Optimizer updates an epoch: whole total batches only."""
         total, there = self.args.total_batch_size, len(self.train_dataset)
-        if there < total:
+        whole = 1
+        if isinstance(self.train_dataset, ImageStream):  # as many batches for each worker
+            whole = math.lcm(self.args.gradient_accumulation_steps, max(1, self.args.dataloader_num_workers))
+            whole //= self.args.gradient_accumulation_steps
+        if there < total * whole:
             raise ValueError(
                 f"there are {there:,} training images and the total batch is {total:,}; take a smaller "
                 "per_device_train_batch_size or gradient_accumulation_steps"
+                + f", or fewer workers: their number has to divide an epoch's {there // total} batches"
+                * (whole > 1)
             )
-        return there // total
+        return there // total // whole * whole
 
     @property
     def planned_updates(self):
@@ -148,20 +154,34 @@ class DrawTrainer(Trainer):
         batches = self.updates_per_epoch * args.gradient_accumulation_steps * args.world_size
         return StreamPlan(args.train_batch_size, batches, args.world_size, args.dataloader_num_workers)
 
+    @property
+    def _stream_facts(self):
+        """What decides which rows a batch of the stream has."""
+        images = self.train_dataset
+        own = {name: getattr(images, name) for name in ("seed", "shuffle_buffer", "crops_per_image")}
+        return {**dataclasses.asdict(self.stream_plan), **own, "num_shards": images.dataset.num_shards}
+
     def check_resume(self, checkpoint):
         """Takes from a checkpoint what is known of the shards.
 
         Raises:
-            ValueError: the run that is to be resumed had another number of processes or workers, or another batch.
+            ValueError: the run that is to be resumed read other images, or the same ones otherwise.
         """
-        if not isinstance(self.train_dataset, ImageStream) or not checkpoint:
+        streams, path = isinstance(self.train_dataset, ImageStream), checkpoint and Path(checkpoint, STREAM_FILE)
+        if not checkpoint or not (streams or path.is_file()):
             return
-        kept = json.loads(Path(checkpoint, STREAM_FILE).read_text(encoding="utf-8"))
-        now = dataclasses.asdict(self.stream_plan)
-        changed = [f"{name} is {now[name]}, and was {kept['plan'][name]}" for name in now if now[name] != kept["plan"][name]]
+        if not streams or not path.is_file():
+            raise ValueError(f"{checkpoint} is of a run with{'out' * streams} --streaming; it can't be resumed otherwise")
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            facts, rows = kept["facts"], {int(shard): int(count) for shard, count in kept["shard_rows"].items()}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged; resume an earlier checkpoint") from error
+        now = self._stream_facts
+        changed = [f"{name} is {now[name]}, and was {facts.get(name)}" for name in now if now[name] != facts.get(name)]
         if changed:
             raise ValueError(f"a stream can't be resumed so: {', '.join(changed)}")
-        self.train_dataset.shard_rows = {int(shard): rows for shard, rows in kept["shard_rows"].items()}
+        self.train_dataset.shard_rows = rows
 
     def _save_checkpoint(self, model, trial):
         if isinstance(self.train_dataset, ImageStream):
@@ -169,7 +189,7 @@ class DrawTrainer(Trainer):
             if self.is_world_process_zero():
                 folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
                 folder.mkdir(parents=True, exist_ok=True)
-                text = json.dumps({"plan": dataclasses.asdict(self.stream_plan), "shard_rows": rows})
+                text = json.dumps({"facts": self._stream_facts, "shard_rows": rows})
                 (folder / STREAM_FILE).write_text(text, encoding="utf-8")
         super()._save_checkpoint(model, trial)
 

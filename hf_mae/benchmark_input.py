@@ -196,7 +196,7 @@ def with_workers(images, image_size, workers, batch, seconds):
         elapsed = time.perf_counter() - began
         if warm is None and elapsed > seconds / 5:  # what lay ready is used up, and caches are filled
             warm = time.perf_counter(), count, list(map(own_memory, processes))
-        if warm and elapsed > seconds:
+        elif warm and elapsed > seconds:
             break
     return {
         "images_per_second": (count - warm[1]) / (time.perf_counter() - warm[0]),

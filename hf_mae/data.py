@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from .decoding import ImageDecodeError, open_image, whole_pixels
+from .decoding import ImageDecodeError, Jpeg, open_image, whole_pixels
 
 
 MAX_REPLACEMENTS = 100
@@ -87,7 +87,8 @@ class ImageDraws(Dataset):
             ImageDecodeError: it can't be.
         """
         image = open_image(row["image"], self.num_channels)
-        image = image if self.crops_per_image == 1 else whole_pixels(image)
+        if self.crops_per_image > 1 and not (isinstance(image, Jpeg) and image.is_large):
+            image = whole_pixels(image)  # decoded once
         samples = [self.transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
         return [{**sample, "labels": torch.tensor(row["label"])} for sample in samples] if "label" in row else samples
 

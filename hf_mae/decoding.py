@@ -6,12 +6,14 @@ import functools
 import io
 import os
 import re
+import threading
 from pathlib import Path
 
+import fsspec
 import numpy as np
 from PIL import Image
 
-from .image_processing_mae import DECODE_ERRORS, image_to_array
+from .image_processing_mae import DECODE_ERRORS, exif_orientation, image_to_array
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or less
@@ -60,11 +62,19 @@ def open_image(value, num_channels):
         data, path = value.get("bytes"), value.get("path")
         if data is None and path is None:
             raise ValueError("neither bytes nor a path")
-        data = Path(path).read_bytes() if data is None else data
+        data = _read(path) if data is None else data
         picture = Image.open(io.BytesIO(data))
         if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
             return Jpeg(data, picture, num_channels)
         return image_to_array(picture, num_channels)
+
+
+def _read(path):
+    """A file's bytes; a path may also be an address of fsspec's, as streams have them (hf://…, zip://…::…)."""
+    if "://" not in str(path):
+        return Path(path).read_bytes()
+    with fsspec.open(path, "rb") as file:
+        return file.read()
 
 
 def _checked_array(array, num_channels):
@@ -77,16 +87,16 @@ def _checked_array(array, num_channels):
     return array.astype(np.uint8)
 
 
-def crop_pixels(image, box, at_least=None):
+def crop_pixels(image, box, target=None):
     """The pixels (h, w, C) of a box of what `open_image` returned.
 
     Args:
         image: Array (H, W, C), or `Jpeg`.
         box: (top, left, height, width), upright.
-        at_least: (height, width) that the crop will be resized to: of a large photograph it may come so much smaller.
+        target: (height, width) that the crop will be resized to: of a large photograph it may come as such.
     """
     if isinstance(image, Jpeg):
-        return image.crop(box, at_least)
+        return image.crop(box, target)
     top, left, height, width = box
     return image[top : top + height, left : left + width]
 
@@ -105,18 +115,21 @@ class Jpeg:
 
     def __init__(self, data, picture, num_channels):
         self._data, self._picture, self._num_channels = data, picture, num_channels
-        self._upright = _UPRIGHT[1]
-        with contextlib.suppress(*DECODE_ERRORS):  # damaged EXIF data, as in `image_to_array`
-            self._upright = _UPRIGHT.get(picture.getexif().get(0x0112), _UPRIGHT[1])
+        self._upright = _UPRIGHT.get(exif_orientation(picture), _UPRIGHT[1])
         width, height = picture.size
         self.shape = ((width, height) if self._upright[2] else (height, width)) + (num_channels,)
 
-    def crop(self, box, at_least=None):
+    @property
+    def is_large(self):
+        """Whether crops of it may come at reduced scale."""
+        return max(self.shape) >= _LARGE
+
+    def crop(self, box, target=None):
         """As `crop_pixels`."""
-        scale = self._reduction(box, at_least) if at_least else 1
+        scale = self._reduction(box, target) if target and self.is_large else 1
         with _as_decode_error():
             if scale > 1:
-                return self._reduced(box, scale, at_least)
+                return self._reduced(box, scale, target)
             if "whole" not in self.__dict__ and (pixels := self._region(box)) is not None:
                 return pixels
         top, left, height, width = box
@@ -129,21 +142,21 @@ class Jpeg:
             pixels = self._region((0, 0, *self.shape[:2]))
             return image_to_array(self._picture, self._num_channels) if pixels is None else pixels
 
-    def _reduction(self, box, at_least):
-        if max(self.shape) < _LARGE:
-            return 1
-        ratio = min(box[2] / at_least[0], box[3] / at_least[1])
+    @staticmethod
+    def _reduction(box, target):
+        ratio = min(box[2] / target[0], box[3] / target[1])
         return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
 
-    def _reduced(self, box, scale, at_least):
-        """A box at a half, a quarter or an eighth of the scale, which libjpeg decodes faster."""
+    def _reduced(self, box, scale, target):
+        """A box resized to `target`, decoded at a half, a quarter or an eighth of the scale, as libjpeg does it faster."""
         picture = Image.open(io.BytesIO(self._data))
         picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
         pixels = image_to_array(picture, self._num_channels)
-        top, left, height, width = (round(side / scale) for side in box)
-        height, width = max(height, at_least[0]), max(width, at_least[1])
-        top, left = min(top, pixels.shape[0] - height), min(left, pixels.shape[1] - width)
-        return pixels[top : top + height, left : left + width]
+        picture = Image.fromarray(pixels.squeeze(2) if self._num_channels == 1 else pixels)
+        top, left, height, width = (side / scale for side in box)  # PIL resizes boxes that end within a pixel
+        edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
+        resized = picture.resize(target[::-1], Image.Resampling.BICUBIC, box=edges)
+        return np.asarray(resized).reshape(*target, self._num_channels).copy()
 
     def _region(self, box):
         """A box by nvImageCodec, or None where PIL has to decode."""
@@ -197,6 +210,7 @@ def _decoder(process):
         backends=[codec.Backend(codec.BackendKind.CPU_ONLY)],
         options=":fancy_upsampling=1 :fast_idct=0",  # as PIL has it
     )
+    lock = threading.Lock()  # neither the decoder nor the redirection is for several threads at once
     spaces = {True: codec.ColorSpec.GRAY, False: codec.ColorSpec.SRGB}
     params = {grey: codec.DecodeParams(apply_exif_orientation=False, color_spec=space) for grey, space in spaces.items()}
 
@@ -205,7 +219,7 @@ def _decoder(process):
         try:
             stream = codec.CodeStream(data)
             stream = stream.get_sub_code_stream(region=codec.Region(top, left, top + height, left + width))
-            with _silent_stderr():  # libjpeg complains of bad files there
+            with lock, _silent_stderr():  # libjpeg complains of bad files there
                 image = decoder.decode(stream, params=params[grey])
         except RuntimeError:  # no JPEG to it
             return None

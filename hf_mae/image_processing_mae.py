@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -34,6 +34,15 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -56,12 +65,19 @@ def image_to_array(image, num_channels):
     if num_channels not in _PIL_MODES:
         raise ValueError(f"a picture can't become {num_channels} channels; give (height, width, {num_channels}) arrays")
     image.load()
-    with contextlib.suppress(*DECODE_ERRORS):  # damaged EXIF data: the pixels are fine, only the orientation is unknown
-        image = ImageOps.exif_transpose(image)
+    turn = _UPRIGHT.get(exif_orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_deep_to_8_bits(np.asarray(image)))
     array = np.array(image.convert(_PIL_MODES[num_channels]))
     return array.reshape(*array.shape[:2], num_channels)
+
+
+def exif_orientation(image):
+    """1 to 8; 1, which is upright, where damaged EXIF data don't say. PIL's own `exif_transpose` fails on more of them."""
+    with contextlib.suppress(*DECODE_ERRORS, AttributeError):
+        return image.getexif().get(0x0112, 1)
+    return 1
 
 
 def _deep_to_8_bits(values):

@@ -24,6 +24,7 @@ from .image_datasets import VALIDATION_SPLITS, image_column_of
 HELD_OUT_ROWS = 1000
 _MAX_EMPTY_PASSES = 1000
 _ROWS_AT_ONCE = 32
+_TRIES_AT_HAND = 10
 _SHARD = 10**8  # a sample's number is shard * _SHARD + row
 
 
@@ -146,7 +147,7 @@ class ImageStream(ImageDraws):
                 if self.on_bad_image == "raise":
                     raise BadImageError(f"image {bad} ({path}) can't be decoded: {error}") from error
                 bad_images.append((bad, path, str(error)))
-                candidate = reader.another(np.random.default_rng([*seed, attempt]))
+                candidate = reader.another(number, attempt, np.random.default_rng([*seed, attempt]))
                 continue
             return [{**s, "index": index, "bad_images": bad_images if i == 0 else []} for i, s in enumerate(samples)]
         raise BadImageError(f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one: {bad_images[-1][2]}")
@@ -171,9 +172,12 @@ class _Reader:
         notes, self._notes = self._notes, []
         return notes
 
-    def another(self, rng):
-        """Some (shard, row, what it holds) of those at hand."""
-        return self._buffer[int(rng.integers(len(self._buffer)))]
+    def another(self, number, attempt, rng):
+        """Some (shard, row, what it holds) of those at hand or, if they are no good, from the start of the pass."""
+        if attempt < _TRIES_AT_HAND:
+            return self._buffer[int(rng.integers(len(self._buffer)))]
+        first = list(itertools.islice(self._rows(number, 0), MAX_REPLACEMENTS))
+        return first[(attempt - _TRIES_AT_HAND) % len(first)]
 
     def _draw(self, skip):
         size, seed = self._images.shuffle_buffer, self._images.seed

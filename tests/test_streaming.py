@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections import Counter
 
 import datasets
@@ -162,6 +163,26 @@ def test_webdataset_and_bad_images(tmp_path, photos):
         stream(tmp_path, plan, on_bad_image="raise").__getitems__(list(range(13)))
 
 
+@pytest.mark.parametrize(("rows", "buffer", "bad"), [(9, 4, 8), (20, 1, 5), (5, 100, 0)])
+def test_a_bad_image_alone_in_its_block(rows, buffer, bad, tmp_path, photos):
+    write_webdataset(tmp_path, photos, (rows,), bad={(0, bad)})
+    plan = StreamPlan(batch_size=rows, epoch_batches=1, num_processes=1, num_workers=0)
+    for _ in range(2):
+        samples = stream(tmp_path, plan, buffer).__getitems__(list(range(rows)))
+        assert sorted(s["index"] for s in samples) == list(range(rows))
+        assert {note[0] for s in samples for note in s["bad_images"]} == {bad}
+
+
+def test_images_in_a_zip_file(tmp_path, photos):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for i in range(6):
+            archive.writestr(f"im{i}.jpg", encoded(photos[i % 2].resize((60, 50)), "jpeg"))
+    plan = StreamPlan(batch_size=6, epoch_batches=1, num_processes=1, num_workers=0)
+    samples = stream(tmp_path, plan).__getitems__(list(range(6)))
+    assert not any(s["bad_images"] for s in samples)
+    assert len({s["index"] for s in samples}) == 6
+
+
 def flags(folder, output_dir, steps):
     return [
         *TINY_FLAGS,
@@ -201,9 +222,31 @@ def test_two_processes_and_two_workers(shards, tmp_path, monkeypatch):
     assert [samples for _, samples in first.values()] == [4 * step for step in range(1, 24)]
     for step in first:
         assert second[step] == pytest.approx(first[step], rel=1e-5), step
-    changed = [*flags(shards, tmp_path / "parts", 30), *resume, "--dataloader_num_workers=3"]
-    message = "a stream can't be resumed so: num_processes is 1, and was 2, num_workers is 3, and was 2"
-    assert message.split(":")[0] in script_error("run_mae.py", *changed)
+    again = [*flags(shards, tmp_path / "parts", 30), *resume]
+    error = script_error("run_mae.py", *again, "--dataloader_num_workers=4", "--seed=7", "--shuffle_buffer=5")
+    for change in (
+        "num_processes is 1, and was 2",
+        "num_workers is 4, and was 2",
+        "seed is 7, and was 42",
+        "shuffle_buffer is 5",
+    ):
+        assert change in error
+    (checkpoint,) = (tmp_path / "parts").glob("checkpoint-23")
+    (checkpoint / "stream.json").write_text("{}")
+    assert "stream.json is damaged; resume an earlier checkpoint" in script_error("run_mae.py", *again)
+    (checkpoint / "stream.json").unlink()
+    message = "is of a run without --streaming; it can't be resumed otherwise"
+    assert message in script_error("run_mae.py", *again)
+
+
+def test_an_epoch_has_as_many_batches_for_every_worker(shards, tmp_path):
+    """40 rows, 2 an update: 20 updates, but for 3 workers 18."""
+    for workers, steps in ((2, 20), (3, 18)):
+        options = [f"--dataloader_num_workers={workers}", "--max_steps=1"]
+        printed = run_script("run_mae.py", *flags(shards, tmp_path / f"{workers}", 1), *options)
+        assert f"epochs of {steps})" in printed
+    error = script_error("run_mae.py", *flags(shards, tmp_path / "x", 1), "--dataloader_num_workers=25")
+    assert "fewer workers: their number has to divide an epoch's 20 batches" in error
 
 
 @pytest.mark.parametrize(
@@ -211,6 +254,7 @@ def test_two_processes_and_two_workers(shards, tmp_path, monkeypatch):
     [
         (["--train_dir=x"], "train_dir can't be streamed; give dataset_name"),
         ([], "streaming needs a dataset_name"),
+        (["--dataset_name=digits"], "dataset_name digits can't be streamed; a Hub id or a folder of shards can"),
         (["--dataset_name=SHARDS"], "the data set doesn't say how many images it has; give --epoch_samples"),
         (["--dataset_name=SHARDS", "--epoch_samples=0"], "epoch_samples is 0; it must be at least 1"),
         (["--dataset_name=SHARDS", "--knn_images=5"], "knn_images needs labels, which --streaming doesn't read"),
