@@ -24,7 +24,8 @@ def main():
     except (ValueError, OSError) as error:
         sys.exit(f"benchmark.py: error: {error}")
     if args.output:
-        save_results(args.output, results, command=" ".join(sys.argv[1:]), **environment(packages=["nvidia-nvimgcodec-cu13"]))
+        about = environment(packages=["nvidia-nvimgcodec-cu13"])
+        save_results(args.output, results, command=" ".join(sys.argv[1:]), **about)
         print(f"results in {args.output}")
 
 
