@@ -109,8 +109,8 @@ class DrawTrainer(Trainer):
         total, there = self.args.total_batch_size, len(self.train_dataset)
         whole = 1
         if isinstance(self.train_dataset, ImageStream):  # as many batches for each worker
-            whole = math.lcm(self.args.gradient_accumulation_steps, max(1, self.args.dataloader_num_workers))
-            whole //= self.args.gradient_accumulation_steps
+            workers = max(1, self.args.dataloader_num_workers)
+            whole = workers // math.gcd(workers, self.args.gradient_accumulation_steps)
         if there < total * whole:
             raise ValueError(
                 f"there are {there:,} training images and the total batch is {total:,}; take a smaller "
@@ -143,8 +143,7 @@ class DrawTrainer(Trainer):
             dataset.plan = self.stream_plan
             self.draw_sampler = StreamSampler(num_draws)
             return self.draw_sampler
-        crops = getattr(dataset, "crops_per_image", 1)
-        self.draw_sampler = DrawSampler(len(dataset), self.args.seed, num_draws, crops)
+        self.draw_sampler = DrawSampler(len(dataset), self.args.seed, num_draws, dataset.crops_per_image)
         return self.draw_sampler
 
     @property

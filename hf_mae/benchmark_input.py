@@ -155,9 +155,9 @@ def stage_shares(images, draws, rounds):
     for i in range(rounds + 1):
         block = _block(i, len(images))
         rows = [images[j] for j in block]
-        boxes = [np.random.default_rng([0, 0, j]) for j in block]
+        rngs = [np.random.default_rng([0, 0, j]) for j in block]
         start = time.perf_counter()
-        for row, rng in zip(rows, boxes):
+        for row, rng in zip(rows, rngs):
             image = open_image(row["image"], 3)
             crop_pixels(image, random_crop_box(*image.shape[:2], rng), draws.transform.crop.image_hw)
         decoded = time.perf_counter()

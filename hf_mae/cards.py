@@ -113,25 +113,26 @@ class Card(abc.ABC):
     @property
     def usage(self):
         """Code for plain transformers and for hf_mae, as Markdown."""
-        channels = self.config.num_channels
-        no_picture = channels not in (1, 3, 4)
-        if self.is_classifier and not self.native:
-            own = _OWN_LOGITS if no_picture else _OWN_CLASSIFIER
-        elif self.is_classifier:
-            own = _OWN_PREDICTION
-        else:
-            own = _OWN_PRETRAINED if self.native == "ViTMAEForPreTraining" else _OWN_FEATURES
-        if no_picture:
-            own = own.replace(*_FROM_ARRAYS[0]).replace(*_FROM_ARRAYS[1])
+        own = self._own_code.format(folder=self.folder, **(_ANY if self._opens_pictures else _ARRAYS))
         if not self.native:
-            return own.format(folder=self.folder, channels=channels)
+            return own
         plain = {"ViTModel": _NATIVE_ENCODER, "ViTMAEForPreTraining": _NATIVE_FEATURES}.get(self.native, _NATIVE_CLASSIFIER)
-        grey = ""
-        if channels == 1:
-            plain = plain.replace(*_GREY[0]).replace(*_GREY[1]) if self.native == "ViTMAEForPreTraining" else plain
-            grey = f"\n\n{_GREY_PICTURES}"
-        text = f"With plain transformers, 4.57 or newer:\n\n{plain}{grey}\n\nWith hf_mae:\n\n{own}"
-        return text.format(folder=self.folder)
+        grey = self.config.num_channels == 1
+        opened = _GREY if grey and self.native == "ViTMAEForPreTraining" else _RGB
+        plain = plain.format(folder=self.folder, **opened) + f"\n\n{_GREY_PICTURES}" * grey
+        return f"With plain transformers, 4.57 or newer:\n\n{plain}\n\nWith hf_mae:\n\n{own}"
+
+    @property
+    def _opens_pictures(self):
+        return self.config.num_channels in (1, 3, 4)
+
+    @property
+    def _own_code(self):
+        if not self.is_classifier:
+            return _OWN_PRETRAINED if self.native == "ViTMAEForPreTraining" else _OWN_FEATURES
+        if self.native:
+            return _OWN_PREDICTION
+        return _OWN_CLASSIFIER if self._opens_pictures else _OWN_LOGITS
 
     @property
     def licence(self):
@@ -184,32 +185,32 @@ from transformers import pipeline
 pipeline("image-classification", "{folder}")("picture.jpg")
 ```"""
 _NATIVE_FEATURES = """```python
-from PIL import Image
+{imports}
 from transformers import AutoImageProcessor, AutoModelForPreTraining, ViTModel
 
-inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
+inputs = AutoImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
 features = ViTModel.from_pretrained("{folder}", add_pooling_layer=False)(**inputs).last_hidden_state  # nothing masked
 loss = AutoModelForPreTraining.from_pretrained("{folder}")(**inputs).loss  # of what it fills in, masked at random
 ```"""
 _NATIVE_ENCODER = """```python
-from PIL import Image
+{imports}
 from transformers import AutoImageProcessor, AutoModel
 
-inputs = AutoImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
+inputs = AutoImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
 features = AutoModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
 ```"""
 _OWN_FEATURES = """```python
-from PIL import Image
+{imports}
 from hf_mae import MAEImageProcessor, MAEModel
 
-inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+inputs = MAEImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
 features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
 ```"""
 _OWN_PRETRAINED = """```python
-from PIL import Image
+{imports}
 from hf_mae import MAEForPreTraining, MAEImageProcessor, MAEModel
 
-inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+inputs = MAEImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
 features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
 pictures = MAEForPreTraining.from_pretrained("{folder}").reconstruct(**inputs).images  # hides most of it, fills it in
 ```"""
@@ -220,24 +221,23 @@ from transformers import pipeline
 pipeline("image-classification", "{folder}")("picture.jpg")
 ```"""
 _OWN_LOGITS = """```python
-from PIL import Image
+{imports}
 from hf_mae import MAEForImageClassification, MAEImageProcessor
 
-inputs = MAEImageProcessor.from_pretrained("{folder}")(Image.open("picture.jpg"), return_tensors="pt")
+inputs = MAEImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
 logits = MAEForImageClassification.from_pretrained("{folder}")(**inputs).logits
 ```"""
 _OWN_PREDICTION = """```
 python scripts/predict.py --model_name_or_path {folder} picture.jpg
 ```"""
-# (what a picture of three channels is opened by, what others are)
-_GREY = (
-    ("from PIL", "import numpy as np\nfrom PIL"),
-    ('Image.open("picture.jpg").convert("RGB")', 'np.array(Image.open("picture.jpg").convert("L"))[..., None]'),
-)
-_FROM_ARRAYS = (
-    ("from PIL import Image", "import numpy as np"),
-    ('Image.open("picture.jpg")', 'np.load("picture.npy")'),
-)
+# how the code opens a picture: as it is, in the channels that plain transformers is given, or an array of any channels
+_ANY = {"imports": "from PIL import Image", "picture": 'Image.open("picture.jpg")'}
+_RGB = {**_ANY, "picture": 'Image.open("picture.jpg").convert("RGB")'}
+_GREY = {
+    "imports": "import numpy as np\nfrom PIL import Image",
+    "picture": 'np.array(Image.open("picture.jpg").convert("L"))[..., None]',
+}
+_ARRAYS = {"imports": "import numpy as np", "picture": 'np.load("picture.npy")'}
 _GREY_PICTURES = (
     "It was trained on grey pictures; of one in colour it sees the luminance. Plain transformers clips pictures of 16 bits: "
     "scale them to 8 first (hf_mae does)."

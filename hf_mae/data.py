@@ -57,27 +57,43 @@ class ImageDraws(Dataset):
         """The samples of a batch; crops of one image that lie side by side come of one decode."""
         samples = []
         for draw, group in itertools.groupby(draws, key=lambda number: number // self.crops_per_image):
-            samples += self._samples(*divmod(draw, len(self)), [number % self.crops_per_image for number in group])
+            epoch, index = divmod(draw, len(self))
+            crops = [number % self.crops_per_image for number in group]
+            samples += self.replacing_bad_images(index, self.dataset[index], [epoch, index], crops, self._another)
         return samples
 
-    def _samples(self, epoch, index, crops):
-        bad_images, candidate = [], index
+    def _another(self, attempt, rng):
+        index = int(rng.integers(len(self)))
+        return index, self.dataset[index]
+
+    def replacing_bad_images(self, index, row, seed, crops, another):
+        """The samples of a row, or of one that stands in for it.
+
+        Args:
+            index: Number of the image.
+            row: What the data set has there.
+            seed: Numbers that with the run's seed decide all that is random.
+            crops: Numbers of the crops.
+            another: (attempt, rng) → (number, row) to try instead.
+
+        Raises:
+            BadImageError: nothing can be decoded, or a bad image is to stop the run.
+        """
+        bad_images, number, seed = [], index, [self.seed, *seed]
         for attempt in range(MAX_REPLACEMENTS):
-            row = self.dataset[candidate]
             try:
-                samples = self.make_samples(row, [self.seed, epoch, index], crops)
+                samples = self.make_samples(row, seed, crops)
             except ImageDecodeError as error:
-                path = path_of(row)
+                path = (isinstance(row["image"], dict) and row["image"].get("path")) or "-"
                 if self.on_bad_image == "raise":
-                    raise BadImageError(f"image {candidate} ({path}) can't be decoded: {error}") from error
-                bad_images.append((candidate, path, str(error)))
-                candidate = int(np.random.default_rng([self.seed, epoch, index, attempt]).integers(len(self)))
+                    raise BadImageError(f"image {number} ({path}) can't be decoded: {error}") from error
+                bad_images.append((number, path, str(error)))
+                number, row = another(attempt, np.random.default_rng([*seed, attempt]))
                 continue
-            return [
-                {**sample, "index": index, "bad_images": bad_images if i == 0 else []} for i, sample in enumerate(samples)
-            ]
+            return [{**s, "index": index, "bad_images": bad_images if i == 0 else []} for i, s in enumerate(samples)]
+        number, path, error = bad_images[-1]
         raise BadImageError(
-            f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {candidate} ({path}): {bad_images[-1][2]}"
+            f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {number} ({path}): {error}"
         )
 
     def make_samples(self, row, seed, crops):
@@ -91,11 +107,6 @@ class ImageDraws(Dataset):
             image = whole_pixels(image)  # decoded once
         samples = [self.transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
         return [{**sample, "labels": torch.tensor(row["label"])} for sample in samples] if "label" in row else samples
-
-
-def path_of(row):
-    """Where the image of a row lies, "-" if it says nothing."""
-    return (isinstance(row["image"], dict) and row["image"].get("path")) or "-"
 
 
 class DrawSampler(Sampler):
@@ -131,6 +142,8 @@ class DrawSampler(Sampler):
 
 class FeatureDraws(Dataset):
     """Features (N, D) that were computed once, and labels (N,), drawn as `ImageDraws` are."""
+
+    crops_per_image = 1
 
     def __init__(self, features, labels):
         self.features = features

@@ -152,11 +152,11 @@ class Jpeg:
         picture = Image.open(io.BytesIO(self._data))
         picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
         pixels = image_to_array(picture, self._num_channels)
-        picture = Image.fromarray(pixels.squeeze(2) if self._num_channels == 1 else pixels)
+        picture = _as_picture(pixels)
         top, left, height, width = (side / scale for side in box)  # PIL resizes boxes that end within a pixel
         edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
         resized = picture.resize(target[::-1], Image.Resampling.BICUBIC, box=edges)
-        return np.asarray(resized).reshape(*target, self._num_channels).copy()
+        return np.array(resized).reshape(*target, self._num_channels)
 
     def _region(self, box):
         """A box by nvImageCodec, or None where PIL has to decode."""
@@ -176,9 +176,12 @@ class Jpeg:
         pixels = pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
         pixels = pixels.swapaxes(0, 1) if transpose else pixels
         if pixels.shape[2] != self._num_channels:
-            picture = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-            pixels = image_to_array(picture, self._num_channels)
+            pixels = image_to_array(_as_picture(pixels), self._num_channels)
         return np.ascontiguousarray(pixels)
+
+
+def _as_picture(pixels):
+    return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
 
 def _is_plain(data):

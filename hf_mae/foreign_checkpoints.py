@@ -29,10 +29,10 @@ _STUBBED = (
 )
 _STUBBED_PACKAGE = "mmengine."
 _OF_TENSORS = re.compile(r"torch\.\w+Storage|torch\._utils\._rebuild_\w+|collections\.OrderedDict")
-# what the Hub's client raises when the network fails, whichever HTTP library it uses
 # what unpickling raises on files that are cut off or damaged; a length that was hit asks for any amount of memory
 _DAMAGE = (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError)
 _DAMAGE += (MemoryError, OverflowError, struct.error)
+# what the Hub's client raises when the network fails, whichever HTTP library it uses
 NETWORK_ERRORS = HfHubHTTPError.__bases__
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile

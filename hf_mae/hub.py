@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Publishing on the Hub: a native folder that was checked, its card, and one commit."""
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -86,31 +85,34 @@ def prepare(source, repo_id, folder, license=None, widget_images=(), with_recons
     for name in (PROOF_FILE, CURVES_FILE, *[PANEL_FILE] * with_reconstructions):
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
-    if (source / RECIPE_FILE).is_file():
-        (folder / RECIPE_FILE).write_text(_public_recipe(source), encoding="utf-8")
     examples = _examples(folder, repo_id, published, widget_images, architecture)
     facts = {"folder": repo_id, "native": architecture, "license": license, "examples": examples}
     card = _card(source, model, published, proof, facts)
-    try:
-        if isinstance(card, TrainingCard):
-            card.pictures = [name for name in card.pictures if (folder / name).is_file()]
-        card = card.render()
-    except (TypeError, LookupError, AttributeError, ValueError) as error:
-        raise ValueError(f"{source / FACTS_FILE} is damaged: no card can be made of it ({error})") from error
+    if (source / RECIPE_FILE).is_file():
+        (folder / RECIPE_FILE).write_text(_public_recipe(source / RECIPE_FILE, card), encoding="utf-8")
+    card = _render_training_card(card, source, folder) if isinstance(card, TrainingCard) else card.render()
     card.save(folder / "README.md")
     return Publication(folder, card, architecture, result)
 
 
-def _public_recipe(source):
+def _render_training_card(card, source, folder):
+    """With the pictures that are published."""
+    try:
+        card.pictures = [name for name in card.pictures if (folder / name).is_file()]
+        return card.render()
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+        raise ValueError(f"{source / FACTS_FILE} is damaged: no card can be made of it ({error})") from error
+
+
+def _public_recipe(path, card):
     """The recipe of a run, without tokens, and without the way to files: that is nobody else's business."""
     try:
-        recipe = yaml.safe_load((source / RECIPE_FILE).read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         kept = {name: value for name, value in recipe.items() if "token" not in name}
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source / RECIPE_FILE} is no recipe; mend it, or delete it to go on ({error})") from error
-    facts = source / FACTS_FILE
-    facts = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else {}
-    hub_ids = [facts.get("hub_dataset"), facts.get("base_model")]  # anything else with a slash is a way to something here
+        raise ValueError(f"{path} is no recipe; mend it, or delete it to go on ({error})") from error
+    # anything else with a slash is a way to something here
+    hub_ids = [card.hub_dataset, card.base_model] if isinstance(card, TrainingCard) else []
     return yaml.safe_dump({name: _without_folders(value, hub_ids) for name, value in kept.items()}, sort_keys=False)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 
-VALIDATION_SPLITS = ("validation", "val", "valid", "test")
+_VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
 _EXTENSIONS = {
@@ -70,14 +70,7 @@ def load_image_dataset(
         splits = DatasetDict(train=_load_folder(train_dir, "train_dir", labels))
     else:
         splits = _load_named(dataset_name, dataset_config)
-    if train_split is None:
-        train_split = next(iter(splits)) if len(splits) == 1 else "train"
-    if validation_split is None and validation_dir is None:
-        names = [name for name in VALIDATION_SPLITS if name in splits and name != train_split]
-        validation_split = names[0] if names else None
-    chosen = {"train": _pick(splits, train_split, "train_split")}
-    if validation_split is not None:
-        chosen["validation"] = _pick(splits, validation_split, "validation_split")
+    _, chosen = choose_splits(splits, train_split, validation_split, search=validation_dir is None)
     chosen = {name: _standard_columns(split, image_column, label_column, labels) for name, split in chosen.items()}
     if validation_dir is not None:
         chosen["validation"] = _load_folder(validation_dir, "validation_dir", labels)
@@ -115,7 +108,7 @@ def load_evaluation_dataset(
         return _load_folder(validation_dir, "validation_dir", labels=True), None
     splits = _load_named(dataset_name, dataset_config)
     if split is None:
-        held_out = [name for name in VALIDATION_SPLITS if name in splits]
+        held_out = [name for name in _VALIDATION_SPLITS if name in splits]
         if not held_out and len(splits) > 1:
             raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
         split = held_out[0] if held_out else next(iter(splits))
@@ -138,7 +131,7 @@ def _load_folder(folder, flag, labels):
         parent = folder.parent
         there = _listing(parent) if parent.is_dir() else "nothing: it doesn't exist either"
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
-    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in VALIDATION_SPLITS):
+    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in _VALIDATION_SPLITS):
         raise ValueError(f"{flag} {folder} holds whole splits: {_listing(folder)}; name the one you mean")
     # listed here, as datasets' own loader takes minutes for a million files, makes a split of a class called "test" and
     # numbers the images in the disk's order
@@ -215,6 +208,30 @@ def _digits():
         files.append({"bytes": buffer.getvalue(), "path": None})
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=[str(name) for name in digits.target_names])})
     return Dataset.from_dict({"image": files, "label": digits.target.tolist()}, features=features)
+
+
+def choose_splits(splits, train_split, validation_split, search=True):
+    """What to train on and what to hold out of a data set's splits.
+
+    Args:
+        splits: Name → split.
+        train_split, validation_split: Names; by default `train` or the only one, and the first of validation, val, valid,
+            test, if it is to be searched for.
+
+    Returns:
+        Name of the training split, and {"train": split, "validation": split, if any}.
+
+    Raises:
+        ValueError: there is no such split; the message lists those that are.
+    """
+    if train_split is None:
+        train_split = next(iter(splits)) if len(splits) == 1 else "train"
+    if validation_split is None and search:
+        validation_split = next((name for name in _VALIDATION_SPLITS if name in splits and name != train_split), None)
+    chosen = {"train": _pick(splits, train_split, "train_split")}
+    if validation_split is not None:
+        chosen["validation"] = _pick(splits, validation_split, "validation_split")
+    return train_split, chosen
 
 
 def _pick(splits, name, flag):

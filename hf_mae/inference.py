@@ -39,8 +39,7 @@ def load_classifier(model_name_or_path):
     if "ForImageClassification" not in kind:  # its head would be new, and its answers noise
         raise ValueError(f"{model_name_or_path} holds {kind}, which is no classifier; run_finetune.py makes one of it")
     model = AutoModelForImageClassification.from_pretrained(model_name_or_path).eval()
-    own = config.model_type == "mae"
-    return model, load_processor(model_name_or_path, config) if own else load_processor(model_name_or_path)
+    return model, load_processor(model_name_or_path, config if config.model_type == "mae" else None)
 
 
 def load_processor(model_name_or_path, config=None):

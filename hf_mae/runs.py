@@ -74,7 +74,7 @@ def plan(title, model, trainer, data_args, checkpoint):
     held_out = len(trainer.eval_dataset) if trainer.eval_dataset else 0
     steps, per_epoch = trainer.planned_updates, trainer.updates_per_epoch
     scaled = args.learning_rate == scaled_learning_rate(args.base_learning_rate, args.total_batch_size)
-    crops = getattr(trainer.train_dataset, "crops_per_image", 1)
+    crops = trainer.train_dataset.crops_per_image
     base = f" ({args.base_learning_rate:g} * {args.total_batch_size} / 256)" if scaled else ""
     rows = {
         "model": model,

@@ -9,6 +9,7 @@ seed, and the numbers of processes and workers: a run that is resumed goes there
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import datasets
 import numpy as np
@@ -16,9 +17,8 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from torch.utils.data import Sampler
 
-from .data import MAX_REPLACEMENTS, BadImageError, ImageDraws, path_of
-from .decoding import ImageDecodeError
-from .image_datasets import VALIDATION_SPLITS, image_column_of
+from .data import MAX_REPLACEMENTS, BadImageError, ImageDraws
+from .image_datasets import choose_splits, image_column_of
 
 
 HELD_OUT_ROWS = 1000
@@ -44,18 +44,13 @@ def load_image_stream(dataset_name, dataset_config=None, train_split=None, valid
         ValueError: a split or column isn't there; the message lists what is.
     """
     splits = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
-    train_split = train_split or (next(iter(splits)) if len(splits) == 1 else "train")
-    if validation_split is None:
-        validation_split = next((n for n in VALIDATION_SPLITS if n in splits and n != train_split), None)
-    for flag, name in (("train_split", train_split), ("validation_split", validation_split)):
-        if name is not None and name not in splits:
-            raise ValueError(f"{flag} is {name!r}; the data set has {', '.join(splits)}")
-    info = (splits[train_split].info.splits or {}).get(train_split)
+    train_split, chosen = choose_splits(splits, train_split, validation_split)
+    info = (chosen["train"].info.splits or {}).get(train_split)
     validation = None
-    if validation_split:
-        rows = list(_images(splits[validation_split], image_column).take(HELD_OUT_ROWS))
+    if "validation" in chosen:
+        rows = list(_images(chosen["validation"], image_column).take(HELD_OUT_ROWS))
         validation = Dataset.from_list(rows, features=Features({"image": ImageFeature(decode=False)}))
-    return _images(splits[train_split], image_column), validation, info and (info.num_examples or None)
+    return _images(chosen["train"], image_column), validation, info and (info.num_examples or None)
 
 
 def _images(stream, column):
@@ -116,7 +111,7 @@ class ImageStream(ImageDraws):
         self.shuffle_buffer = shuffle_buffer
         self.plan = None  # set by the trainer, which knows the batches
         self.shard_rows = {}  # of shards that were read before the run was resumed
-        self._streams = {}
+        self._reader = None
 
     def __len__(self):
         return self.epoch_samples
@@ -124,60 +119,55 @@ class ImageStream(ImageDraws):
     def __getitems__(self, slots):
         """The samples of a batch of consecutive slots."""
         stream, position = self.plan.locate(slots[0])
-        if self._streams.get(stream, (None, None))[1] != position // self.crops_per_image:
-            reader = _Reader(self, stream, position // self.crops_per_image)
-        else:
-            reader = self._streams[stream][0]
-        samples, crops = [], self.crops_per_image
-        for _ in range(len(slots) // crops):
-            samples += self._samples_of(reader, next(reader))
-        self._streams = {stream: (reader, (position + len(slots)) // crops)}
-        samples[0]["read_shards"] = reader.take_notes()
+        place = stream, position // self.crops_per_image
+        if self._reader is None or self._reader.place != place:
+            self._reader = _Reader(self, *place)
+        samples, crops = [], range(self.crops_per_image)
+        for number, shard, row, value in itertools.islice(self._reader, len(slots) // self.crops_per_image):
+            another = partial(self._reader.another, number)
+            samples += self.replacing_bad_images(_number(shard, row), value, [number, shard, row], crops, another)
+        samples[0]["read_shards"] = self._reader.take_notes()
         return [{"read_shards": [], **sample} for sample in samples]
 
-    def _samples_of(self, reader, drawn):
-        number, shard, row, value = drawn
-        index, bad_images, candidate = shard * _SHARD + row, [], (shard, row, value)
-        for attempt in range(MAX_REPLACEMENTS):
-            seed = [self.seed, number, shard, row]
-            try:
-                samples = self.make_samples(candidate[2], seed, range(self.crops_per_image))
-            except ImageDecodeError as error:
-                bad, path = candidate[0] * _SHARD + candidate[1], path_of(candidate[2])
-                if self.on_bad_image == "raise":
-                    raise BadImageError(f"image {bad} ({path}) can't be decoded: {error}") from error
-                bad_images.append((bad, path, str(error)))
-                candidate = reader.another(number, attempt, np.random.default_rng([*seed, attempt]))
-                continue
-            return [{**s, "index": index, "bad_images": bad_images if i == 0 else []} for i, s in enumerate(samples)]
-        raise BadImageError(f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one: {bad_images[-1][2]}")
+
+def _number(shard, row):
+    return shard * _SHARD + row
 
 
 class _Reader:
-    """Rows of one stream in order, from a position on: (pass, shard, row, what the row holds)."""
+    """Rows of one stream in order, from a position on: (pass, shard, row, what the row holds).
+
+    Attributes:
+        place: (stream, position) of the next row.
+    """
 
     def __init__(self, images, stream, position):
+        self.place = stream, position
         self._images, self._stream, self._notes = images, stream, []
         self._rows_of = dict(images.shard_rows)
         self._buffer = []
         self._drawn = self._draw(position)
 
     def __iter__(self):
-        return self._drawn
+        return self
 
     def __next__(self):
+        self.place = self._stream, self.place[1] + 1
         return next(self._drawn)
 
     def take_notes(self):
+        """(shard, rows) of those that were read to their end since the last time."""
         notes, self._notes = self._notes, []
         return notes
 
     def another(self, number, attempt, rng):
-        """Some (shard, row, what it holds) of those at hand or, if they are no good, from the start of the pass."""
+        """(number, what it holds) of a row at hand or, if those are no good, of one from the start of the pass."""
         if attempt < _TRIES_AT_HAND:
-            return self._buffer[int(rng.integers(len(self._buffer)))]
-        first = list(itertools.islice(self._rows(number, 0), MAX_REPLACEMENTS))
-        return first[(attempt - _TRIES_AT_HAND) % len(first)]
+            shard, row, value = self._buffer[int(rng.integers(len(self._buffer)))]
+        else:
+            first = list(itertools.islice(self._rows(number, 0), MAX_REPLACEMENTS))
+            shard, row, value = first[(attempt - _TRIES_AT_HAND) % len(first)]
+        return _number(shard, row), value
 
     def _draw(self, skip):
         size, seed = self._images.shuffle_buffer, self._images.seed

@@ -28,64 +28,49 @@ def main():
 
 def prepare(model_args, data_args, args):
     """Loads images and model; returns the trainer."""
-    if data_args.streaming:
-        return prepare_stream(model_args, data_args, args)
-    with args.main_process_first(desc="loading the data set"):
-        splits = data_args.load(args.seed, labels=args.knn_images > 0)
+    train, held_out, knn_bank, options = (stream if data_args.streaming else whole)(data_args, args)
     model = model_args.build_model()
-    if "validation" not in splits:
-        if args.knn_images:
-            raise ValueError(f"knn_images is {args.knn_images} and no images are held out to compare; raise train_val_split")
+    if held_out is None:
         args.eval_strategy = "no"
 
-    def draws(images, transform, crops=1):
-        channels = model.config.num_channels
-        return ImageDraws(images, transform(model.config), channels, args.seed, data_args.on_bad_image, crops)
+    def draws(images, transform, draws_class=ImageDraws, **options):
+        common = (model.config.num_channels, args.seed, data_args.on_bad_image)
+        return None if images is None else draws_class(images, transform(model.config), *common, **options)
 
-    knn_bank = None
-    if args.knn_images:
-        # in no order, for folders come class by class
-        chosen = np.random.default_rng(args.seed).permutation(len(splits["train"]))[: args.knn_images]
-        knn_bank = draws(splits["train"].select(chosen), CentreCropTransform)
     trainer = MAETrainer(
         model,
         args,
-        train_dataset=draws(splits["train"].select_columns(["image"]), PretrainingTransform, args.crops_per_image),
-        eval_dataset=draws(splits["validation"], HeldOutTransform) if "validation" in splits else None,
+        train_dataset=draws(train, PretrainingTransform, crops_per_image=args.crops_per_image, **options),
+        eval_dataset=draws(held_out, HeldOutTransform),
         processing_class=MAEImageProcessor.from_model_config(model.config),
-        knn_bank=knn_bank,
+        knn_bank=draws(knn_bank, CentreCropTransform),
     )
     _ = trainer.planned_updates  # raises if there is none
     return trainer
 
 
-def prepare_stream(model_args, data_args, args):
+def whole(data_args, args):
+    """Images to train on, to hold out and to compare with, or None; and how they are drawn."""
+    with args.main_process_first(desc="loading the data set"):
+        splits = data_args.load(args.seed, labels=args.knn_images > 0)
+    knn_bank = None
+    if args.knn_images:
+        if "validation" not in splits:
+            raise ValueError(f"knn_images is {args.knn_images} and no images are held out to compare; raise train_val_split")
+        # in no order, for folders come class by class
+        chosen = np.random.default_rng(args.seed).permutation(len(splits["train"]))[: args.knn_images]
+        knn_bank = splits["train"].select(chosen)
+    return splits["train"].select_columns(["image"]), splits.get("validation"), knn_bank, {}
+
+
+def stream(data_args, args):
     """The same, of shards that are read as they are needed."""
     if args.knn_images:
         raise ValueError("knn_images needs labels, which --streaming doesn't read")
-    train, validation, epoch_samples = data_args.load_stream()
-    model = model_args.build_model()
-    common = (model.config.num_channels, args.seed, data_args.on_bad_image)
-    stream = ImageStream(
-        train,
-        PretrainingTransform(model.config),
-        *common,
-        crops_per_image=args.crops_per_image,
-        epoch_samples=epoch_samples,
-        shuffle_buffer=data_args.shuffle_buffer,
-    )
+    train, held_out, epoch_samples = data_args.load_stream()
     args.dataloader_persistent_workers = args.dataloader_num_workers > 0  # a stream goes on where an epoch ends
-    if validation is None:
-        args.eval_strategy = "no"
-    trainer = MAETrainer(
-        model,
-        args,
-        train_dataset=stream,
-        eval_dataset=validation and ImageDraws(validation, HeldOutTransform(model.config), *common),
-        processing_class=MAEImageProcessor.from_model_config(model.config),
-    )
-    _ = trainer.planned_updates  # raises if there is none
-    return trainer
+    options = {"epoch_samples": epoch_samples, "shuffle_buffer": data_args.shuffle_buffer}
+    return train, held_out, None, {"draws_class": ImageStream, **options}
 
 
 def describe(model_args, trainer):
