@@ -15,6 +15,7 @@ from .decoding import ImageDecodeError, Jpeg, open_image, whole_pixels
 
 
 MAX_REPLACEMENTS = 100
+_ROWS = 8  # that are fetched at once; few, as their bytes may be large photographs
 
 
 class BadImageError(RuntimeError):
@@ -55,11 +56,14 @@ class ImageDraws(Dataset):
 
     def __getitems__(self, draws):
         """The samples of a batch; crops of one image that lie side by side come of one decode."""
+        groups = itertools.groupby(draws, key=lambda number: number // self.crops_per_image)
+        groups = [(draw, [number % self.crops_per_image for number in group]) for draw, group in groups]
         samples = []
-        for draw, group in itertools.groupby(draws, key=lambda number: number // self.crops_per_image):
-            epoch, index = divmod(draw, len(self))
-            crops = [number % self.crops_per_image for number in group]
-            samples += self.replacing_bad_images(index, self.dataset[index], [epoch, index], crops, self._another)
+        for first in range(0, len(groups), _ROWS):
+            part = [(*divmod(draw, len(self)), crops) for draw, crops in groups[first : first + _ROWS]]
+            rows = self.dataset.__getitems__([index for _, index, _ in part])
+            for (epoch, index, crops), row in zip(part, rows):
+                samples += self.replacing_bad_images(index, row, [epoch, index], crops, self._another)
         return samples
 
     def _another(self, attempt, rng):
