@@ -19,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .data import BadImageError, DrawSampler, collate, own_labels
 from .image_processing_mae import normalize_images
+from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
 from .streaming import ImageStream, StreamPlan, StreamSampler
 
@@ -28,19 +29,15 @@ BAD_IMAGES_FILE = "bad_images.tsv"
 STREAM_FILE = "stream.json"  # of a checkpoint
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss of an update is NaN or infinite."""
-
-
 class _StepCallback(TrainerCallback):
-    """Tells the sampler its epoch, and looks at each update before the optimizer makes it."""
+    """Tells the sampler its epoch, and the guard of each update before the optimizer makes it."""
 
     def __init__(self, trainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         counts = (entry["nonfinite_skipped"] for entry in reversed(state.log_history) if "nonfinite_skipped" in entry)
-        self.trainer.nonfinite_skipped = next(counts, 0)  # of the run that is resumed
+        self.trainer.nonfinite.skipped = next(counts, 0)  # of the run that is resumed
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # from the count of updates, for accelerate's set_epoch doesn't reach a sampler below two wrappers (a resumed
@@ -48,13 +45,18 @@ class _StepCallback(TrainerCallback):
         self.trainer.draw_sampler.epoch = state.global_step // self.trainer.updates_per_epoch
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.trainer.check_update(model)
+        self.trainer.nonfinite.before_update(state.global_step + 1, model, self.trainer.optimizer)
 
     def on_step_end(self, args, state, control, **kwargs):
         # with each save a line of the log, so that the mean of the next line doesn't reach back across a resume
         control.should_log |= control.should_save
+        if control.should_log or control.should_evaluate or control.should_training_stop:
+            self.trainer.nonfinite.settle()
 
     on_epoch_end = on_step_end
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.nonfinite.settle()
 
 
 class DrawTrainer(Trainer):
@@ -94,10 +96,7 @@ class DrawTrainer(Trainer):
             raise ValueError(f"metric_for_best_model is {best!r}; it must be one of {', '.join(self.eval_metrics)}")
         self.add_callback(_StepCallback(self))
         self.draw_sampler = None
-        self.nonfinite_skipped = 0
-        self._update_finite = torch.ones((), dtype=torch.bool, device=args.device)
-        self._last_finite_loss = torch.zeros((), device=args.device)
-        self._update_indices = []
+        self.nonfinite = NonFiniteGuard(args, self.accelerator)
         self._bad_images, self._unreported_bad_images = {}, []
         self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
 
@@ -250,35 +249,10 @@ class DrawTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self._update_indices.append(self._take_notes(inputs, "train"))
+        indices = self._take_notes(inputs, "train")
         loss = super().training_step(model, inputs, num_items_in_batch)
-        finite = torch.isfinite(loss)
-        self._update_finite &= finite
-        # in the log's mean the last finite loss stands in for one that isn't
-        self._last_finite_loss = torch.where(finite, loss, self._last_finite_loss)
         self._images += self.args.train_batch_size * self.args.world_size
-        return self._last_finite_loss
-
-    def check_update(self, model):
-        """Before an update: what to do if its loss, on any process, is not finite."""
-        finite = self.accelerator.reduce(self._update_finite.float(), reduction="sum") == self.args.world_size
-        finite_here, indices = self._update_finite.clone(), self._update_indices
-        self._update_finite.fill_(True)
-        self._update_indices = []
-        if finite:
-            return
-        if self.args.nonfinite == "raise":
-            samples = torch.cat(indices).tolist()
-            shown = ", ".join(map(str, samples[:64])) + (", …" if len(samples) > 64 else "")
-            raise NonFiniteLossError(
-                f"the loss of step {self.state.global_step + 1} is not finite "
-                + ("on another process" if finite_here else f"(training samples {shown})")
-                + "; the weights are as they were after the step before. Lower the learning rate, train in bf16 or fp32 "
-                "instead of fp16, look at the images, or drop such updates by --nonfinite skip"
-            )
-        if self.accelerator.scaler is None:  # of fp16, which drops the update by itself
-            model.zero_grad(set_to_none=True)  # the optimizer passes over parameters without gradients
-        self.nonfinite_skipped += 1
+        return self.nonfinite.take(loss, indices)
 
     def floating_point_ops(self, inputs):
         return 0  # transformers takes every pixel for a token; no figure is better than that
@@ -289,8 +263,8 @@ class DrawTrainer(Trainer):
             logs["samples"] = self.state.global_step * self.args.total_batch_size
             logs["images_per_second"] = round(self._images / elapsed, 1)
             logs["peak_memory_gib"] = round(peak_memory(self.args.device) / 2**30, 3)
-            if self.nonfinite_skipped:
-                logs["nonfinite_skipped"] = self.nonfinite_skipped
+            if self.nonfinite.skipped:
+                logs["nonfinite_skipped"] = self.nonfinite.skipped
             self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
         super().log(logs, start_time)
         self._report_bad_images()

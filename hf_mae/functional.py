@@ -24,13 +24,30 @@ def patchify(pixel_values, patch_size):
     >>> patchify(torch.zeros(2, 3, 32, 64), (8, 8)).shape
     torch.Size([2, 32, 192])
     """
-    batch, channels, height, width = pixel_values.shape
-    p, q = patch_size
+    return _patch_grid(pixel_values, patch_size).flatten(3).flatten(1, 2)
+
+
+def take_patches(pixel_values, patch_size, ids):
+    """Some of the patches: `gather_tokens(patchify(pixel_values, patch_size), ids)`, copied once and no others.
+
+    Args:
+        pixel_values, patch_size: As for `patchify`.
+        ids: (B, K), numbers of patches.
+
+    Returns:
+        (B, K, p * q * C).
+    """
+    grid = _patch_grid(pixel_values, patch_size)
+    images = torch.arange(len(ids), device=ids.device).unsqueeze(1)  # (B, 1)
+    return grid[images, ids // grid.shape[2], ids % grid.shape[2]].flatten(2)
+
+
+def _patch_grid(pixel_values, patch_size):
+    """A view (B, H/p, W/q, p, q, C) of images."""
+    (height, width), (p, q) = pixel_values.shape[2:], patch_size
     if height % p or width % q:
         raise ValueError(f"pixel_values are {height} x {width} pixels; they must be a multiple of the patch, {p} x {q}")
-    patches = pixel_values.reshape(batch, channels, height // p, p, width // q, q)
-    patches = patches.permute(0, 2, 4, 3, 5, 1)  # (B, H/p, W/q, p, q, C)
-    return patches.reshape(batch, -1, p * q * channels)
+    return pixel_values.unflatten(3, (-1, q)).unflatten(2, (-1, p)).permute(0, 2, 4, 3, 5, 1)
 
 
 def unpatchify(patches, patch_size, image_size):
@@ -99,7 +116,8 @@ def given_masking(bool_masked_pos):
 def _shuffle(order, num_visible):
     # stable, so that equal numbers keep the patches' natural order on every device
     ids_shuffle = torch.argsort(order, dim=1, stable=True)
-    ids_restore = torch.argsort(ids_shuffle, dim=1)
+    numbers = torch.arange(ids_shuffle.shape[1], device=order.device).expand_as(ids_shuffle)
+    ids_restore = torch.empty_like(ids_shuffle).scatter_(1, ids_shuffle, numbers)  # the inverse, without a second sort
     mask = (ids_restore >= num_visible).to(torch.float32)
     return ids_shuffle, ids_restore, mask
 

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -22,6 +23,16 @@ def eager_attention(module, query, key, value, attention_mask=None, scaling=None
     weights = torch.softmax((query @ key.transpose(-1, -2) * scaling).float(), dim=-1).to(query.dtype)
     weights = F.dropout(weights, dropout, training=module.training)
     return (weights @ value).transpose(1, 2), weights
+
+
+def recomputed(function, *inputs):
+    """function(*inputs), of which the backward pass keeps the inputs alone.
+
+    It stops computing as soon as it has what it needs: of an activation and the product that follows, the activation only.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class MAEAttention(nn.Module):
@@ -38,17 +49,27 @@ class MAEAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states, num_queries=None, **kwargs):
-        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
+        projected = self._project(hidden_states, num_queries)
         query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, N, d)
-            for projected in (self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states))
-        )
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in projected
+        )  # (B, heads, N, d)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         mixed, weights = attend(
             self, query, key, value, None, dropout=dropout, scaling=self.head_dim**-0.5, **kwargs
         )  # (B, N, heads, d)
         return self.o_proj(mixed.flatten(2)), weights
+
+    def _project(self, hidden_states, num_queries):
+        """Queries, keys and values (B, N, D)."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        if num_queries is None and torch.is_grad_enabled():
+            # one product instead of three, and of six in the backward pass; for one pass forward, copying weights costs more
+            weight = torch.cat([projection.weight for projection in projections])
+            bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None
+            return F.linear(hidden_states, weight, bias).chunk(3, dim=-1)
+        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
+        return self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states)
 
 
 class MAEMLP(nn.Module):
@@ -59,7 +80,7 @@ class MAEMLP(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states):
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        return recomputed(lambda hidden: self.fc2(self.activation_fn(hidden)), self.fc1(hidden_states))
 
 
 class MAELayer(GradientCheckpointingLayer):
@@ -110,7 +131,7 @@ class MAEPatchEmbeddings(nn.Module):
 
 
 class MAEEmbeddings(nn.Module):
-    """Patches (B, N, p * q * C) → tokens (B, 1 + V, D), of the visible ones only, class token first."""
+    """Patches (B, V, p * q * C), all in order or those of `ids_visible` (B, V) → tokens (B, 1 + V, D), class token first."""
 
     def __init__(self, config, trainable_positions=False):
         super().__init__()
@@ -128,7 +149,6 @@ class MAEEmbeddings(nn.Module):
         positions = MF.resize_position_table(self.position_embeddings, self.grid_size, grid_size)
         patch_positions = positions[:, 1:].expand(len(patches), -1, -1)  # (B, N, D)
         if ids_visible is not None:
-            patches = MF.gather_tokens(patches, ids_visible)  # (B, V, p * q * C)
             patch_positions = MF.gather_tokens(patch_positions, ids_visible)  # (B, V, D)
         tokens = self.patch_embeddings(patches) + patch_positions
         cls = (self.cls_token + positions[:, :1]).expand(len(patches), -1, -1)

@@ -210,17 +210,27 @@ class MAEModel(MAEPreTrainedModel):
         """
         grid_size = self._check_images(pixel_values, interpolate_pos_encoding)
         self._check_attentions(kwargs)
-        patches = MF.patchify(pixel_values, self.config.patch_hw)  # (B, N, p * q * C)
-        masking = self._masking(patches, noise, mask_ratio, bool_masked_pos)
+        shape = (len(pixel_values), math.prod(grid_size))  # (B, N)
+        masking = self._masking(shape, pixel_values.device, noise, mask_ratio, bool_masked_pos)
         ids_shuffle, ids_restore, mask, num_visible = masking or (None, None, None, 0)
-        ids_visible = ids_shuffle[:, :num_visible] if masking else None
+        if masking:
+            ids_visible = ids_shuffle[:, :num_visible]
+            patches = MF.take_patches(pixel_values, self.config.patch_hw, ids_visible)  # (B, V, p * q * C)
+        else:
+            ids_visible, patches = None, MF.patchify(pixel_values, self.config.patch_hw)
         hidden_states = self.embeddings(patches, grid_size, ids_visible)  # (B, 1 + V, D)
         for i, layer in enumerate(self.layers):
             noise_here = None if drop_path_noise is None else drop_path_noise[:, i]
             hidden_states = layer(hidden_states, drop_path_noise=noise_here, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         pooled = hidden_states[:, 1:].mean(dim=1) if self.config.pooling == "mean" else hidden_states[:, 0]
-        return MAEModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, mask=mask, ids_restore=ids_restore)
+        return MAEModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            mask=mask,
+            ids_restore=ids_restore,
+            ids_shuffle=ids_shuffle,
+        )
 
     def _check_images(self, pixel_values, interpolate_pos_encoding):
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
@@ -244,12 +254,11 @@ class MAEModel(MAEPreTrainedModel):
                 "which doesn't compute them; load the model with attn_implementation='eager'"
             )
 
-    def _masking(self, patches, noise, mask_ratio, bool_masked_pos):
-        """(ids_shuffle, ids_restore, mask, V), or None if nothing is asked to be masked."""
-        shape = patches.shape[:2]  # (B, N)
+    def _masking(self, shape, device, noise, mask_ratio, bool_masked_pos):
+        """(ids_shuffle, ids_restore, mask, V) for (B, N) patches, or None if nothing is asked to be masked."""
         for name, given in (("noise", noise), ("bool_masked_pos", bool_masked_pos)):
             if given is not None and given.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(given.shape)}; expected (batch, patches) {tuple(shape)}")
+                raise ValueError(f"{name} has shape {tuple(given.shape)}; expected (batch, patches) {shape}")
         if mask_ratio is not None and not 0 <= mask_ratio < 1:
             raise ValueError(f"mask_ratio is {mask_ratio}; it must be in [0, 1)")
         if bool_masked_pos is not None:
@@ -259,7 +268,7 @@ class MAEModel(MAEPreTrainedModel):
         if noise is None and mask_ratio is None:
             return None
         if noise is None:
-            noise = torch.rand(shape, device=patches.device)
+            noise = torch.rand(shape, device=device)
         return MF.random_masking(noise, self.config.mask_ratio if mask_ratio is None else mask_ratio)
 
 
@@ -322,7 +331,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
         encoded = self.vit(
             pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding, return_dict=True, **kwargs
         )
-        ids_shuffle = torch.argsort(encoded.ids_restore, dim=1)
+        ids_shuffle = encoded.ids_shuffle
         num_visible = encoded.last_hidden_state.shape[1] - 1
         if return_loss and num_visible == ids_shuffle.shape[1]:
             raise ValueError("no patch is masked, so there is no loss; mask some, or pass return_loss=False")
@@ -332,8 +341,8 @@ class MAEForPreTraining(MAEPreTrainedModel):
         loss = None
         if return_loss:
             masked_pred = pred[:, num_visible:] if return_logits else pred  # (B, M, p * q * C)
-            patches = MF.patchify(pixel_values, self.config.patch_hw)
-            target = MF.pixel_target(MF.gather_tokens(patches, ids_shuffle[:, num_visible:]), self.config.norm_pix_loss)
+            patches = MF.take_patches(pixel_values, self.config.patch_hw, ids_shuffle[:, num_visible:])
+            target = MF.pixel_target(patches, self.config.norm_pix_loss)
             loss = MF.patch_losses(masked_pred, target).mean()  # all rows mask equally many: a mean is the masked loss
         return MAEForPreTrainingOutput(
             loss=loss,

@@ -17,6 +17,8 @@ class MAEModelOutput(ModelOutput):
         pooler_output: (B, D), the mean of the patch tokens or the class token, by `config.pooling`.
         mask: (B, N), 1 for removed patches; None if nothing was masked.
         ids_restore: (B, N), where each patch stands in shuffled order (visible first); None if nothing was masked.
+        ids_shuffle: (B, N), its inverse: the patches' numbers in that order, so that the first V say which patches the
+            features are of; None if nothing was masked.
         hidden_states, attentions: on request.
     """
 
@@ -24,6 +26,7 @@ class MAEModelOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
     mask: torch.FloatTensor | None = None
     ids_restore: torch.LongTensor | None = None
+    ids_shuffle: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 

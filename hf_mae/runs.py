@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 from transformers import set_seed
 
 from .arguments import RECIPE_FILE, parse_recipe_and_flags, save_recipe
-from .base_trainer import NonFiniteLossError
 from .cards import hardware, package_versions
 from .checkpoints import resume_point
 from .data import BadImageError, ImageDraws
 from .image_datasets import readable_names
 from .image_processing_mae import MAEImageProcessor
+from .nonfinite import NonFiniteLossError
 from .optimization import scaled_learning_rate
 from .training_cards import ClassifierCard
 from .transforms import CentreCropTransform

@@ -1,6 +1,7 @@
 """What MAETrainer does about losses that are not finite and images that can't be decoded."""
 
 import math
+import traceback
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 from conftest import TINY, logged_losses
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.base_trainer import NonFiniteLossError
 from hf_mae.data import BadImageError
+from hf_mae.nonfinite import NonFiniteLossError
 
 
 class Poisoned(MAEForPreTraining):
@@ -75,7 +77,7 @@ def test_nonfinite_loss_can_be_skipped(poisoned):
     trainer.add_callback(Remember())
     trainer.train()
     assert all(torch.equal(tensor, before_fourth[4][name]) for name, tensor in before_fourth[3].items())
-    assert trainer.nonfinite_skipped == 1
+    assert trainer.nonfinite.skipped == 1
     assert logged_losses(trainer)[3] == logged_losses(trainer)[2]  # in the log the last finite loss stands in
     assert trainer.state.log_history[-2]["nonfinite_skipped"] == 1
     assert trainer.state.global_step == 30
@@ -122,3 +124,26 @@ def test_more_than_one_percent_bad_stops(make_trainer, with_bad, tmp_path):
 def test_bad_images_can_stop_at_once(make_trainer, with_bad):
     with pytest.raises(BadImageError, match=r"image \d+ \(scan\d+.png\) can't be decoded"):
         make_trainer(train=with_bad(1), on_bad_image="raise", max_steps=15).train()
+
+
+class ScalarReads(TorchDispatchMode):
+    """Counts what makes the host wait for a value of the device, and says where."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default or func is torch.ops.aten.nonzero.default:
+            self.places.append("".join(traceback.format_stack(limit=6)[:-2]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_waits_for_no_value(make_trainer):
+    reads = {}
+    for steps in (5, 15):
+        trainer = make_trainer(max_steps=steps, logging_steps=100, folder=f"steps{steps}", eval_strategy="no")
+        with ScalarReads() as counted:
+            trainer.train()
+        reads[steps] = counted.places
+    assert len(reads[15]) == len(reads[5]), reads[15][-1]

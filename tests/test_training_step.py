@@ -1,0 +1,134 @@
+"""What the training step leaves out or does otherwise changes nothing: it equals the method written out plainly."""
+
+import pytest
+import torch
+from conftest import TINY
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_mae import MAEConfig, MAEForPreTraining, layers
+from hf_mae import functional as MF
+
+
+def plain_layer(layer, tokens):
+    """One block: three projections, softmax attention and MLP of every token."""
+    batch, count, width = tokens.shape
+    normed = layer.layernorm_before(tokens)
+    heads = width // layer.attention.head_dim
+    query, key, value = (
+        projection(normed).reshape(batch, count, heads, -1).permute(0, 2, 1, 3)
+        for projection in (layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj)
+    )
+    weights = (query @ key.mT / layer.attention.head_dim**0.5).softmax(dim=-1)
+    tokens = tokens + layer.attention.o_proj((weights @ value).permute(0, 2, 1, 3).reshape(batch, count, width))
+    mlp = layer.mlp
+    return tokens + mlp.fc2(F.gelu(mlp.fc1(layer.layernorm_after(tokens))))
+
+
+def plain_loss(model, pixel_values, noise):
+    """All patches embedded, tokens put back in order, all decoded and predicted, the loss masked."""
+    config, embeddings, decoder = model.config, model.vit.embeddings, model.decoder
+    positions, decoder_positions = embeddings.position_embeddings, decoder.decoder_pos_embed
+    embedded = embeddings.patch_embeddings.projection(pixel_values).flatten(2).mT + positions[:, 1:]
+    ids_shuffle = noise.argsort(dim=1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    num_visible = int(config.num_patches * (1 - config.mask_ratio))
+    visible = torch.stack([tokens[ids[:num_visible]] for tokens, ids in zip(embedded, ids_shuffle)])
+    tokens = torch.cat([(embeddings.cls_token + positions[:, :1]).expand(len(visible), -1, -1), visible], dim=1)
+    for layer in model.vit.layers:
+        tokens = plain_layer(layer, tokens)
+    tokens = decoder.decoder_embed(model.vit.layernorm(tokens))
+    hidden = decoder.mask_token.expand(len(tokens), config.num_patches - num_visible, -1)
+    shuffled = torch.cat([tokens[:, 1:], hidden], dim=1)
+    ordered = torch.stack([tokens[ids] for tokens, ids in zip(shuffled, ids_restore)])
+    tokens = torch.cat([tokens[:, :1], ordered], dim=1) + decoder_positions
+    for layer in decoder.decoder_layers:
+        tokens = plain_layer(layer, tokens)
+    predicted = decoder.decoder_pred(decoder.decoder_norm(tokens))[:, 1:]
+    target = MF.pixel_target(MF.patchify(pixel_values, config.patch_hw), config.norm_pix_loss)
+    mask = (ids_restore >= num_visible).to(predicted.dtype)
+    return ((predicted - target).square().mean(dim=-1) * mask).sum() / mask.sum()
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.rand(5, 16, generator=generator)
+    return torch.randn(5, 3, 32, 32, generator=generator, dtype=torch.float64), noise
+
+
+@pytest.mark.parametrize("overrides", [{}, {"norm_pix_loss": True}, {"qkv_bias": False}, {"mask_ratio": 0.4}], ids=str)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_equals_the_plain_version(inputs, overrides, attention, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # what is deliberately float32: the loss, the softmax
+    torch.manual_seed(0)
+    config = MAEConfig(**{**TINY, "attn_implementation": attention, **overrides})
+    model = MAEForPreTraining(config).double().train()
+    with torch.no_grad():  # biases and norms that do something
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    pixel_values, noise = inputs
+    expected = plain_loss(model, pixel_values, noise)
+    plain = torch.autograd.grad(expected, list(model.parameters()))
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model.zero_grad()
+        loss = model(pixel_values.contiguous(memory_format=memory_format), noise=noise).loss
+        loss.backward()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+        for (name, parameter), gradient in zip(model.named_parameters(), plain):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(32, 32), (24, 56)])
+def test_patches_are_taken_from_the_images(memory_format, size):
+    images = torch.randn(4, 3, *size).contiguous(memory_format=memory_format)
+    patches = MF.patchify(images, (8, 4))
+    ids = torch.rand(4, patches.shape[1]).argsort(dim=1)[:, :5]
+    assert torch.equal(MF.take_patches(images, (8, 4), ids), MF.gather_tokens(patches, ids))
+
+
+def test_one_sort_gives_the_order_and_its_inverse():
+    ids_shuffle, ids_restore, mask, _ = MF.random_masking(torch.rand(50, 196), 0.75)
+    assert torch.equal(ids_restore, ids_shuffle.argsort(dim=1))
+    assert torch.equal(mask.gather(1, ids_shuffle), (torch.arange(196) >= 49).float().expand(50, -1))
+
+
+def test_the_model_says_which_patches_its_features_are_of():
+    model = MAEForPreTraining(MAEConfig(**TINY)).vit
+    outputs = model(torch.randn(2, 3, 32, 32), noise=torch.rand(2, 16), mask_ratio=0.75)
+    assert torch.equal(outputs.mask.gather(1, outputs.ids_shuffle[:, :4]), torch.zeros(2, 4))
+    assert model(torch.randn(2, 3, 32, 32)).ids_shuffle is None
+
+
+def kept_bytes(model, pixel_values, noise):
+    """What the forward pass keeps for the backward one, without the parameters; operations of both; gradients."""
+    kept = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.zero_grad()
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(pixel_values, noise=noise).loss
+        loss.backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    return sum(kept.values()), counter.get_total_flops(), gradients
+
+
+def test_activations_are_not_kept(monkeypatch):
+    config = MAEConfig.from_size("tiny", num_hidden_layers=6)
+    torch.manual_seed(0)
+    model = MAEForPreTraining(config).train()
+    pixel_values, noise = torch.randn(8, 3, 224, 224), torch.rand(8, 196)
+    few, flops, gradients = kept_bytes(model, pixel_values, noise)
+    monkeypatch.setattr(layers, "recomputed", lambda function, *inputs: function(*inputs))
+    many, plain_flops, expected = kept_bytes(model, pixel_values, noise)
+    assert few < 0.8 * many
+    assert flops == plain_flops  # no product is computed twice
+    assert all(map(torch.equal, gradients, expected))
