@@ -4,8 +4,6 @@
 import dataclasses
 import json
 import math
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .data import BadImageError, DrawSampler, collate, own_labels
+from .flops import peak_memory
 from .image_processing_mae import normalize_images
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
@@ -320,11 +319,3 @@ class DrawTrainer(Trainer):
                     f"{len(bad)} of {len(dataset):,} {split} images can't be decoded, which is more than "
                     f"{MAX_BAD_SHARE:.0%}; {file} lists them. Repair them and resume, or start again without them"
                 )
-
-
-def peak_memory(device):
-    """The most memory that was used so far, in bytes: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -2,7 +2,6 @@
 """How many images a second a core decodes, crops and collates, beside the authors' stack and torchvision's."""
 
 import io
-import math
 import statistics
 import time
 from functools import partial
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from .benchmarks import environment, ratios, turn_about
+from .benchmarks import environment, ratios, turn_about, workers_needed
 from .configuration_mae import MAEConfig
 from .data import DrawSampler, ImageDraws, collate
 from .decoding import crop_pixels, open_image
@@ -223,17 +222,6 @@ def own_memory(process):
     """Bytes that a process holds without files that are mapped: a data set's pages are the system's to keep or drop."""
     info = process.memory_info()
     return info.rss - getattr(info, "shared", 0)
-
-
-def workers_needed(step_rate, images_per_second):
-    """Worker processes that feed a step rate (images/s), each on a core of its own.
-
-    Example:
-
-    >>> workers_needed(step_rate=2500, images_per_second=900)
-    3
-    """
-    return math.ceil(step_rate / images_per_second)
 
 
 def input_benchmark(args, scratch):

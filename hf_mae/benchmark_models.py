@@ -2,35 +2,60 @@
 """How fast a model trains and classifies, of what the machine can multiply, and in how much memory, beside the peers."""
 
 import contextlib
+import gc
+import multiprocessing
+import statistics
+import time
+import warnings
 
+import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from . import flops
 from .benchmark_peers import CLASSIFIERS, PRETRAINING
+from .benchmarks import environment, ratios, turn_about
+from .configuration_mae import MAEConfig
 from .optimization import parameter_groups
 
 
-class TrainingStep:
-    """Forward, backward and AdamW of one batch, as the Trainer does them.
+class _Work:
+    """A model with a batch of noise, to be run again and again.
 
     Args:
-        name: A key of `PRETRAINING`.
+        name: Whose model.
         config: `MAEConfig`.
         batch: Images.
         device: `torch.device`.
         bf16: Whether to compute in bfloat16, by autocast.
-        compiled: Whether to compile the forward and backward pass.
+        compiled: Whether to compile the model.
     """
 
     def __init__(self, name, config, batch, device, bf16=False, compiled=False):
         torch.manual_seed(0)
-        model, self.loss = PRETRAINING[name](config)
-        self.model = model.to(device).train()
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-4, betas=(0.9, 0.95), fused=True)
+        model, run = self.models[name](config)
+        self.model, self.run = model.to(device), torch.compile(run) if compiled else run
         self.pixel_values = torch.randn(batch, config.num_channels, *config.image_hw, device=device)
         self.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        if compiled:
-            self.loss = torch.compile(self.loss)
+
+    @property
+    def num_parameters(self):
+        """Those that are trained."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def forward(self):
+        with self.autocast:
+            return self.run(self.model, self.pixel_values)
+
+
+class TrainingStep(_Work):
+    """Forward, backward and AdamW of one batch, as the Trainer does them."""
+
+    models = PRETRAINING
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        groups = parameter_groups(self.model.train(), 0.05)
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
 
     def __call__(self, *_):
         self.backward()
@@ -39,31 +64,21 @@ class TrainingStep:
         _wait(self.pixel_values.device)
 
     def backward(self):
-        with self.autocast:
-            loss = self.loss(self.model, self.pixel_values)
-        loss.backward()
-
-    @property
-    def num_parameters(self):
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        self.forward().backward()
 
 
-class Inference:
-    """Logits of one batch, nothing else; arguments as `TrainingStep`, names of `CLASSIFIERS`."""
+class Inference(_Work):
+    """Logits of one batch, nothing else."""
 
-    def __init__(self, name, config, batch, device, bf16=False, compiled=False):
-        torch.manual_seed(0)
-        model, self.logits = CLASSIFIERS[name](config)
-        self.model = model.to(device).eval()
-        self.pixel_values = torch.randn(batch, config.num_channels, *config.image_hw, device=device)
-        self.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        if compiled:
-            self.logits = torch.compile(self.logits)
+    models = CLASSIFIERS
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.model.eval()
 
     @torch.inference_mode()
     def __call__(self, *_):
-        with self.autocast:
-            self.logits(self.model, self.pixel_values)
+        self.forward()
         _wait(self.pixel_values.device)
 
 
@@ -72,9 +87,135 @@ def _wait(device):
         torch.cuda.synchronize(device)
 
 
-def step_flops(name, config, batch):
-    """Floating-point operations of the matrix products of a forward and backward pass, counted on the meta device."""
-    step = TrainingStep(name, config, batch, torch.device("meta"))
-    with FlopCounterMode(display=False) as counter:
-        step.backward()
-    return counter.get_total_flops()
+def batch_flops(name, config, batch, work_class):
+    """Floating-point operations of a batch's matrix products, counted on the meta device."""
+    work = work_class(name, config, batch, torch.device("meta"))
+    return flops.count_flops(work.backward if work_class is TrainingStep else work)
+
+
+class Multiplication:
+    """One square matrix product in the type that the model computes in: what the machine can do at best."""
+
+    def __init__(self, device, bf16=False):
+        size = 8192 if device.type == "cuda" else 2048
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        self.factors = [torch.randn(size, size, device=device, dtype=dtype) for _ in range(2)]
+        self.flops = 2 * size**3
+
+    def __call__(self, *_):
+        self.factors[0] @ self.factors[1]
+        _wait(self.factors[0].device)
+
+
+def peak_memory(work_class, *arguments):
+    """Bytes that three batches took at most, of the GPU's memory or of a process of its own; without what imports take."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak_memory, (work_class, *arguments))
+
+
+def _peak_memory(work_class, name, config, batch, device, *options):
+    warnings.simplefilter("ignore")
+    work_class(name, config.changed(num_hidden_layers=1, decoder_num_hidden_layers=1), 1, device, *options)()  # imports
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        before = psutil.Process().memory_info().rss
+    work = work_class(name, config, batch, device, *options)
+    for _ in range(3):
+        work()
+    return flops.peak_memory(device) - before
+
+
+def models_benchmark(args):
+    """Measures and prints; `args` are those of `scripts/benchmark.py train` and `infer`.
+
+    Returns:
+        Batch → name → what was measured.
+    """
+    device, training = torch.device(args.device), args.command == "train"
+    work_class, peers = (TrainingStep, PRETRAINING) if training else (Inference, CLASSIFIERS)
+    overrides = {"norm_pix_loss": True} if training else {"num_labels": 1000}
+    config = MAEConfig.from_size(args.size, image_size=args.image_size, **overrides)
+    options = (device, args.bf16, args.compile)
+    precision = "bf16" if args.bf16 else "fp32"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["cpu"]
+    print(f"{args.command}, ViT-{args.size} at {args.image_size}, {precision}{', compiled' * args.compile}; {where}")
+    results = {}
+    for batch in args.batch:
+        names = _installed(peers if args.compare else {"hf_mae": None}, config, work_class)
+        try:
+            results[batch] = _measure(names, config, batch, work_class, options, args.rounds)
+        except torch.OutOfMemoryError:
+            print(f"batch {batch}: out of memory")
+            continue
+        _print(batch, results[batch])
+    return results
+
+
+def _installed(peers, config, work_class):
+    """Those that are there and have as many parameters as ours."""
+    found = {}
+    for name in peers:
+        try:
+            found[name] = work_class(name, config, 1, torch.device("meta")).num_parameters
+        except ImportError as error:
+            print(f"{name}: not installed ({error.name}); make peers builds an environment with it")
+    for name, count in found.items():
+        if count != found["hf_mae"]:
+            print(f"{name}: {count:,} parameters, ours has {found['hf_mae']:,}")
+    return list(found)
+
+
+def _measure(names, config, batch, work_class, options, rounds):
+    works = {name: work_class(name, config, batch, *options) for name in names}
+    multiplication = Multiplication(*options[:2])
+    repeats = max(1, round(0.3 / _seconds(multiplication)))
+    turns = {"product": lambda i: [multiplication() for _ in range(repeats)], **works}
+    seconds = turn_about(turns, rounds)
+    products = seconds.pop("product")
+    works.clear()
+    turns.clear()
+    gc.collect()
+    found = {}
+    for name, times in seconds.items():
+        operations = batch_flops(name, config, batch, work_class)
+        # the machine's rate just before: what is left of it is the model's
+        shares = [operations / t / (repeats * multiplication.flops / p) for t, p in zip(times, products)]
+        found[name] = {
+            "images_per_second": batch / statistics.median(times),
+            "peak_memory": peak_memory(work_class, name, config, batch, *options),
+            "flops": operations,
+            "share_of_product_rate": statistics.median(shares),
+            "seconds": times,
+        }
+    rate = repeats * multiplication.flops / statistics.median(products)
+    return {"product_rate": rate, "models": found}
+
+
+def _seconds(work):
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _print(batch, results):
+    models = results["models"]
+    ours = models["hf_mae"]
+    print(f"batch {batch}; a large matrix product: {results['product_rate'] / 1e9:,.0f} GFLOP/s")
+    for name, found in models.items():
+        print(
+            f"  {name:18} {found['images_per_second']:9,.2f} images/s  {found['peak_memory'] / 2**20:8,.0f} MiB at most  "
+            f"{found['flops'] / batch / 1e9:7.1f} GFLOP an image, {found['share_of_product_rate']:4.0%} of the product's"
+        )
+    for name, found in models.items():
+        if name != "hf_mae":
+            median, least, greatest = ratios(found["seconds"], ours["seconds"])
+            memory = ours["peak_memory"] / found["peak_memory"]
+            print(
+                f"  hf_mae over {name}: speed {median:.2f} ({least:.2f} to {greatest:.2f}, {len(ours['seconds'])} rounds), "
+                f"memory {memory:.2f}"
+            )

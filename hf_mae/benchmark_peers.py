@@ -126,7 +126,7 @@ def transformers_vit(config):
 def transformers_beit(config):
     """transformers' BEiT, set up as an exported MAE classifier is: the same mathematics."""
     options = {"use_absolute_position_embeddings": True, "use_mean_pooling": True, "layer_scale_init_value": 0.0}
-    model = BeitForImageClassification(_as(BeitConfig, config, use_mask_token=False, drop_path_rate=0.0, **options))
+    model = BeitForImageClassification(_as(BeitConfig, config, use_mask_token=False, **options))
     return model, lambda model, pixel_values: model(pixel_values).logits
 
 

@@ -3,6 +3,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -48,6 +49,17 @@ def ratios(slower, faster):
     """
     each = [a / b for a, b in zip(slower, faster)]
     return statistics.median(each), min(each), max(each)
+
+
+def workers_needed(step_rate, images_per_second):
+    """Worker processes that feed a step rate (images/s), each on a core of its own.
+
+    Example:
+
+    >>> workers_needed(step_rate=2500, images_per_second=900)
+    3
+    """
+    return math.ceil(step_rate / images_per_second)
 
 
 def environment(device="cpu", packages=()):

@@ -6,12 +6,14 @@ noise) follows from its number alone, whichever process or worker makes it and w
 """
 
 import itertools
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from .decoding import ImageDecodeError, Jpeg, open_image, whole_pixels
+from .transforms import TransformSchedule
 
 
 MAX_REPLACEMENTS = 100
@@ -27,7 +29,7 @@ class ImageDraws(Dataset):
 
     Args:
         dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as `load_image_dataset` returns them.
-        transform: (image, rng) → dict of tensors; the image is what `open_image` returns.
+        transform: (image, rng) → dict of tensors; the image is what `open_image` returns. Or a `TransformSchedule` of such.
         num_channels: Channels to decode to.
         seed: With the epoch, the index and the crop, of all randomness.
         on_bad_image: `"skip"` replaces an image that can't be decoded by another one, drawn by (seed, epoch, index), and
@@ -63,21 +65,22 @@ class ImageDraws(Dataset):
             part = [(*divmod(draw, len(self)), crops) for draw, crops in groups[first : first + _ROWS]]
             rows = self.dataset.__getitems__([index for _, index, _ in part])
             for (epoch, index, crops), row in zip(part, rows):
-                samples += self.replacing_bad_images(index, row, [epoch, index], crops, self._another)
+                make = partial(self.make_samples, crops=crops, epoch=epoch)
+                samples += self.replacing_bad_images(index, row, [epoch, index], make, self._another)
         return samples
 
     def _another(self, attempt, rng):
         index = int(rng.integers(len(self)))
         return index, self.dataset[index]
 
-    def replacing_bad_images(self, index, row, seed, crops, another):
+    def replacing_bad_images(self, index, row, seed, make, another):
         """The samples of a row, or of one that stands in for it.
 
         Args:
             index: Number of the image.
             row: What the data set has there.
             seed: Numbers that with the run's seed decide all that is random.
-            crops: Numbers of the crops.
+            make: (row, seed) → samples, or `ImageDecodeError`.
             another: (attempt, rng) → (number, row) to try instead.
 
         Raises:
@@ -86,7 +89,7 @@ class ImageDraws(Dataset):
         bad_images, number, seed = [], index, [self.seed, *seed]
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                samples = self.make_samples(row, seed, crops)
+                samples = make(row, seed)
             except ImageDecodeError as error:
                 path = (isinstance(row["image"], dict) and row["image"].get("path")) or "-"
                 if self.on_bad_image == "raise":
@@ -100,8 +103,8 @@ class ImageDraws(Dataset):
             f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {number} ({path}): {error}"
         )
 
-    def make_samples(self, row, seed, crops):
-        """What the transform makes of a row, once a crop; the image is decoded once.
+    def make_samples(self, row, seed, crops, epoch):
+        """What the transform makes of a row in an epoch, once a crop; the image is decoded once.
 
         Raises:
             ImageDecodeError: it can't be.
@@ -109,7 +112,8 @@ class ImageDraws(Dataset):
         image = open_image(row["image"], self.num_channels)
         if self.crops_per_image > 1 and not (isinstance(image, Jpeg) and image.is_large):
             image = whole_pixels(image)  # decoded once
-        samples = [self.transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
+        transform = self.transform.at(epoch) if isinstance(self.transform, TransformSchedule) else self.transform
+        samples = [transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
         return [{**sample, "labels": torch.tensor(row["label"])} for sample in samples] if "label" in row else samples
 
 

@@ -2,9 +2,37 @@
 """What a model costs to run, counted while it runs."""
 
 import math
+import resource
+import sys
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_flops(work):
+    """Floating-point operations of the matrix products of a function without arguments, two a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def training_flops(model_class, config):
+    """Floating-point operations that an image takes in training, forward and backward; nothing is computed.
+
+    Args:
+        model_class: `MAEForPreTraining`, or another whose outputs have a `loss`.
+        config: `MAEConfig`.
+
+    Example:
+
+    >>> from hf_mae import MAEConfig, MAEForPreTraining
+    >>> f"{training_flops(MAEForPreTraining, MAEConfig()) / 1e9:.1f} G"
+    '57.1 G'
+    """
+    with torch.device("meta"):
+        model = model_class(config).train()
+        images = torch.empty(1, config.num_channels, *config.image_hw)
+    return count_flops(lambda: model(images).loss.backward())
 
 
 @torch.no_grad()
@@ -35,3 +63,11 @@ def multiply_adds(model):
         model.eval()(torch.empty(1, config.num_channels, *config.image_hw, device=model.device))
     model.train(training)
     return counter.get_total_flops() // 2
+
+
+def peak_memory(device):
+    """The most memory that was used so far, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -75,11 +75,13 @@ def plan(title, model, trainer, data_args, checkpoint):
     steps, per_epoch = trainer.planned_updates, trainer.updates_per_epoch
     scaled = args.learning_rate == scaled_learning_rate(args.base_learning_rate, args.total_batch_size)
     crops = trainer.train_dataset.crops_per_image
+    schedule = getattr(args, "resolution_schedule", None)
     base = f" ({args.base_learning_rate:g} * {args.total_batch_size} / 256)" if scaled else ""
     rows = {
         "model": model,
         "data": f"{len(trainer.train_dataset):,} training images, {held_out:,} held out ({data_args.source_name})"
-        + f", {crops} crops of an image at a time" * (crops > 1),
+        + f", {crops} crops of an image at a time" * (crops > 1)
+        + f", pixels by share of the run {schedule}" * bool(schedule),
         "batch": f"{args.total_batch_size:,} = {args.train_batch_size} a process * "
         f"{args.world_size} process{'es' * (args.world_size > 1)} * {args.gradient_accumulation_steps} accumulated",
         "lr": f"{args.learning_rate:g}{base}, {args.warmup_epochs:g} epochs of warm-up, cosine to "

@@ -82,6 +82,10 @@ class StreamPlan:
     def num_streams(self):
         return self.num_processes * max(1, self.num_workers)
 
+    def epoch(self, slot):
+        """The epoch that a slot is of."""
+        return slot // (self.batch_size * self.epoch_batches)
+
     def locate(self, slot):
         """(stream, rows before) of a batch that starts at a slot: slots number the samples of a run, epoch by epoch."""
         epoch, batch = divmod(slot // self.batch_size, self.epoch_batches)
@@ -122,10 +126,11 @@ class ImageStream(ImageDraws):
         place = stream, position // self.crops_per_image
         if self._reader is None or self._reader.place != place:
             self._reader = _Reader(self, *place)
-        samples, crops = [], range(self.crops_per_image)
+        make = partial(self.make_samples, crops=range(self.crops_per_image), epoch=self.plan.epoch(slots[0]))
+        samples = []
         for number, shard, row, value in itertools.islice(self._reader, len(slots) // self.crops_per_image):
             another = partial(self._reader.another, number)
-            samples += self.replacing_bad_images(_number(shard, row), value, [number, shard, row], crops, another)
+            samples += self.replacing_bad_images(_number(shard, row), value, [number, shard, row], make, another)
         samples[0]["read_shards"] = self._reader.take_notes()
         return [{"read_shards": [], **sample} for sample in samples]
 

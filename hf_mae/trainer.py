@@ -11,10 +11,12 @@ from transformers.integrations import TensorBoardCallback
 
 from .base_trainer import DrawTrainer
 from .data import FeatureDraws, collate, own_labels
+from .flops import training_flops
 from .functional import baseline_losses, masked_losses, patchify, pixel_target, random_masking
 from .metrics import TopKAccuracy, knn_accuracy
+from .modeling_mae import MAEForPreTraining
 from .optimization import lars_groups, layer_decay_groups
-from .transforms import PairMixing, erase
+from .transforms import PairMixing, PretrainingTransform, TransformSchedule, erase
 from .visualization import PANEL_FILE, reconstruction_panel
 
 
@@ -46,6 +48,44 @@ class MAETrainer(DrawTrainer):
         *_, num_visible = random_masking(torch.zeros(1, model.config.num_patches), model.config.mask_ratio)
         if num_visible == model.config.num_patches:
             raise ValueError(f"mask_ratio is {model.config.mask_ratio}: no patch is masked, so there is nothing to learn")
+        self._flops = {}  # of an image, by its size
+        if args.resolution_schedule:
+            self.train_dataset.transform = self._resolution_schedule()
+
+    def _resolution_schedule(self):
+        """`TransformSchedule` of `args.resolution_schedule`.
+
+        Raises:
+            ValueError: a size is impossible for the model, or the last is not the model's.
+        """
+        config, resolutions = self.model.config, self.args.resolutions
+        sizes = list(resolutions.values())
+        if (sizes[-1], sizes[-1]) != config.image_hw:
+            raise ValueError(
+                f"resolution_schedule ends with {sizes[-1]} pixels and the model's image_size is {config.image_size}; they "
+                "must be the same, a square"
+            )
+        epochs = self.planned_updates / self.updates_per_epoch
+        transforms = (PretrainingTransform(config.changed(image_size=size)) for size in sizes)
+        return TransformSchedule(dict(zip((share * epochs for share in resolutions), transforms)))
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if self.args.resolution_schedule:
+            inputs = {**inputs, "interpolate_pos_encoding": True}  # positions for whatever grid the images have
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs):
+        """Of matrix products, forward and backward, of a batch."""
+        batch, _, *size = inputs["pixel_values"].shape
+        if tuple(size) not in self._flops:
+            config = self.model.config.changed(image_size=size)
+            self._flops[tuple(size)] = training_flops(MAEForPreTraining, config)
+        return batch * self._flops[tuple(size)]
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs["training_flops"] = self.state.total_flos
+        super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Losses of each image (B, 3): the model's and two baselines'; labels are the image numbers."""

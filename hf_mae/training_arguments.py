@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """transformers' TrainingArguments for pre-training, fine-tuning and linear probing, with the paper's values."""
 
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -96,6 +97,13 @@ class MAETrainingArguments(DrawTrainingArguments):
             "samples: with R crops, each takes an Rth of the images, and R epochs take all."
         },
     )
+    resolution_schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": "Smaller images first: 0:128,0.6:160,0.85:224 trains at 128 pixels from the start, at 160 from 60 % of "
+            "the run and at 224 from 85 %, each from the next whole epoch. The last must be the model's image_size."
+        },
+    )
     knn_images: int = field(
         default=0,
         metadata={
@@ -106,6 +114,7 @@ class MAETrainingArguments(DrawTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        _ = self.resolutions  # raises what is wrong with it
         if self.knn_images < 0:
             raise ValueError(f"knn_images is {self.knn_images}; it must be at least 0")
         if self.crops_per_image < 1 or self.per_device_train_batch_size % self.crops_per_image:
@@ -113,6 +122,25 @@ class MAETrainingArguments(DrawTrainingArguments):
                 f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide per_device_train_batch_size, "
                 f"which is {self.per_device_train_batch_size}"
             )
+
+    @property
+    def resolutions(self):
+        """Share of the run → pixels of a side, from `resolution_schedule`; empty without one.
+
+        Raises:
+            ValueError: it can't be read, doesn't start at 0 or doesn't go up.
+        """
+        if not self.resolution_schedule:
+            return {}
+        pairs = re.findall(r"([\d.]+):(\d+)", self.resolution_schedule)
+        shares = [float(share) for share, _ in pairs if share.count(".") < 2]
+        whole = ",".join(f"{share}:{size}" for share, size in pairs) == self.resolution_schedule.replace(" ", "")
+        if not whole or shares != sorted(set(shares)) or len(shares) < len(pairs) or shares[0] != 0 or shares[-1] >= 1:
+            raise ValueError(
+                f"resolution_schedule is {self.resolution_schedule!r}; it must be shares of the run that start at 0, go up "
+                "and are less than 1, each with pixels, as 0:128,0.6:160,0.85:224"
+            )
+        return {share: int(size) for share, (_, size) in zip(shares, pairs)}
 
 
 @dataclass

@@ -81,6 +81,26 @@ class PretrainingTransform:
         return {"pixel_values": self.crop(image, rng), "noise": mask_noise(self.num_patches, rng)}
 
 
+class TransformSchedule:
+    """Transforms one after the other.
+
+    Args:
+        starts: First epoch (0 and more) → transform.
+
+    Example:
+
+    >>> TransformSchedule({0: "small", 60: "large"}).at(59.5)
+    'small'
+    """
+
+    def __init__(self, starts):
+        self.starts = dict(sorted(starts.items()))
+
+    def at(self, epoch):
+        """The transform of an epoch."""
+        return [transform for start, transform in self.starts.items() if start <= epoch][-1]
+
+
 class LinearProbeTransform:
     """Image → uint8 pixel_values: crop of 8 to 100 % and flip, nothing else (MAE paper, Appendix A.1)."""
 
