@@ -133,9 +133,14 @@ def models_benchmark(args):
     """Measures and prints; `args` are those of `scripts/benchmark.py train` and `infer`.
 
     Returns:
-        Batch → name → what was measured.
+        Batch → rate of a large product, and name → what was measured.
+
+    Raises:
+        ValueError: the device isn't there.
     """
     device, training = torch.device(args.device), args.command == "train"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA GPU is there, or torch was built without CUDA")
     work_class, peers = (TrainingStep, PRETRAINING) if training else (Inference, CLASSIFIERS)
     overrides = {"norm_pix_loss": True} if training else {"num_labels": 1000}
     config = MAEConfig.from_size(args.size, image_size=args.image_size, **overrides)
@@ -164,7 +169,7 @@ def _installed(peers, config, work_class):
         except ImportError as error:
             print(f"{name}: not installed ({error.name}); make peers builds an environment with it")
     for name, count in found.items():
-        if count != found["hf_mae"]:
+        if work_class is TrainingStep and count != found["hf_mae"]:
             print(f"{name}: {count:,} parameters, ours has {found['hf_mae']:,}")
     return list(found)
 

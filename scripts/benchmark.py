@@ -4,6 +4,7 @@
     python scripts/benchmark.py train --size base --batch 8 [--device cuda] [--bf16] [--compile] [--compare] [--output FILE]
     python scripts/benchmark.py infer --size base --batch 1 32 [--device cuda] [--compare] [--output FILE]
     python scripts/benchmark.py plan --size large --epochs 800 --gpus 64 --step_rate RATE --input_rate RATE [--workers N]
+    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
 
 `input`: images a second that are decoded, cropped and collated for pre-training, a core and with worker processes, and how
 many workers a step rate (images/s, as training logs it) needs. `--compare` runs the official code's transforms and
@@ -17,6 +18,8 @@ lightly's.
 
 `plan`: hours of a pre-training run from measured rates, workers a GPU needs, and whether training or input is what it waits
 for.
+
+`quality`: held-out loss and k-NN accuracy that recipes reach in the same time, from the output folders of finished runs.
 """
 
 import argparse
@@ -27,10 +30,9 @@ import warnings
 
 def main():
     args = parse()
+    commands = {"input": run_input, "train": run_models, "infer": run_models, "plan": run_plan, "quality": run_quality}
     try:
-        results, packages = {"input": run_input, "train": run_models, "infer": run_models, "plan": run_plan}[args.command](
-            args
-        )
+        results, packages = commands[args.command](args)
     except (ValueError, OSError) as error:
         sys.exit(f"benchmark.py: error: {error}")
     if getattr(args, "output", None):
@@ -66,6 +68,12 @@ def run_plan(args):
     return None, []
 
 
+def run_quality(args):
+    from hf_mae.benchmark_quality import quality_benchmark
+
+    return quality_benchmark(args), []
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -73,6 +81,10 @@ def parse():
     for name, what in (("train", "pre-training steps"), ("infer", "classification")):
         add_models(commands.add_parser(name, help=f"images a second of {what}", allow_abbrev=False))
     add_plan(commands.add_parser("plan", help="hours of a run, from measured rates", allow_abbrev=False))
+    part = commands.add_parser("quality", help="what recipes reach in the same time", allow_abbrev=False)
+    part.add_argument("runs", nargs="+", metavar="NAME=RUN[,RUN…]", help="output folders of a recipe's finished runs")
+    part.add_argument("--plot", metavar="FILE", help="write a plot here")
+    part.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
     args = parser.parse_args()
     for name, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:

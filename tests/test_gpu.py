@@ -80,3 +80,33 @@ def test_linear_probe(make_classifier_trainer, cached):
     trainer.train()
     assert all(torch.equal(tensor, encoder[name]) for name, tensor in trainer.model.vit.state_dict().items())
     assert trainer.evaluate()["eval_top1_accuracy"] > 0.25
+
+
+def test_an_update_waits_for_no_value(make_trainer):
+    """torch itself reports what makes the host wait."""
+    trainer = make_trainer(use_cpu=False, max_steps=12, logging_steps=100)
+    training_step, before_update = trainer.training_step, trainer.nonfinite.before_update
+
+    def strict(function):
+        def run(*args, **kwargs):
+            torch.cuda.set_sync_debug_mode("error" if trainer.state.global_step > 2 else "default")
+            try:
+                return function(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return run
+
+    trainer.training_step, trainer.nonfinite.before_update = strict(training_step), strict(before_update)
+    trainer.train()
+    assert trainer.state.global_step == 12
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_benchmark(compiled):
+    from hf_mae.benchmark_models import TrainingStep, peak_memory
+
+    config, device = MAEConfig.from_size("small"), torch.device("cuda")
+    TrainingStep("hf_mae", config, 16, device, True, compiled)()
+    parameters = 4 * TrainingStep("hf_mae", config, 1, torch.device("meta")).num_parameters
+    assert 4 * parameters <= peak_memory(TrainingStep, "hf_mae", config, 16, device, True, compiled) < 2**33

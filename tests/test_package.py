@@ -14,7 +14,8 @@ ORDER = [
     *("foreign_checkpoints", "layers", "modeling_mae", "modeling_classification", "decoding", "image_datasets"),
     *("transforms", "data", "streaming", "metrics", "inference", "training_arguments", "arguments", "checkpoints"),
     *("conversion", "proof", "export", "visualization", "cards", "training_cards", "zoo_cards", "hub", "benchmarks"),
-    *("benchmark_input", "benchmark_peers", "benchmark_models", "nonfinite", "base_trainer", "trainer", "runs", "__init__"),
+    *("benchmark_input", "benchmark_peers", "benchmark_models", "benchmark_plan", "benchmark_quality", "nonfinite"),
+    *("base_trainer", "trainer", "runs", "__init__"),
 ]
 MODULES = sorted((ROOT / "hf_mae").glob("*.py"))
 
