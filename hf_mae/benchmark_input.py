@@ -161,7 +161,7 @@ def stage_shares(images, draws, rounds):
             crop_pixels(image, random_crop_box(*image.shape[:2], rng), draws.transform.crop.image_hw)
         decoded = time.perf_counter()
         for row, j in zip(rows, block):
-            draws.make_samples(row, [0, 0, j], [0])
+            draws.make_samples(row, [0, 0, j], crops=[0], epoch=0)
         made = time.perf_counter()
         samples = draws.__getitems__(block)
         ready = time.perf_counter()

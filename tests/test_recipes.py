@@ -16,7 +16,8 @@ from hf_mae.arguments import (
     parse_recipe_and_flags,
 )
 from hf_mae.configuration_mae import SIZES
-from hf_mae.flops import multiply_adds
+from hf_mae.flops import multiply_adds, training_flops
+from hf_mae.modeling_mae import MAEForPreTraining
 from hf_mae.training_arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
 from hf_mae.zoo import ZOO
 
@@ -69,13 +70,13 @@ def test_published_parameters_and_flops(row, tmp_path):
 
 def test_each_recipe_is_of_a_published_model():
     published = {recipe_of(row) for row in PUBLISHED}
-    kept = {path for path in RECIPES.glob("*/*.yaml") if "vit-" in path.name}
+    kept = {path for path in RECIPES.glob("*/*.yaml") if "vit-" in path.name and "budget" not in path.name}
     assert kept == published
     assert len(PUBLISHED) == 24
     assert len(published) == 8 + 4 + 2
 
 
-@pytest.mark.parametrize("path", sorted((RECIPES / "pretrain").glob("mae-*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((RECIPES / "pretrain").glob("mae-*e.yaml")), ids=lambda path: path.stem)
 def test_pre_training(path, tmp_path, monkeypatch):
     """The paper's, at 8 processes; recipes may differ in size and epochs only."""
     monkeypatch.setattr(MAETrainingArguments, "world_size", 8)
@@ -88,6 +89,25 @@ def test_pre_training(path, tmp_path, monkeypatch):
     others = {name: value for name, value in given.items() if name not in ("size", "num_train_epochs", "output_dir")}
     reference = parse(path.parent / "mae-vit-base-300e.yaml", tmp_path)[3]
     assert others == {name: reference[name] for name in others}
+
+
+def test_the_budget_recipe(tmp_path):
+    """What it costs is what it says, and all else is the recipe's of 400 epochs."""
+    path = RECIPES / "pretrain" / "mae-vit-base-budget.yaml"
+    costs = {}
+    for name in ("mae-vit-base-400e", "mae-vit-base-budget"):
+        model_args, _, args, given = parse(path.with_name(f"{name}.yaml"), tmp_path)
+        config = build(model_args, "pretrain", None).config
+        starts = list((args.resolutions or {0: 224}).items())
+        shares = [end - start for (start, _), end in zip(starts, [*(share for share, _ in starts[1:]), 1])]
+        flops = [training_flops(MAEForPreTraining, config.changed(image_size=size)) for _, size in starts]
+        costs[name] = sum(share * each for share, each in zip(shares, flops))
+        costs[name, "rest"] = {name: value for name, value in given.items() if name not in DIFFERS}
+    assert f"{costs['mae-vit-base-budget'] / costs['mae-vit-base-400e']:.2f} of the operations" in path.read_text()
+    assert costs["mae-vit-base-budget", "rest"] == costs["mae-vit-base-400e", "rest"]
+
+
+DIFFERS = ("mask_ratio", "config_overrides", "resolution_schedule", "crops_per_image")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +154,8 @@ def test_runs_two_steps(path, tmp_path, monkeypatch):
     flags = ["--image_size=28", "--patch_size=7", f"--config_overrides={override}", "--dataset_name=digits", "--max_steps=2"]
     flags += ["--per_device_train_batch_size=16", "--warmup_epochs=0", "--report_to=none", "--eval_strategy=no"]
     flags += ["--save_strategy=no", "--dataloader_num_workers=0", "--logging_steps=1", "--disable_tqdm=true", "--use_cpu"]
+    if "resolution_schedule" in text:
+        flags.append("--resolution_schedule=0:21,0.5:28")
     if "knn_images" in text:
         flags.append("--knn_images=100")
     monkeypatch.setattr("sys.argv", [SCRIPTS[kind], str(path), *flags, f"--output_dir={tmp_path / 'run'}"])

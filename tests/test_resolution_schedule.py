@@ -22,10 +22,11 @@ def sizes_seen(make_trainer):
         trainer = make_trainer(**{**SCHEDULE, **arguments})
         forward, seen = trainer.model.forward, []
 
-        def remember(pixel_values, noise=None, **kwargs):
-            assert noise.shape == (64, (pixel_values.shape[-1] // 8) ** 2)
-            seen.append(pixel_values.shape[-1])
-            return forward(pixel_values, noise=noise, **kwargs)
+        def remember(pixel_values, noise=None, *args, **kwargs):
+            assert noise.shape == (len(pixel_values), (pixel_values.shape[-1] // 8) ** 2)
+            if trainer.model.training:
+                seen.append(pixel_values.shape[-1])
+            return forward(pixel_values, noise, *args, **kwargs)
 
         trainer.model.forward = remember
         return trainer, seen
