@@ -30,8 +30,6 @@ def recomputed(function, *inputs):
 
     It stops computing as soon as it has what it needs: of an activation and the product that follows, the activation only.
     """
-    if not torch.is_grad_enabled():
-        return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -63,7 +61,9 @@ class MAEAttention(nn.Module):
     def _project(self, hidden_states, num_queries):
         """Queries, keys and values (B, N, D)."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
-        if num_queries is None and torch.is_grad_enabled():
+        # what has taken a projection's place (adapters, quantisation) computes more than its weight says
+        fused = num_queries is None and all(type(projection) is nn.Linear for projection in projections)
+        if fused and self.training and torch.is_grad_enabled():
             # one product instead of three, and of six in the backward pass; for one pass forward, copying weights costs more
             weight = torch.cat([projection.weight for projection in projections])
             bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None
@@ -80,7 +80,13 @@ class MAEMLP(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states):
-        return recomputed(lambda hidden: self.fc2(self.activation_fn(hidden)), self.fc1(hidden_states))
+        hidden = self.fc1(hidden_states)
+        if self.training and torch.is_grad_enabled():
+            return recomputed(self._activate_and_map, hidden)
+        return self._activate_and_map(hidden)
+
+    def _activate_and_map(self, hidden):
+        return self.fc2(self.activation_fn(hidden))
 
 
 class MAELayer(GradientCheckpointingLayer):

@@ -79,6 +79,21 @@ def test_equals_the_plain_version(inputs, overrides, attention, monkeypatch):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12, msg=name)
 
 
+def test_what_stands_in_for_a_projection_is_asked():
+    """As adapters do, which keep the old weight as their own."""
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, tokens):
+            return 2 * super().forward(tokens)
+
+    torch.manual_seed(0)
+    attention = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].attention
+    tokens = torch.randn(2, 5, 48)
+    values = attention._project(tokens, None)[2]
+    attention.v_proj.__class__ = Doubled
+    torch.testing.assert_close(attention._project(tokens, None)[2], 2 * values)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(32, 32), (24, 56)])
 def test_patches_are_taken_from_the_images(memory_format, size):
