@@ -71,7 +71,8 @@ def peak_memory(device):
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux' getrusage counts in what the program that started this one had
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    text = status.read_text() if status.is_file() else ""
+    if "VmHWM:" in text:  # Linux' getrusage counts in what the program that started this one had
+        return int(text.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -33,6 +33,11 @@ def recomputed(function, *inputs):
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
+def _is_plain(linear):
+    """Whether a layer is its weight and bias alone: adapters, quantisation and hooks (pruning) may compute or draw more."""
+    return type(linear) is nn.Linear and not (linear._forward_pre_hooks or linear._forward_hooks)
+
+
 class MAEAttention(nn.Module):
     """Multi-head self-attention; with `num_queries` only the last so many tokens ask, and all are asked."""
 
@@ -61,9 +66,7 @@ class MAEAttention(nn.Module):
     def _project(self, hidden_states, num_queries):
         """Queries, keys and values (B, N, D)."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
-        # what has taken a projection's place (adapters, quantisation) computes more than its weight says
-        fused = num_queries is None and all(type(projection) is nn.Linear for projection in projections)
-        if fused and self.training and torch.is_grad_enabled():
+        if num_queries is None and all(map(_is_plain, projections)) and self.training and torch.is_grad_enabled():
             # one product instead of three, and of six in the backward pass; for one pass forward, copying weights costs more
             weight = torch.cat([projection.weight for projection in projections])
             bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None
@@ -81,7 +84,7 @@ class MAEMLP(nn.Module):
 
     def forward(self, hidden_states):
         hidden = self.fc1(hidden_states)
-        if self.training and torch.is_grad_enabled():
+        if _is_plain(self.fc2) and self.training and torch.is_grad_enabled():
             return recomputed(self._activate_and_map, hidden)
         return self._activate_and_map(hidden)
 

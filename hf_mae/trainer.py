@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The Trainers: pre-training with held-out reconstructions, fine-tuning and linear probing with accuracies."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ class MAETrainer(DrawTrainer):
         """`TransformSchedule` of `args.resolution_schedule`.
 
         Raises:
-            ValueError: a size is impossible for the model, or the last is not the model's.
+            ValueError: a size is impossible for the model, the last is not the model's, or the run is too short for all.
         """
         config, resolutions = self.model.config, self.args.resolutions
         sizes = list(resolutions.values())
@@ -65,9 +66,15 @@ class MAETrainer(DrawTrainer):
                 f"resolution_schedule ends with {sizes[-1]} pixels and the model's image_size is {config.image_size}; they "
                 "must be the same, a square"
             )
+        transforms = [PretrainingTransform(config.changed(image_size=size)) for size in sizes]
         epochs = self.planned_updates / self.updates_per_epoch
-        transforms = (PretrainingTransform(config.changed(image_size=size)) for size in sizes)
-        return TransformSchedule(dict(zip((share * epochs for share in resolutions), transforms)))
+        starts = [math.ceil(round(share * epochs, 6)) for share in resolutions]  # 0.55 * 100 is more than 55
+        if starts != sorted(set(starts)) or starts[-1] >= epochs:
+            raise ValueError(
+                f"resolution_schedule changes sizes at whole epochs and the run has {epochs:.4g}: they would start at "
+                f"epochs {', '.join(map(str, starts))}, so that some are never trained at; train longer or take fewer sizes"
+            )
+        return TransformSchedule(dict(zip(starts, transforms)))
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         if self.args.resolution_schedule:

@@ -132,10 +132,10 @@ class MAETrainingArguments(DrawTrainingArguments):
         """
         if not self.resolution_schedule:
             return {}
-        pairs = re.findall(r"([\d.]+):(\d+)", self.resolution_schedule)
-        shares = [float(share) for share, _ in pairs if share.count(".") < 2]
+        pairs = re.findall(r"(\d+(?:\.\d+)?):(\d+)", self.resolution_schedule)
+        shares = [float(share) for share, _ in pairs]
         whole = ",".join(f"{share}:{size}" for share, size in pairs) == self.resolution_schedule.replace(" ", "")
-        if not whole or shares != sorted(set(shares)) or len(shares) < len(pairs) or shares[0] != 0 or shares[-1] >= 1:
+        if not whole or shares != sorted(set(shares)) or shares[0] != 0 or shares[-1] >= 1:
             raise ValueError(
                 f"resolution_schedule is {self.resolution_schedule!r}; it must be shares of the run that start at 0, go up "
                 "and are less than 1, each with pixels, as 0:128,0.6:160,0.85:224"

@@ -88,8 +88,8 @@ def parse():
     args = parser.parse_args()
     for name, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and not isinstance(number, bool) and number <= 0:
-                parser.error(f"--{name} is {number}; it must be positive")
+            if isinstance(number, (int, float)) and not isinstance(number, bool) and not 0 < number < float("inf"):
+                parser.error(f"--{name} is {number}; it must be positive and finite")
     return args
 
 

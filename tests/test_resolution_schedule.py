@@ -86,11 +86,32 @@ def test_schedule_of_transforms():
 
 @pytest.mark.parametrize(
     "schedule",
-    ["128", "0.1:128", "0:128,0.5:160,0.5:224", "0:128,1:224", "0:128;0.5:224", "0:128,0.5.1:224", "0:a,0.5:224", "0:128,"],
+    [
+        "128",
+        "0.1:128",
+        "0:128,0.5:160,0.5:224",
+        "0:128,1:224",
+        "0:128;0.5:224",
+        "0:128,0.5.1:224",
+        "0:a,0.5:224",
+        "0:128,",
+        ".:128",
+    ],
 )
 def test_wrong_schedules(schedule, tmp_path):
     with pytest.raises(ValueError, match="resolution_schedule is .* must be shares of the run"):
         MAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, resolution_schedule=schedule)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3.5])
+def test_runs_that_are_too_short(make_trainer, epochs):
+    with pytest.raises(ValueError, match="some are never trained at; train longer or take fewer sizes"):
+        make_trainer(**{**SCHEDULE, "resolution_schedule": "0:16,0.5:24,0.9:32", "num_train_epochs": epochs})
+
+
+def test_starts_are_not_rounded_up(make_trainer):
+    trainer = make_trainer(**{**SCHEDULE, "resolution_schedule": "0:16,0.55:32", "num_train_epochs": 100})
+    assert list(trainer.train_dataset.transform.starts) == [0, 55]
 
 
 def test_sizes_that_the_model_cannot_have(make_trainer):

@@ -92,6 +92,30 @@ def test_what_stands_in_for_a_projection_is_asked():
     values = attention._project(tokens, None)[2]
     attention.v_proj.__class__ = Doubled
     torch.testing.assert_close(attention._project(tokens, None)[2], 2 * values)
+    attention.v_proj.__class__ = torch.nn.Linear
+    attention.v_proj.register_forward_hook(lambda module, inputs, output: 3 * output)
+    torch.testing.assert_close(attention._project(tokens, None)[2], 3 * values)
+
+
+def test_what_draws_is_not_drawn_again(monkeypatch):
+    """An adapter with dropout in the place of a layer: its gradient is of the draw that the loss was of."""
+
+    class Dropped(torch.nn.Linear):
+        def forward(self, tokens):
+            return F.dropout(super().forward(F.dropout(tokens, 0.5)), 0.5)
+
+    torch.manual_seed(0)
+    mlp = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].mlp
+    mlp.fc2.__class__ = Dropped
+    tokens, found = torch.randn(2, 5, 48), []
+    for fewer in (False, True):
+        if fewer:
+            monkeypatch.setattr(layers, "recomputed", lambda function, *inputs: function(*inputs))
+        mlp.zero_grad()
+        torch.manual_seed(1)
+        mlp(tokens).square().sum().backward()
+        found.append([parameter.grad.clone() for parameter in mlp.parameters()])
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
