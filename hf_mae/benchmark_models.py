@@ -148,15 +148,15 @@ def models_benchmark(args):
     precision = "bf16" if args.bf16 else "fp32"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["cpu"]
     print(f"{args.command}, ViT-{args.size} at {args.image_size}, {precision}{', compiled' * args.compile}; {where}")
+    names = _installed(peers if args.compare else ["hf_mae"], config, work_class)
     results = {}
     for batch in args.batch:
-        names = _installed(peers if args.compare else {"hf_mae": None}, config, work_class)
         try:
             results[batch] = _measure(names, config, batch, work_class, options, args.rounds)
         except torch.OutOfMemoryError:
             print(f"batch {batch}: out of memory")
-            continue
-        _print(batch, results[batch])
+        else:
+            _print(batch, results[batch])
     return results
 
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Other libraries' Masked Autoencoders and classifiers of the same size, to be measured beside ours."""
 
-import warnings
-
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn import functional as F
@@ -20,16 +18,23 @@ from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining
 
 
+def _loss(model, pixel_values):
+    return model(pixel_values).loss
+
+
+def _logits(model, pixel_values):
+    return model(pixel_values).logits
+
+
 def ours(config):
-    model = MAEForPreTraining(config)
-    return model, lambda model, pixel_values: model(pixel_values).loss
+    return MAEForPreTraining(config), _loss
 
 
 def transformers_mae(config):
     """transformers' own; its position tables, which it leaves at zero, are set."""
     model = ViTMAEForPreTraining(_as(ViTMAEConfig, config))
     _set_positions(config, model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed)
-    return model, lambda model, pixel_values: model(pixel_values).loss
+    return model, _loss
 
 
 @torch.no_grad()
@@ -40,9 +45,8 @@ def _set_positions(config, *tables):
 
 def mmpretrain_mae(config):
     """mmpretrain's, built as its configuration files have it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mmpretrain.models import MAE
+    from mmpretrain.models import MAE
+
     size, patch = config.image_hw[0], config.patch_hw[0]
     arch = {"embed_dims": config.hidden_size, "num_layers": config.num_hidden_layers}
     arch |= {"num_heads": config.num_attention_heads, "feedforward_channels": config.intermediate_size}
@@ -70,18 +74,16 @@ def lightly_mae(config):
     patch = config.patch_hw[0]
     backbone = MaskedVisionTransformerTIMM(vit=_timm_vit(config, num_classes=0))
     backbone.mask_token = None  # the encoder sees none
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        decoder = MAEDecoderTIMM(
-            num_patches=config.num_patches,
-            patch_size=patch,
-            in_chans=config.num_channels,
-            embed_dim=config.hidden_size,
-            decoder_embed_dim=config.decoder_hidden_size,
-            decoder_depth=config.decoder_num_hidden_layers,
-            decoder_num_heads=config.decoder_num_attention_heads,
-            mlp_ratio=config.decoder_intermediate_size / config.decoder_hidden_size,
-        )
+    decoder = MAEDecoderTIMM(
+        num_patches=config.num_patches,
+        patch_size=patch,
+        in_chans=config.num_channels,
+        embed_dim=config.hidden_size,
+        decoder_embed_dim=config.decoder_hidden_size,
+        decoder_depth=config.decoder_num_hidden_layers,
+        decoder_num_heads=config.decoder_num_attention_heads,
+        mlp_ratio=config.decoder_intermediate_size / config.decoder_hidden_size,
+    )
 
     def loss(model, pixel_values):
         backbone, decoder = model
@@ -110,7 +112,7 @@ def _timm_vit(config, **options):
 
 
 def our_classifier(config):
-    return MAEForImageClassification(config), lambda model, pixel_values: model(pixel_values).logits
+    return MAEForImageClassification(config), _logits
 
 
 def timm_classifier(config):
@@ -120,14 +122,13 @@ def timm_classifier(config):
 
 
 def transformers_vit(config):
-    return ViTForImageClassification(_as(ViTConfig, config)), lambda model, pixel_values: model(pixel_values).logits
+    return ViTForImageClassification(_as(ViTConfig, config)), _logits
 
 
 def transformers_beit(config):
     """transformers' BEiT, set up as an exported MAE classifier is: the same mathematics."""
     options = {"use_absolute_position_embeddings": True, "use_mean_pooling": True, "layer_scale_init_value": 0.0}
-    model = BeitForImageClassification(_as(BeitConfig, config, use_mask_token=False, **options))
-    return model, lambda model, pixel_values: model(pixel_values).logits
+    return BeitForImageClassification(_as(BeitConfig, config, use_mask_token=False, **options)), _logits
 
 
 def _as(config_class, config, **options):

@@ -45,14 +45,14 @@ class NonFiniteGuard:
             NonFiniteLossError: the loss of the update before (with an optimizer that isn't fused, of this one) is not finite
                 and the run is to stop at such.
         """
+        self.settle()  # the update before; what this one takes is under way on the device
         optimizer = getattr(optimizer, "optimizer", optimizer)
         bad = self.accelerator.reduce((~self._finite).float(), reduction="sum").clamp(max=1)
         on_gpu = self.args.device.type == "cuda"
         verdict = torch.stack([bad, self._finite.float()]).to("cpu", non_blocking=on_gpu)
         done = torch.cuda.current_stream().record_event() if on_gpu else None
-        earlier, self._pending = self._pending, (verdict, done, step, self._indices)
+        self._pending = verdict, done, step, self._indices
         self._finite, self._indices = torch.ones_like(self._finite), []
-        self._settle(earlier)
         if self.accelerator.scaler is not None:  # of fp16, which drops the update by itself
             return
         if getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -66,13 +66,9 @@ class NonFiniteGuard:
         Raises:
             NonFiniteLossError: so it was, and the run is to stop at such.
         """
-        pending, self._pending = self._pending, None
-        return self._settle(pending)
-
-    def _settle(self, pending):
-        if pending is None:
+        if self._pending is None:
             return False
-        verdict, done, step, indices = pending
+        (verdict, done, step, indices), self._pending = self._pending, None
         if done is not None:
             done.synchronize()
         bad, finite_here = verdict.tolist()

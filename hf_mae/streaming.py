@@ -84,16 +84,16 @@ class StreamPlan:
 
     def epoch(self, slot):
         """The epoch that a slot is of."""
-        return slot // (self.batch_size * self.epoch_batches)
+        return slot // self.batch_size // self.epoch_batches
 
     def locate(self, slot):
         """(stream, rows before) of a batch that starts at a slot: slots number the samples of a run, epoch by epoch."""
-        epoch, batch = divmod(slot // self.batch_size, self.epoch_batches)
+        batch = slot // self.batch_size % self.epoch_batches
         number, process = divmod(batch, self.num_processes)  # of the process' batches in this epoch
         workers = max(1, self.num_workers)
         turn, worker = divmod(number, workers)
         own = self.epoch_batches // self.num_processes
-        before = epoch * len(range(worker, own, workers)) + turn
+        before = self.epoch(slot) * len(range(worker, own, workers)) + turn
         return process * workers + worker, before * self.batch_size
 
 

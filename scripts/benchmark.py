@@ -27,6 +27,8 @@ import sys
 import tempfile
 import warnings
 
+from hf_mae.configuration_mae import SIZES
+
 
 def main():
     args = parse()
@@ -63,8 +65,7 @@ def run_models(args):
 def run_plan(args):
     from hf_mae.benchmark_plan import Plan
 
-    fields = ("size", "epochs", "gpus", "step_rate", "input_rate", "workers", "images")
-    print(Plan(**{name: getattr(args, name) for name in fields}))
+    print(Plan(**{name: value for name, value in vars(args).items() if name != "command"}))
     return None, []
 
 
@@ -76,15 +77,17 @@ def run_quality(args):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
+    measures = {"allow_abbrev": False, "parents": [output]}
     commands = parser.add_subparsers(dest="command", required=True)
-    add_input(commands.add_parser("input", help="images a second from the disk to a batch", allow_abbrev=False))
+    add_input(commands.add_parser("input", help="images a second from the disk to a batch", **measures))
     for name, what in (("train", "pre-training steps"), ("infer", "classification")):
-        add_models(commands.add_parser(name, help=f"images a second of {what}", allow_abbrev=False))
+        add_models(commands.add_parser(name, help=f"images a second of {what}", **measures))
     add_plan(commands.add_parser("plan", help="hours of a run, from measured rates", allow_abbrev=False))
-    part = commands.add_parser("quality", help="what recipes reach in the same time", allow_abbrev=False)
+    part = commands.add_parser("quality", help="what recipes reach in the same time", **measures)
     part.add_argument("runs", nargs="+", metavar="NAME=RUN[,RUN…]", help="output folders of a recipe's finished runs")
     part.add_argument("--plot", metavar="FILE", help="write a plot here")
-    part.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
     args = parser.parse_args()
     for name, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:
@@ -103,12 +106,9 @@ def add_input(part):
     part.add_argument("--step_rate", type=float, metavar="RATE", help="images/s that training takes: how many workers?")
     part.add_argument("--rounds", type=int, default=12, metavar="N", help="of 32 images, turn about (default: 12)")
     part.add_argument("--seconds", type=float, default=20, metavar="S", help="to measure workers for (default: 20)")
-    part.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
 
 
 def add_models(part):
-    from hf_mae.configuration_mae import SIZES
-
     part.add_argument("--size", choices=list(SIZES), default="base", help="of the model (default: base)")
     part.add_argument("--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)")
     part.add_argument(
@@ -119,19 +119,16 @@ def add_models(part):
     part.add_argument("--compile", action="store_true", help="compile the models")
     part.add_argument("--compare", action="store_true", help="also other libraries' models")
     part.add_argument("--rounds", type=int, default=10, metavar="N", help="turn about (default: 10)")
-    part.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
 
 
 def add_plan(part):
-    from hf_mae.configuration_mae import SIZES
-
     part.add_argument("--size", choices=list(SIZES), required=True, help="of the model")
     part.add_argument("--epochs", type=float, required=True, help="of the run")
     part.add_argument("--gpus", type=int, required=True, help="of the run")
     part.add_argument("--step_rate", type=float, required=True, metavar="RATE", help="images/s that a GPU trains on")
     part.add_argument("--input_rate", type=float, required=True, metavar="RATE", help="images/s that a worker makes")
     part.add_argument("--workers", type=int, metavar="N", help="that a GPU has (default: as many as it needs)")
-    part.add_argument("--images", type=int, default=1_281_167, metavar="N", help="an epoch (default: ImageNet-1k's)")
+    part.add_argument("--images", type=int, default=argparse.SUPPRESS, metavar="N", help="(default: ImageNet-1k's)")
 
 
 if __name__ == "__main__":
