@@ -1,9 +1,12 @@
 """What the training step leaves out or does otherwise changes nothing: it equals the method written out plainly."""
 
+from collections import Counter
+
 import pytest
 import torch
 from conftest import TINY
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mae import MAEConfig, MAEForPreTraining, layers
@@ -125,6 +128,47 @@ def test_patches_are_taken_from_the_images(memory_format, size):
     patches = MF.patchify(images, (8, 4))
     ids = torch.rand(4, patches.shape[1]).argsort(dim=1)[:, :5]
     assert torch.equal(MF.take_patches(images, (8, 4), ids), MF.gather_tokens(patches, ids))
+
+
+class Calls(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_patches_of_decoded_images_are_copied_once():
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    ids = torch.rand(4, 16).argsort(dim=1)[:, :5]
+    with Calls() as calls:
+        MF.take_patches(images, (8, 8), ids)
+    assert calls.counts["index"] == 1
+    assert not {"clone", "copy_", "_to_copy", "gather"} & set(calls.counts)
+
+
+def test_queries_keys_and_values_are_one_product():
+    layer = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0]
+    tokens = torch.randn(2, 5, 48)
+    with Calls() as calls:
+        layer(tokens)
+    assert calls.counts["addmm"] == 4  # with the attention's output and the MLP's two
+    with torch.no_grad(), Calls() as calls:
+        layer(tokens)
+    assert calls.counts["addmm"] == 6
+
+
+def test_the_optimizer_is_fused(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    optimizer = trainer.optimizer.optimizer
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    assert optimizer.found_inf.item() == 0  # the guard tells it on the device
 
 
 def test_one_sort_gives_the_order_and_its_inverse():
