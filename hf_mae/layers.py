@@ -28,18 +28,23 @@ def eager_attention(module, query, key, value, attention_mask=None, scaling=None
 def recomputed(function, *inputs):
     """function(*inputs), of which the backward pass keeps the inputs alone.
 
-    It stops computing as soon as it has what it needs: of an activation and the product that follows, the activation only.
+    It stops computing as soon as it has what it needs: of a norm or activation and the product that follows, the first only.
     """
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def _is_plain(linear):
-    """Whether a layer is its weight and bias alone: adapters, quantisation and hooks (pruning) may compute or draw more."""
-    return type(linear) is nn.Linear and not (linear._forward_pre_hooks or linear._forward_hooks)
+def _trains_plainly(*modules):
+    """Whether a backward pass is to come, and modules are their weights and biases alone.
+
+    Adapters, quantisation and hooks (pruning) may compute or draw more.
+    """
+    kinds = (nn.Linear, nn.LayerNorm)
+    plain = all(type(part) in kinds and not (part._forward_pre_hooks or part._forward_hooks) for part in modules)
+    return plain and modules[0].training and torch.is_grad_enabled()
 
 
 class MAEAttention(nn.Module):
-    """Multi-head self-attention; with `num_queries` only the last so many tokens ask, and all are asked."""
+    """Multi-head self-attention of normed tokens; with `num_queries` only the last so many ask, and all are asked."""
 
     def __init__(self, config, hidden_size, num_attention_heads):
         super().__init__()
@@ -51,8 +56,11 @@ class MAEAttention(nn.Module):
         self.v_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states, num_queries=None, **kwargs):
-        projected = self._project(hidden_states, num_queries)
+    def forward(self, hidden_states, norm, num_queries=None, **kwargs):
+        if num_queries is None and _trains_plainly(norm, self.q_proj, self.k_proj, self.v_proj):
+            projected = recomputed(self._project_at_once, hidden_states, norm)
+        else:
+            projected = self._project(hidden_states, norm, num_queries)
         query, key, value = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in projected
         )  # (B, heads, N, d)
@@ -63,30 +71,36 @@ class MAEAttention(nn.Module):
         )  # (B, N, heads, d)
         return self.o_proj(mixed.flatten(2)), weights
 
-    def _project(self, hidden_states, num_queries):
+    def _project(self, hidden_states, norm, num_queries):
         """Queries, keys and values (B, N, D)."""
+        normed = norm(hidden_states)
+        asking = normed if num_queries is None else normed[:, -num_queries:]
+        return self.q_proj(asking), self.k_proj(normed), self.v_proj(normed)
+
+    def _project_at_once(self, hidden_states, norm):
+        """The same by one product, and two instead of six backward; for a forward pass alone, copying weights costs more."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
-        if num_queries is None and all(map(_is_plain, projections)) and self.training and torch.is_grad_enabled():
-            # one product instead of three, and of six in the backward pass; for one pass forward, copying weights costs more
-            weight = torch.cat([projection.weight for projection in projections])
-            bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None
-            return F.linear(hidden_states, weight, bias).chunk(3, dim=-1)
-        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        return self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        weight = torch.cat([projection.weight for projection in projections])
+        bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None
+        return F.linear(norm(hidden_states), weight, bias).chunk(3, dim=-1)
 
 
 class MAEMLP(nn.Module):
+    """Two layers, of normed tokens."""
+
     def __init__(self, config, hidden_size, intermediate_size):
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
-    def forward(self, hidden_states):
-        hidden = self.fc1(hidden_states)
-        if _is_plain(self.fc2) and self.training and torch.is_grad_enabled():
-            return recomputed(self._activate_and_map, hidden)
-        return self._activate_and_map(hidden)
+    def forward(self, hidden_states, norm):
+        if _trains_plainly(norm, self.fc1, self.fc2):
+            return recomputed(self._activate_and_map, recomputed(self._norm_and_map, hidden_states, norm))
+        return self._activate_and_map(self._norm_and_map(hidden_states, norm))
+
+    def _norm_and_map(self, hidden_states, norm):
+        return self.fc1(norm(hidden_states))
 
     def _activate_and_map(self, hidden):
         return self.fc2(self.activation_fn(hidden))
@@ -113,9 +127,9 @@ class MAELayer(GradientCheckpointingLayer):
         if drop_path_noise is None and self.training and self.drop_path_rate:
             drop_path_noise = torch.rand(len(hidden_states), 2, device=hidden_states.device)
         residual = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        mixed, _ = self.attention(self.layernorm_before(hidden_states), num_queries, **kwargs)
+        mixed, _ = self.attention(hidden_states, self.layernorm_before, num_queries, **kwargs)
         hidden_states = residual + self._drop_path(self.dropout(mixed), drop_path_noise, 0)
-        mapped = self.mlp(self.layernorm_after(hidden_states))
+        mapped = self.mlp(hidden_states, self.layernorm_after)
         return hidden_states + self._drop_path(self.dropout(mapped), drop_path_noise, 1)
 
     def _drop_path(self, branch, noise, which):

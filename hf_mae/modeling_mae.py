@@ -11,6 +11,7 @@ import os
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import can_return_tuple
@@ -343,7 +344,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
             masked_pred = pred[:, num_visible:] if return_logits else pred  # (B, M, p * q * C)
             patches = MF.take_patches(pixel_values, self.config.patch_hw, ids_shuffle[:, num_visible:])
             target = MF.pixel_target(patches, self.config.norm_pix_loss)
-            loss = MF.patch_losses(masked_pred, target).mean()  # all rows mask equally many: a mean is the masked loss
+            loss = F.mse_loss(masked_pred.float(), target)  # all rows mask equally many: a mean is the masked loss
         return MAEForPreTrainingOutput(
             loss=loss,
             logits=MF.gather_tokens(pred, encoded.ids_restore) if return_logits else None,

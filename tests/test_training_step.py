@@ -7,6 +7,7 @@ import torch
 from conftest import TINY
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_mae import MAEConfig, MAEForPreTraining, layers
@@ -92,12 +93,22 @@ def test_what_stands_in_for_a_projection_is_asked():
     torch.manual_seed(0)
     attention = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].attention
     tokens = torch.randn(2, 5, 48)
-    values = attention._project(tokens, None)[2]
+    with torch.no_grad():
+        attention.o_proj.bias.zero_()
+
+    def attend():
+        return attention(tokens, torch.nn.LayerNorm(48))[0]
+
+    mixed = attend()
     attention.v_proj.__class__ = Doubled
-    torch.testing.assert_close(attention._project(tokens, None)[2], 2 * values)
+    torch.testing.assert_close(attend(), 2 * mixed)
     attention.v_proj.__class__ = torch.nn.Linear
     attention.v_proj.register_forward_hook(lambda module, inputs, output: 3 * output)
-    torch.testing.assert_close(attention._project(tokens, None)[2], 3 * values)
+    torch.testing.assert_close(attend(), 3 * mixed)
+
+
+def everything_kept(function, *inputs):
+    return function(*inputs)
 
 
 def test_what_draws_is_not_drawn_again(monkeypatch):
@@ -111,12 +122,12 @@ def test_what_draws_is_not_drawn_again(monkeypatch):
     mlp = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].mlp
     mlp.fc2.__class__ = Dropped
     tokens, found = torch.randn(2, 5, 48), []
-    for fewer in (False, True):
-        if fewer:
-            monkeypatch.setattr(layers, "recomputed", lambda function, *inputs: function(*inputs))
+    for kept in (False, True):
+        if kept:
+            monkeypatch.setattr(layers, "recomputed", everything_kept)
         mlp.zero_grad()
         torch.manual_seed(1)
-        mlp(tokens).square().sum().backward()
+        mlp(tokens, torch.nn.LayerNorm(48)).square().sum().backward()
         found.append([parameter.grad.clone() for parameter in mlp.parameters()])
     assert all(map(torch.equal, *found))
 
@@ -184,7 +195,7 @@ def test_the_model_says_which_patches_its_features_are_of():
     assert model(torch.randn(2, 3, 32, 32)).ids_shuffle is None
 
 
-def kept_bytes(model, pixel_values, noise):
+def kept_bytes(model, pixel_values, noise, monkeypatch):
     """What the forward pass keeps for the backward one, without the parameters; operations of both; gradients."""
     kept = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -195,7 +206,12 @@ def kept_bytes(model, pixel_values, noise):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    def keep_inputs(function, *inputs, **options):
+        [keep(tensor) for tensor in inputs if isinstance(tensor, torch.Tensor)]
+        return checkpoint(function, *inputs, **options)
+
     model.zero_grad()
+    monkeypatch.setattr(layers, "checkpoint", keep_inputs)
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = model(pixel_values, noise=noise).loss
@@ -209,9 +225,9 @@ def test_activations_are_not_kept(monkeypatch):
     torch.manual_seed(0)
     model = MAEForPreTraining(config).train()
     pixel_values, noise = torch.randn(8, 3, 224, 224), torch.rand(8, 196)
-    few, flops, gradients = kept_bytes(model, pixel_values, noise)
-    monkeypatch.setattr(layers, "recomputed", lambda function, *inputs: function(*inputs))
-    many, plain_flops, expected = kept_bytes(model, pixel_values, noise)
-    assert few < 0.8 * many
+    few, flops, gradients = kept_bytes(model, pixel_values, noise, monkeypatch)
+    monkeypatch.setattr(layers, "recomputed", everything_kept)
+    many, plain_flops, expected = kept_bytes(model, pixel_values, noise, monkeypatch)
+    assert few < 0.7 * many
     assert flops == plain_flops  # no product is computed twice
     assert all(map(torch.equal, gradients, expected))
