@@ -233,7 +233,7 @@ class DrawTrainer(Trainer):
     # training -------------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        self._clock = time.perf_counter()
+        self._clock, self._resumed_from_step = time.perf_counter(), 0
         if not resume_from_checkpoint:
             if self.is_world_process_zero():
                 (Path(self.args.output_dir) / BAD_IMAGES_FILE).unlink(missing_ok=True)
@@ -245,6 +245,7 @@ class DrawTrainer(Trainer):
             self._load_from_checkpoint(best if best and Path(best).is_dir() else str(resume_from_checkpoint))
             self.state = state
             return TrainOutput(state.global_step, float("nan"), {})
+        self._resumed_from_step = state.global_step
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -265,6 +266,8 @@ class DrawTrainer(Trainer):
             if self.nonfinite.skipped:
                 logs["nonfinite_skipped"] = self.nonfinite.skipped
             self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
+        if "train_runtime" in logs and self._resumed_from_step:
+            logs["resumed_from_step"] = self._resumed_from_step  # what the time is counted from
         super().log(logs, start_time)
         self._report_bad_images()
 

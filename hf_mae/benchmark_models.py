@@ -7,6 +7,8 @@ import multiprocessing
 import statistics
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import psutil
 import torch
@@ -32,8 +34,11 @@ class _Work:
 
     def __init__(self, name, config, batch, device, bf16=False, compiled=False):
         torch.manual_seed(0)
-        model, run = self.models[name](config)
-        self.model, self.run = model.to(device), torch.compile(run) if compiled else run
+        model, self.run = self.models[name](config)
+        self.model = model.to(device)
+        if compiled:
+            torch._dynamo.reset()  # else it would compile for any batch, having met two
+            self.run = torch.compile(self.run)
         self.pixel_values = torch.randn(batch, config.num_channels, *config.image_hw, device=device)
         self.autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
@@ -108,10 +113,14 @@ class Multiplication:
 
 
 def peak_memory(work_class, *arguments):
-    """Bytes that three batches took at most, of the GPU's memory or of a process of its own; without what imports take."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peak_memory, (work_class, *arguments))
+    """Bytes that three batches took at most, of the GPU's memory or of a process of its own; without what imports take.
+
+    Raises:
+        torch.OutOfMemoryError: the GPU's memory isn't enough.
+        BrokenProcessPool: the process was ended, as the system does when the machine's memory isn't enough.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_memory, work_class, *arguments).result()
 
 
 def _peak_memory(work_class, name, config, batch, device, *options):
@@ -152,7 +161,8 @@ def models_benchmark(args):
     results = {}
     for batch in args.batch:
         try:
-            results[batch] = _measure(names, config, batch, work_class, options, args.rounds)
+            memory = _measure_memory(names, config, batch, work_class, options)
+            results[batch] = _measure(memory, config, batch, work_class, options, args.rounds)
         except torch.OutOfMemoryError:
             print(f"batch {batch}: out of memory")
         else:
@@ -168,14 +178,29 @@ def _installed(peers, config, work_class):
             found[name] = work_class(name, config, 1, torch.device("meta")).num_parameters
         except ImportError as error:
             print(f"{name}: not installed ({error.name}); make peers builds an environment with it")
+        except AssertionError as error:  # as mmpretrain says that it knows no such version of another package
+            print(f"{name}: can't be used ({error})")
     for name, count in found.items():
         if work_class is TrainingStep and count != found["hf_mae"]:
             print(f"{name}: {count:,} parameters, ours has {found['hf_mae']:,}")
     return list(found)
 
 
-def _measure(names, config, batch, work_class, options, rounds):
-    works = {name: work_class(name, config, batch, *options) for name in names}
+def _measure_memory(names, config, batch, work_class, options):
+    """Name → peak memory, of those that have enough."""
+    memory = {}
+    for name in names:
+        try:
+            memory[name] = peak_memory(work_class, name, config, batch, *options)
+        except (torch.OutOfMemoryError, BrokenProcessPool):
+            if name == "hf_mae":
+                raise torch.OutOfMemoryError from None
+            print(f"batch {batch}, {name}: out of memory")
+    return memory
+
+
+def _measure(memory, config, batch, work_class, options, rounds):
+    works = {name: work_class(name, config, batch, *options) for name in memory}
     multiplication = Multiplication(*options[:2])
     repeats = max(1, round(0.3 / _seconds(multiplication)))
     turns = {"product": lambda i: [multiplication() for _ in range(repeats)], **works}
@@ -184,6 +209,7 @@ def _measure(names, config, batch, work_class, options, rounds):
     works.clear()
     turns.clear()
     gc.collect()
+    torch.cuda.empty_cache()  # the next batch's memory is measured by other processes
     found = {}
     for name, times in seconds.items():
         operations = batch_flops(name, config, batch, work_class)
@@ -191,7 +217,7 @@ def _measure(names, config, batch, work_class, options, rounds):
         shares = [operations / t / (repeats * multiplication.flops / p) for t, p in zip(times, products)]
         found[name] = {
             "images_per_second": batch / statistics.median(times),
-            "peak_memory": peak_memory(work_class, name, config, batch, *options),
+            "peak_memory": memory[name],
             "flops": operations,
             "share_of_product_rate": statistics.median(shares),
             "seconds": times,

@@ -17,7 +17,7 @@ def read_run(folder):
         dict: `seconds` of training, `samples`, `training_flops`, `loss` (held out), and `knn_accuracy` if it was measured.
 
     Raises:
-        ValueError: it isn't the folder of a finished run, or the time has evaluations in it.
+        ValueError: it isn't the folder of a finished run, or its time has evaluations in it or isn't that of the whole.
     """
     path = Path(folder, "trainer_state.json")
     if not path.is_file():
@@ -27,9 +27,12 @@ def read_run(folder):
     evaluations = [entry for entry in history if "eval_loss" in entry]
     if whole is None or len(evaluations) != 1 or evaluations[0]["step"] != whole["step"]:
         raise ValueError(f"{folder}: expected one evaluation, at the end of the run; train with --eval_strategy no")
+    if "resumed_from_step" in whole:
+        raise ValueError(f"{folder}: the run was resumed, so its time isn't that of the whole; train it in one go")
+    logged = next(entry for entry in history if "samples" in entry)
     found = {
         "seconds": whole["train_runtime"],
-        "samples": round(whole["train_runtime"] * whole["train_samples_per_second"]),
+        "samples": whole["step"] * logged["samples"] // logged["step"],
         "training_flops": whole["total_flos"],
         "loss": evaluations[0]["eval_loss"],
     }

@@ -1,6 +1,9 @@
 """The benchmarks of training, inference, plans and recipes measure what they say they do."""
 
 import json
+import os
+import signal
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from conftest import TINY, run_script, script_error
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
-from hf_mae.benchmark_models import Inference, Multiplication, TrainingStep, batch_flops, peak_memory
+from hf_mae.benchmark_models import Inference, Multiplication, TrainingStep, _measure_memory, batch_flops, peak_memory
 from hf_mae.benchmark_peers import CLASSIFIERS, PRETRAINING
 from hf_mae.benchmark_plan import Plan
 from hf_mae.benchmark_quality import quality_plot, read_run
@@ -90,11 +93,12 @@ def test_peak_memory_is_the_models(config):
 
 @pytest.mark.parametrize("command", ["train", "infer"])
 def test_the_script(tmp_path, command):
-    flags = ["--size", "tiny", "--image_size", "32", "--batch", "1", "3", "--rounds", "2", "--compare", "--bf16"]
+    batches = ["1", "3"] if command == "train" else ["2"]
+    flags = ["--size", "tiny", "--image_size", "32", "--batch", *batches, "--rounds", "2", "--compare", "--bf16"]
     output = run_script("benchmark.py", command, *flags, "--output", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert {"date", "cpu", "torch", "timm", "transformers", "command"} <= set(found)
-    for batch in ("1", "3"):
+    for batch in batches:
         models = found["results"][batch]["models"]
         assert set(models) == set(INSTALLED if command == "train" else CLASSIFIERS)
         for name, measured in models.items():
@@ -104,6 +108,45 @@ def test_the_script(tmp_path, command):
     assert "hf_mae over transformers" in output
     if command == "train" and len(INSTALLED) < 4:
         assert "not installed" in output
+
+
+def _too_large(config):
+    raise torch.OutOfMemoryError
+
+
+def _ended(config):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Steps(TrainingStep):
+    models = {"hf_mae": PRETRAINING["hf_mae"], "too large": _too_large, "ended": _ended}
+
+
+class _OursIsTooLarge(TrainingStep):
+    models = {"hf_mae": _too_large, "lightly": PRETRAINING["hf_mae"]}
+
+
+def test_too_little_memory_for_one_of_them(config, capsys):
+    memory = _measure_memory(_Steps.models, config, 2, _Steps, (CPU,))
+    assert list(memory) == ["hf_mae"]
+    assert "batch 2, too large: out of memory\nbatch 2, ended: out of memory\n" in capsys.readouterr().out
+    with pytest.raises(torch.OutOfMemoryError):
+        _measure_memory(_OursIsTooLarge.models, config, 2, _OursIsTooLarge, (CPU,))
+
+
+def test_compiled_for_each_batch(config, monkeypatch):
+    """Not for any batch, once there were two: such code is slower."""
+    batches = []
+
+    def backend(graph, inputs):
+        assert all(isinstance(part, torch.Tensor) for part in inputs)  # no number that stands for a batch
+        batches.extend(len(part) for part in inputs if part.shape[1:] == (3, 32, 32))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for batch in (2, 3):
+        TrainingStep("hf_mae", config, batch, CPU, False, True)()
+    assert batches == [2, 3]
 
 
 def test_wrong_flags():
@@ -145,11 +188,11 @@ def test_quality(tmp_path):
     end = {"step": 9, "train_runtime": 120.0, "train_samples_per_second": 50.0, "total_flos": 3e12}
     runs = []
     for number, loss in enumerate((0.5, 0.4)):
-        entries = [{"step": 5, "loss": 1.0}, end, {"step": 9, "eval_loss": loss, "eval_knn_accuracy": 0.7}]
+        entries = [{"step": 5, "loss": 1.0, "samples": 640}, end, {"step": 9, "eval_loss": loss, "eval_knn_accuracy": 0.7}]
         runs.append(write_run(tmp_path / f"run{number}", entries))
     assert read_run(runs[1]) == {
         "seconds": 120.0,
-        "samples": 6000,
+        "samples": 1152,
         "training_flops": 3e12,
         "loss": 0.4,
         "knn_accuracy": 0.7,
@@ -157,8 +200,11 @@ def test_quality(tmp_path):
     figure = quality_plot({"standard": [read_run(runs[0])], "budget": [read_run(runs[1])]})
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [0.5, 0.4]
     output = run_script("benchmark.py", "quality", f"standard={runs[0]}", f"budget={runs[1]}", "--plot", tmp_path / "q.png")
-    assert "| budget | 2.0 | 6,000 | 3.0 | 0.4000 | 70.0% |" in output
+    assert "| budget | 2.0 | 1,152 | 3.0 | 0.4000 | 70.0% |" in output
     assert (tmp_path / "q.png").stat().st_size > 5000
     during = [{"step": 5, "eval_loss": 1.0}, end, {"step": 9, "eval_loss": 0.3}]
     with pytest.raises(ValueError, match="expected one evaluation"):
         read_run(write_run(tmp_path / "during", during))
+    resumed = [{**end, "resumed_from_step": 3}, {"step": 9, "eval_loss": 0.3}]
+    with pytest.raises(ValueError, match="was resumed"):
+        read_run(write_run(tmp_path / "resumed", resumed))

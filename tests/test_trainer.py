@@ -265,4 +265,6 @@ def test_resume_is_exact(make_trainer, tmp_path, workers):
         resumed = make_trainer(folder=f"resumed{step}", **options)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert logged_losses(resumed) == logged_losses(whole)
+        assert resumed.state.log_history[-1]["resumed_from_step"] == step
+        assert "resumed_from_step" not in whole.state.log_history[-1]
         assert all(torch.equal(tensor, final[name]) for name, tensor in resumed.model.state_dict().items())
