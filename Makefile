@@ -23,7 +23,7 @@ test-slow: $(STAMP)  ## the long tests
 test-gpu: $(STAMP)  ## the tests that need a GPU
 	$(BIN)/python -m pytest tests -q -m gpu
 
-cards: $(STAMP)  ## write model_cards/ and the README's table of published models
+cards: $(STAMP)  ## write model_cards/ and the README's tables
 	$(BIN)/python scripts/write_cards.py
 
 lint: $(STAMP)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import time
 from pathlib import Path
@@ -82,3 +83,25 @@ def save_results(path, results, **about):
     """Writes results and what they were measured on as JSON."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps({**about, "results": results}, indent=2) + "\n", encoding="utf-8")
+
+
+def models_table(path):
+    """Markdown of what `scripts/benchmark.py train` or `infer` wrote: the command, where it ran, a row for each model."""
+    found = json.loads(Path(path).read_text(encoding="utf-8"))
+    command = re.sub(r" --output \S+", "", found["command"])
+    where = found.get("gpu") or f"{found['cpu']}, {found['cores']} cores"
+    packages = ("torch", "transformers", "timm", "mmpretrain", "lightly")
+    versions = ", ".join(f"{name} {found[name]}" for name in packages if found[name] != "not installed")
+    lines = [f"`python scripts/benchmark.py {command}`, {where}, {versions}, {found['date']}:", ""]
+    lines.append("| batch | model | images/s | MiB at most | GFLOP an image | of a large product's rate | hf_mae over it |")
+    lines.append("|---|---|---|---|---|---|---|")
+    for batch, measured in found["results"].items():
+        models = measured["models"]
+        for name, model in models.items():
+            median, least, greatest = ratios(model["seconds"], models["hf_mae"]["seconds"])
+            lines.append(
+                f"| {batch} | {name} | {model['images_per_second']:,.2f} | {model['peak_memory'] / 2**20:,.0f} | "
+                f"{model['flops'] / int(batch) / 1e9:,.1f} | {model['share_of_product_rate']:.0%} | "
+                + ("|" if name == "hf_mae" else f"{median:.2f} ({least:.2f} to {greatest:.2f}) |")
+            )
+    return "\n".join(lines)

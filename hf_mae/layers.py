@@ -57,7 +57,9 @@ class MAEAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states, norm, num_queries=None, **kwargs):
-        if num_queries is None and _trains_plainly(norm, self.q_proj, self.k_proj, self.v_proj):
+        # copying the weights costs more than one product saves, where they are larger than what they are applied to
+        many = num_queries is None and hidden_states.shape[:-1].numel() >= hidden_states.shape[-1]
+        if many and _trains_plainly(norm, self.q_proj, self.k_proj, self.v_proj):
             projected = recomputed(self._project_at_once, hidden_states, norm)
         else:
             projected = self._project(hidden_states, norm, num_queries)
@@ -78,7 +80,7 @@ class MAEAttention(nn.Module):
         return self.q_proj(asking), self.k_proj(normed), self.v_proj(normed)
 
     def _project_at_once(self, hidden_states, norm):
-        """The same by one product, and two instead of six backward; for a forward pass alone, copying weights costs more."""
+        """The same by one product, and two instead of six in the backward pass; no gain for a forward pass alone."""
         projections = (self.q_proj, self.k_proj, self.v_proj)
         weight = torch.cat([projection.weight for projection in projections])
         bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None

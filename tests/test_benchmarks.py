@@ -9,7 +9,7 @@ from conftest import run_script, script_error
 from PIL import Image
 
 from hf_mae.benchmark_input import load, make_photos, make_rows, official_stack, torchvision_stack
-from hf_mae.benchmarks import ratios, turn_about
+from hf_mae.benchmarks import models_table, ratios, turn_about
 
 
 def test_turn_about_takes_turns():
@@ -20,6 +20,26 @@ def test_turn_about_takes_turns():
     assert len(seconds["a"]) == len(seconds["b"]) == 3
     median, least, greatest = ratios(seconds["b"], seconds["a"])
     assert 1 < least <= median <= greatest
+
+
+def test_table_of_a_file(tmp_path):
+    packages = {
+        "torch": "2.15.0",
+        "transformers": "5.23.0",
+        "timm": "1.0",
+        "mmpretrain": "not installed",
+        "lightly": "1.6.0",
+    }
+    ours = {"images_per_second": 4, "peak_memory": 2**30, "flops": 2e9, "share_of_product_rate": 0.5, "seconds": [1, 2]}
+    other = {**ours, "images_per_second": 1234.5, "seconds": [2, 3]}
+    found = {"command": "train --batch 8 --output found.json", "cpu": "EPYC", "cores": 2, "date": "2026-11-25", **packages}
+    found["results"] = {"8": {"product_rate": 1e9, "models": {"hf_mae": ours, "lightly": other}}}
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    lines = models_table(tmp_path / "found.json").splitlines()
+    versions = "torch 2.15.0, transformers 5.23.0, timm 1.0, lightly 1.6.0"
+    assert lines[0] == f"`python scripts/benchmark.py train --batch 8`, EPYC, 2 cores, {versions}, 2026-11-25:"
+    assert lines[4] == "| 8 | hf_mae | 4.00 | 1,024 | 0.2 | 50% | |"
+    assert lines[5] == "| 8 | lightly | 1,234.50 | 1,024 | 0.2 | 50% | 1.75 (1.50 to 2.00) |"
 
 
 def test_photos(tmp_path):
