@@ -118,8 +118,12 @@ def _ended(config):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _refused(config):
+    torch.empty(2**60)
+
+
 class _Steps(TrainingStep):
-    models = {"hf_mae": PRETRAINING["hf_mae"], "too large": _too_large, "ended": _ended}
+    models = {"hf_mae": PRETRAINING["hf_mae"], "too large": _too_large, "ended": _ended, "refused": _refused}
 
 
 class _OursIsTooLarge(TrainingStep):
@@ -129,7 +133,8 @@ class _OursIsTooLarge(TrainingStep):
 def test_too_little_memory_for_one_of_them(config, capsys):
     memory = _measure_memory(_Steps.models, config, 2, _Steps, (CPU,))
     assert list(memory) == ["hf_mae"]
-    assert "batch 2, too large: out of memory\nbatch 2, ended: out of memory\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(f"batch 2, {name}: out of memory\n" in said for name in ("too large", "ended", "refused"))
     with pytest.raises(torch.OutOfMemoryError):
         _measure_memory(_OursIsTooLarge.models, config, 2, _OursIsTooLarge, (CPU,))
 

@@ -114,6 +114,16 @@ def test_losses_against_loops():
     assert MF.masked_losses(pred, target, mask).mean().item() == pytest.approx(total, rel=1e-5)
 
 
+def test_targets_of_flat_patches():
+    """Borders of scans are one value, or nearly."""
+    flat = torch.full((1, 768), 2.64)
+    nearly = 2.64 + 2e-3 * torch.randn(1, 768)  # a deviation near to the 1e-3 that are added under the root
+    assert not MF.pixel_target(flat, norm_pix_loss=True).any()
+    mean, std = MF.patch_statistics(nearly.double())
+    expected = ((nearly.double() - mean) / std).float()
+    torch.testing.assert_close(MF.pixel_target(nearly, norm_pix_loss=True), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_baselines_against_loops():
     target, mask = torch.randn(3, 6, 5), torch.tensor([[1, 0, 1, 1, 0, 1.0]] * 3)
     visible_mean, best_constant = MF.baseline_losses(target, mask)
