@@ -14,8 +14,8 @@ demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
 	rm -rf runs/demo
 	$(BIN)/python scripts/run_mae.py scripts/recipes/pretrain/demo-digits.yaml
 
-test: lint oldest-transformers  ## what continuous integration runs
-	$(BIN)/python -m pytest tests -q -m "not slow and not gpu" --durations=10
+test: lint oldest-transformers  ## what continuous integration runs, on two cores
+	$(BIN)/python -m pytest tests -q -n 2 -m "not slow and not gpu" --durations=10
 
 test-slow: $(STAMP)  ## the long tests
 	$(BIN)/python -m pytest tests -q -m slow

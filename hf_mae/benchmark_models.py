@@ -192,8 +192,8 @@ def _measure_memory(names, config, batch, work_class, options):
     for name in names:
         try:
             memory[name] = peak_memory(work_class, name, config, batch, *options)
-        except (torch.OutOfMemoryError, BrokenProcessPool, RuntimeError) as error:
-            if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+        except RuntimeError as error:
+            if not (isinstance(error, (torch.OutOfMemoryError, BrokenProcessPool)) or "DefaultCPUAllocator" in str(error)):
                 raise
             if name == "hf_mae":
                 raise torch.OutOfMemoryError from None
