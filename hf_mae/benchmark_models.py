@@ -163,10 +163,15 @@ def models_benchmark(args):
         try:
             memory = _measure_memory(names, config, batch, work_class, options)
             results[batch] = _measure(memory, config, batch, work_class, options, args.rounds)
-        except torch.OutOfMemoryError:
-            print(f"batch {batch}: out of memory")
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            print(f"batch {batch}: out of memory" + ", with all of the models at once" * (len(names) > 1))
         else:
             _print(batch, results[batch])
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()  # the next batch's memory is measured by other processes
     return results
 
 
@@ -193,12 +198,15 @@ def _measure_memory(names, config, batch, work_class, options):
         try:
             memory[name] = peak_memory(work_class, name, config, batch, *options)
         except RuntimeError as error:
-            if not (isinstance(error, (torch.OutOfMemoryError, BrokenProcessPool)) or "DefaultCPUAllocator" in str(error)):
+            if name == "hf_mae" or not _out_of_memory(error):
                 raise
-            if name == "hf_mae":
-                raise torch.OutOfMemoryError from None
-            print(f"batch {batch}, {name}: out of memory")
+            ended = " (its process was ended)" * isinstance(error, BrokenProcessPool)
+            print(f"batch {batch}, {name}: out of memory{ended}")
     return memory
+
+
+def _out_of_memory(error):
+    return isinstance(error, (torch.OutOfMemoryError, BrokenProcessPool)) or "DefaultCPUAllocator" in str(error)
 
 
 def _measure(memory, config, batch, work_class, options, rounds):
@@ -211,7 +219,6 @@ def _measure(memory, config, batch, work_class, options, rounds):
     works.clear()
     turns.clear()
     gc.collect()
-    torch.cuda.empty_cache()  # the next batch's memory is measured by other processes
     found = {}
     for name, times in seconds.items():
         operations = batch_flops(name, config, batch, work_class)

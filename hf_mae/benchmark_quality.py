@@ -29,7 +29,11 @@ def read_run(folder):
         raise ValueError(f"{folder}: expected one evaluation, at the end of the run; train with --eval_strategy no")
     if "resumed_from_step" in whole:
         raise ValueError(f"{folder}: the run was resumed, so its time isn't that of the whole; train it in one go")
-    logged = next(entry for entry in history if "samples" in entry)
+    logged = next((entry for entry in history if "samples" in entry), None)
+    if logged is None:
+        raise ValueError(
+            f"{folder}: the run has logged nothing; train with --logging_steps smaller than its {whole['step']}"
+        )
     found = {
         "seconds": whole["train_runtime"],
         "samples": whole["step"] * logged["samples"] // logged["step"],

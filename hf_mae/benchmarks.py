@@ -88,10 +88,10 @@ def save_results(path, results, **about):
 def models_table(path):
     """Markdown of what `scripts/benchmark.py train` or `infer` wrote: the command, where it ran, a row for each model."""
     found = json.loads(Path(path).read_text(encoding="utf-8"))
-    command = re.sub(r" --output \S+", "", found["command"])
+    command = re.sub(r" --output[ =]\S+", "", found["command"])
     where = found.get("gpu") or f"{found['cpu']}, {found['cores']} cores"
     packages = ("torch", "transformers", "timm", "mmpretrain", "lightly")
-    versions = ", ".join(f"{name} {found[name]}" for name in packages if found[name] != "not installed")
+    versions = ", ".join(f"{name} {found[name]}" for name in packages if found.get(name, "not installed") != "not installed")
     lines = [f"`python scripts/benchmark.py {command}`, {where}, {versions}, {found['date']}:", ""]
     lines.append("| batch | model | images/s | MiB at most | GFLOP an image | of a large product's rate | hf_mae over it |")
     lines.append("|---|---|---|---|---|---|---|")

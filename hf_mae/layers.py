@@ -33,14 +33,37 @@ def recomputed(function, *inputs):
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
+def norm_and_map(norm, *linears):
+    """A function of tokens: LayerNorm and linear layers side by side, as one product.
+
+    Its weights are those of now: a module may have others when it is recomputed (torch.func.functional_call).
+    """
+    scale, shift, eps = norm.weight, norm.bias, norm.eps
+    weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+
+    def run(tokens):
+        weight, bias = (_joined(parts) for parts in (weights, biases))
+        return F.linear(F.layer_norm(tokens, scale.shape, scale, shift, eps), weight, bias)
+
+    return run
+
+
+def _joined(parts):
+    return torch.cat(parts) if len(parts) > 1 and parts[0] is not None else parts[0]
+
+
 def _trains_plainly(*modules):
     """Whether a backward pass is to come, and modules are their weights and biases alone.
 
     Adapters, quantisation and hooks (pruning) may compute or draw more.
     """
-    kinds = (nn.Linear, nn.LayerNorm)
-    plain = all(type(part) in kinds and not (part._forward_pre_hooks or part._forward_hooks) for part in modules)
-    return plain and modules[0].training and torch.is_grad_enabled()
+    return modules[0].training and torch.is_grad_enabled() and all(map(_is_plain, modules))
+
+
+def _is_plain(module):
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    own = vars(module)
+    return type(module) in (nn.Linear, nn.LayerNorm) and "forward" not in own and not any(own[name] for name in hooks)
 
 
 class MAEAttention(nn.Module):
@@ -60,9 +83,10 @@ class MAEAttention(nn.Module):
         # copying the weights costs more than one product saves, where they are larger than what they are applied to
         many = num_queries is None and hidden_states.shape[:-1].numel() >= hidden_states.shape[-1]
         if many and _trains_plainly(norm, self.q_proj, self.k_proj, self.v_proj):
-            projected = recomputed(self._project_at_once, hidden_states, norm)
+            # and two instead of six in the backward pass; forward alone gains nothing
+            projected = recomputed(norm_and_map(norm, self.q_proj, self.k_proj, self.v_proj), hidden_states).chunk(3, dim=-1)
         else:
-            projected = self._project(hidden_states, norm, num_queries)
+            projected = self._project(norm(hidden_states), num_queries)
         query, key, value = (
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in projected
         )  # (B, heads, N, d)
@@ -73,18 +97,10 @@ class MAEAttention(nn.Module):
         )  # (B, N, heads, d)
         return self.o_proj(mixed.flatten(2)), weights
 
-    def _project(self, hidden_states, norm, num_queries):
+    def _project(self, hidden_states, num_queries):
         """Queries, keys and values (B, N, D)."""
-        normed = norm(hidden_states)
-        asking = normed if num_queries is None else normed[:, -num_queries:]
-        return self.q_proj(asking), self.k_proj(normed), self.v_proj(normed)
-
-    def _project_at_once(self, hidden_states, norm):
-        """The same by one product, and two instead of six in the backward pass; no gain for a forward pass alone."""
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        weight = torch.cat([projection.weight for projection in projections])
-        bias = torch.cat([projection.bias for projection in projections]) if self.q_proj.bias is not None else None
-        return F.linear(norm(hidden_states), weight, bias).chunk(3, dim=-1)
+        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
+        return self.q_proj(asking), self.k_proj(hidden_states), self.v_proj(hidden_states)
 
 
 class MAEMLP(nn.Module):
@@ -97,15 +113,11 @@ class MAEMLP(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states, norm):
-        if _trains_plainly(norm, self.fc1, self.fc2):
-            return recomputed(self._activate_and_map, recomputed(self._norm_and_map, hidden_states, norm))
-        return self._activate_and_map(self._norm_and_map(hidden_states, norm))
-
-    def _norm_and_map(self, hidden_states, norm):
-        return self.fc1(norm(hidden_states))
-
-    def _activate_and_map(self, hidden):
-        return self.fc2(self.activation_fn(hidden))
+        if not _trains_plainly(norm, self.fc1, self.fc2):
+            return self.fc2(self.activation_fn(self.fc1(norm(hidden_states))))
+        activate, weight, bias = self.activation_fn, self.fc2.weight, self.fc2.bias
+        hidden = recomputed(norm_and_map(norm, self.fc1), hidden_states)
+        return recomputed(lambda hidden: F.linear(activate(hidden), weight, bias), hidden)
 
 
 class MAELayer(GradientCheckpointingLayer):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from argparse import Namespace
 from functools import partial
 from importlib.util import find_spec
 
@@ -11,7 +12,15 @@ import torch
 from conftest import TINY, run_script, script_error
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
-from hf_mae.benchmark_models import Inference, Multiplication, TrainingStep, _measure_memory, batch_flops, peak_memory
+from hf_mae.benchmark_models import (
+    Inference,
+    Multiplication,
+    TrainingStep,
+    _measure_memory,
+    batch_flops,
+    models_benchmark,
+    peak_memory,
+)
 from hf_mae.benchmark_peers import CLASSIFIERS, PRETRAINING
 from hf_mae.benchmark_plan import Plan
 from hf_mae.benchmark_quality import quality_plot, read_run
@@ -134,9 +143,19 @@ def test_too_little_memory_for_one_of_them(config, capsys):
     memory = _measure_memory(_Steps.models, config, 2, _Steps, (CPU,))
     assert list(memory) == ["hf_mae"]
     said = capsys.readouterr().out
-    assert all(f"batch 2, {name}: out of memory\n" in said for name in ("too large", "ended", "refused"))
+    assert all(f"batch 2, {name}: out of memory" in said for name in ("too large", "ended", "refused"))
     with pytest.raises(torch.OutOfMemoryError):
         _measure_memory(_OursIsTooLarge.models, config, 2, _OursIsTooLarge, (CPU,))
+
+
+def test_too_little_memory_for_a_batch(monkeypatch, capsys):
+    """Those before and after it are measured; on a CPU too, where torch's error is of no kind of its own."""
+    memory = iter([2**20, None, 2**20])
+    monkeypatch.setattr("hf_mae.benchmark_models.peak_memory", lambda *args: next(memory) or torch.empty(2**60))
+    options = {"device": "cpu", "size": "tiny", "image_size": 32, "bf16": False, "compile": False, "compare": False}
+    results = models_benchmark(Namespace(command="infer", batch=[1, 2, 3], rounds=1, **options))
+    assert list(results) == [1, 3]
+    assert "batch 2: out of memory\n" in capsys.readouterr().out
 
 
 def test_compiled_for_each_batch(config, monkeypatch):
@@ -213,3 +232,5 @@ def test_quality(tmp_path):
     resumed = [{**end, "resumed_from_step": 3}, {"step": 9, "eval_loss": 0.3}]
     with pytest.raises(ValueError, match="was resumed"):
         read_run(write_run(tmp_path / "resumed", resumed))
+    short = write_run(tmp_path / "short", [end, {"step": 9, "eval_loss": 0.3}])
+    assert "logged nothing" in script_error("benchmark.py", "quality", f"standard={short},{runs[0]}")

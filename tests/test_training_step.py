@@ -107,6 +107,45 @@ def test_what_stands_in_for_a_projection_is_asked():
     torch.testing.assert_close(attend(), 3 * mixed)
 
 
+def of_a_layer(layer, tokens):
+    return [gradient.clone() for gradient in torch.autograd.grad(layer(tokens).square().sum(), list(layer.parameters()))]
+
+
+def gradients_both_ways(layer, tokens, monkeypatch, make=of_a_layer):
+    """With recomputing and without, of the same draws."""
+    found = []
+    for kept in (False, True):
+        with monkeypatch.context() as patch:
+            if kept:
+                patch.setattr(layers, "recomputed", everything_kept)
+            torch.manual_seed(1)
+            found.append(make(layer, tokens))
+    return found
+
+
+@pytest.mark.parametrize("name", ["layernorm_before", "layernorm_after", "attention.v_proj", "mlp.fc1", "mlp.fc2"])
+def test_a_forward_of_its_own_is_called_once(name, monkeypatch):
+    """As libraries put one in an instance's place, here with dropout."""
+    layer = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0]
+    module, tokens = layer.get_submodule(name), torch.randn(2, 24, 48)
+    plain, calls = module.forward, []
+    module.forward = lambda tokens: calls.append(name) or F.dropout(plain(tokens), 0.5)
+    assert all(map(torch.equal, *gradients_both_ways(layer, tokens, monkeypatch)))
+    assert len(calls) == 2
+
+
+def test_weights_that_are_lent(monkeypatch):
+    """The module has its own again when the backward pass comes."""
+    layer = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0]
+    lent = {name: torch.randn_like(value).requires_grad_() for name, value in layer.named_parameters()}
+
+    def make(layer, tokens):
+        loss = torch.func.functional_call(layer, lent, (tokens,)).square().sum()
+        return torch.autograd.grad(loss, list(lent.values()))
+
+    assert all(map(torch.equal, *gradients_both_ways(layer, torch.randn(2, 24, 48), monkeypatch, make)))
+
+
 def everything_kept(function, *inputs):
     return function(*inputs)
 
@@ -121,15 +160,13 @@ def test_what_draws_is_not_drawn_again(monkeypatch):
     torch.manual_seed(0)
     mlp = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].mlp
     mlp.fc2.__class__ = Dropped
-    tokens, found = torch.randn(2, 5, 48), []
-    for kept in (False, True):
-        if kept:
-            monkeypatch.setattr(layers, "recomputed", everything_kept)
+
+    def make(mlp, tokens):
         mlp.zero_grad()
-        torch.manual_seed(1)
         mlp(tokens, torch.nn.LayerNorm(48)).square().sum().backward()
-        found.append([parameter.grad.clone() for parameter in mlp.parameters()])
-    assert all(map(torch.equal, *found))
+        return [parameter.grad for parameter in mlp.parameters()]
+
+    assert all(map(torch.equal, *gradients_both_ways(mlp, torch.randn(2, 5, 48), monkeypatch, make)))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
