@@ -80,10 +80,10 @@ class MAEAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states, norm, num_queries=None, **kwargs):
-        # copying the weights costs more than one product saves, where they are larger than what they are applied to
+        # one product instead of three, and two of six in the backward pass; where the weights are larger than what they are
+        # applied to, as where there is no backward pass, copying them costs more than that saves
         many = num_queries is None and hidden_states.shape[:-1].numel() >= hidden_states.shape[-1]
         if many and _trains_plainly(norm, self.q_proj, self.k_proj, self.v_proj):
-            # and two instead of six in the backward pass; forward alone gains nothing
             projected = recomputed(norm_and_map(norm, self.q_proj, self.k_proj, self.v_proj), hidden_states).chunk(3, dim=-1)
         else:
             projected = self._project(norm(hidden_states), num_queries)
