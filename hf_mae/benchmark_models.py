@@ -166,7 +166,7 @@ def models_benchmark(args):
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            print(f"batch {batch}: out of memory" + ", with all of the models at once" * (len(names) > 1))
+            print(f"batch {batch}: out of memory")
         else:
             _print(batch, results[batch])
         finally:

@@ -9,6 +9,10 @@ import torch
 from torch.nn import functional as F
 
 
+# added to a patch's variance by norm_pix_loss, as in the authors' code
+NORM_PIX_EPS = 1e-6
+
+
 def patchify(pixel_values, patch_size):
     """Cuts images into patches, row by row.
 
@@ -189,7 +193,7 @@ def patch_statistics(patches):
     """Mean and standard deviation of every patch (…, 1): what norm_pix_loss normalises by (unbiased, as the authors')."""
     mean = patches.mean(dim=-1, keepdim=True)
     variance = patches.var(dim=-1, keepdim=True)
-    return mean, (variance + 1e-6).sqrt()
+    return mean, (variance + NORM_PIX_EPS).sqrt()
 
 
 def pixel_target(patches, norm_pix_loss):
@@ -203,7 +207,7 @@ def pixel_target(patches, norm_pix_loss):
     # (patches - mean) / std of patch_statistics, in one pass: layer_norm's variance is the biased one, (n - 1) / n as large
     size = patches.shape[-1]
     biased = (size - 1) / size
-    return F.layer_norm(patches, (size,), patches.new_full((size,), biased**0.5), eps=1e-6 * biased)
+    return F.layer_norm(patches, (size,), patches.new_full((size,), biased**0.5), eps=NORM_PIX_EPS * biased)
 
 
 def patch_losses(pred, target):

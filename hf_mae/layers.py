@@ -42,8 +42,7 @@ def norm_and_map(norm, *linears):
     weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
 
     def run(tokens):
-        weight, bias = (_joined(parts) for parts in (weights, biases))
-        return F.linear(F.layer_norm(tokens, scale.shape, scale, shift, eps), weight, bias)
+        return F.linear(F.layer_norm(tokens, scale.shape, scale, shift, eps), _joined(weights), _joined(biases))
 
     return run
 
@@ -115,9 +114,9 @@ class MAEMLP(nn.Module):
     def forward(self, hidden_states, norm):
         if not _trains_plainly(norm, self.fc1, self.fc2):
             return self.fc2(self.activation_fn(self.fc1(norm(hidden_states))))
-        activate, weight, bias = self.activation_fn, self.fc2.weight, self.fc2.bias
+        weight, bias = self.fc2.weight, self.fc2.bias  # those of now, as in norm_and_map
         hidden = recomputed(norm_and_map(norm, self.fc1), hidden_states)
-        return recomputed(lambda hidden: F.linear(activate(hidden), weight, bias), hidden)
+        return recomputed(lambda hidden: F.linear(self.activation_fn(hidden), weight, bias), hidden)
 
 
 class MAELayer(GradientCheckpointingLayer):

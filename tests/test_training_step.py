@@ -107,19 +107,29 @@ def test_what_stands_in_for_a_projection_is_asked():
     torch.testing.assert_close(attend(), 3 * mixed)
 
 
-def of_a_layer(layer, tokens):
-    return [gradient.clone() for gradient in torch.autograd.grad(layer(tokens).square().sum(), list(layer.parameters()))]
+def test_backward_hooks_are_called():
+    layer = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0]
+    names = ["layernorm_before", "layernorm_after", "attention.q_proj", "mlp.fc1", "mlp.fc2"]
+    called = []
+    for name in names:
+        layer.get_submodule(name).register_full_backward_hook(lambda *args, name=name: called.append(name))
+    layer(torch.randn(2, 24, 48, requires_grad=True)).sum().backward()
+    assert sorted(called) == sorted(names)
 
 
-def gradients_both_ways(layer, tokens, monkeypatch, make=of_a_layer):
+def everything_kept(function, *inputs):
+    return function(*inputs)
+
+
+def gradients_both_ways(loss, parameters, monkeypatch):
     """With recomputing and without, of the same draws."""
-    found = []
+    parameters, found = list(parameters), []
     for kept in (False, True):
         with monkeypatch.context() as patch:
             if kept:
                 patch.setattr(layers, "recomputed", everything_kept)
             torch.manual_seed(1)
-            found.append(make(layer, tokens))
+            found.append(torch.autograd.grad(loss(), parameters))
     return found
 
 
@@ -130,24 +140,20 @@ def test_a_forward_of_its_own_is_called_once(name, monkeypatch):
     module, tokens = layer.get_submodule(name), torch.randn(2, 24, 48)
     plain, calls = module.forward, []
     module.forward = lambda tokens: calls.append(name) or F.dropout(plain(tokens), 0.5)
-    assert all(map(torch.equal, *gradients_both_ways(layer, tokens, monkeypatch)))
+    both = gradients_both_ways(lambda: layer(tokens).square().sum(), layer.parameters(), monkeypatch)
+    assert all(map(torch.equal, *both))
     assert len(calls) == 2
 
 
 def test_weights_that_are_lent(monkeypatch):
     """The module has its own again when the backward pass comes."""
-    layer = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0]
+    layer, tokens = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0], torch.randn(2, 24, 48)
     lent = {name: torch.randn_like(value).requires_grad_() for name, value in layer.named_parameters()}
 
-    def make(layer, tokens):
-        loss = torch.func.functional_call(layer, lent, (tokens,)).square().sum()
-        return torch.autograd.grad(loss, list(lent.values()))
+    def loss():
+        return torch.func.functional_call(layer, lent, (tokens,)).square().sum()
 
-    assert all(map(torch.equal, *gradients_both_ways(layer, torch.randn(2, 24, 48), monkeypatch, make)))
-
-
-def everything_kept(function, *inputs):
-    return function(*inputs)
+    assert all(map(torch.equal, *gradients_both_ways(loss, lent.values(), monkeypatch)))
 
 
 def test_what_draws_is_not_drawn_again(monkeypatch):
@@ -158,15 +164,13 @@ def test_what_draws_is_not_drawn_again(monkeypatch):
             return F.dropout(super().forward(F.dropout(tokens, 0.5)), 0.5)
 
     torch.manual_seed(0)
-    mlp = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].mlp
+    mlp, tokens = MAEForPreTraining(MAEConfig(**TINY)).train().vit.layers[0].mlp, torch.randn(2, 5, 48)
     mlp.fc2.__class__ = Dropped
 
-    def make(mlp, tokens):
-        mlp.zero_grad()
-        mlp(tokens, torch.nn.LayerNorm(48)).square().sum().backward()
-        return [parameter.grad for parameter in mlp.parameters()]
+    def loss():
+        return mlp(tokens, torch.nn.LayerNorm(48)).square().sum()
 
-    assert all(map(torch.equal, *gradients_both_ways(mlp, torch.randn(2, 5, 48), monkeypatch, make)))
+    assert all(map(torch.equal, *gradients_both_ways(loss, mlp.parameters(), monkeypatch)))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
