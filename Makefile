@@ -24,7 +24,7 @@ test-gpu: $(STAMP)  ## the tests that need a GPU
 	$(BIN)/python -m pytest tests -q -m gpu
 
 cards: $(STAMP)  ## write model_cards/ and the README's tables
-	$(BIN)/python scripts/write_cards.py
+	$(BIN)/python scripts/make/write_cards.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

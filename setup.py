@@ -1,16 +1,17 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 
 setup(
     name="hf-mae",
     version="0.1.0",
-    description="Masked Autoencoders for the Hugging Face ecosystem: pre-train, fine-tune, convert and publish",
+    description="Masked Autoencoders for the Hugging Face ecosystem: pre-train, fine-tune, "
+    "convert and publish",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["hf_mae"],
+    packages=find_packages(include=["hf_mae*"]),
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.11",
@@ -30,7 +31,7 @@ setup(
     ],
     extras_require={
         # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed
-        "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system == 'Linux' or platform_system == 'Windows'"],
+        "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system in 'Linux Windows'"],
         "test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff>=0.17"],
     },
     classifiers=[

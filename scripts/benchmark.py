@@ -1,25 +1,31 @@
 """Measures hf_mae on this machine, beside what others use.
 
-    python scripts/benchmark.py input [--data DIR] [--workers N] [--compare] [--step_rate RATE] [--rows N] [--output FILE]
-    python scripts/benchmark.py train --size base --batch 8 [--device cuda] [--bf16] [--compile] [--compare] [--output FILE]
-    python scripts/benchmark.py infer --size base --batch 1 32 [--device cuda] [--compare] [--output FILE]
-    python scripts/benchmark.py plan --size large --epochs 800 --gpus 64 --step_rate RATE --input_rate RATE [--workers N]
-    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
+    python scripts/benchmark.py input [--data DIR] [--workers N] [--compare] [--step_rate RATE]
+    [--rows N] [--output FILE] python scripts/benchmark.py train --size base --batch 8 [--device
+    cuda] [--bf16] [--compile] [--compare] [--output FILE] python scripts/benchmark.py infer --size
+    base --batch 1 32 [--device cuda] [--compare] [--output FILE] python scripts/benchmark.py plan
+    --size large --epochs 800 --gpus 64 --step_rate RATE --input_rate RATE [--workers N] python
+    scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
 
-`input`: images a second that are decoded, cropped and collated for pre-training, a core and with worker processes, and how
-many workers a step rate (images/s, as training logs it) needs. `--compare` runs the official code's transforms and
-torchvision's best path turn about with ours, in the same process. Without `--data` it makes 500 x 375 JPEGs of its own.
-`--rows` makes an Arrow set of so many tiny images instead: it shows the time to the first batch and the workers' memory.
+`input`: images a second that are decoded, cropped and collated for pre-training, a core and with
+worker processes, and how
+many workers a step rate (images/s, as training logs it) needs. `--compare` runs the official code's
+transforms and torchvision's best path turn about with ours, in the same process. Without `--data`
+it makes 500 x 375 JPEGs of its own. `--rows` makes an Arrow set of so many tiny images instead: it
+shows the time to the first batch and the workers' memory.
 
-`train` and `infer`: images a second of pre-training steps and of the classifier, peak memory, and the operations a second of
-the model's matrix products as a share of what a large product reaches between them. `--compare` runs other libraries' models
-of the same size turn about with ours: transformers', timm's and, where they are installed (`make peers`), mmpretrain's and
-lightly's.
+`train` and `infer`: images a second of pre-training steps and of the classifier, peak memory, and
+the operations a second of
+the model's matrix products as a share of what a large product reaches between them. `--compare`
+runs other libraries' models of the same size turn about with ours: transformers', timm's and, where
+they are installed (`make peers`), mmpretrain's and lightly's.
 
-`plan`: hours of a pre-training run from measured rates, workers a GPU needs, and whether training or input is what it waits
+`plan`: hours of a pre-training run from measured rates, workers a GPU needs, and whether training
+or input is what it waits
 for.
 
-`quality`: held-out loss and k-NN accuracy that recipes reach in the same time, from the output folders of finished runs.
+`quality`: held-out loss and k-NN accuracy that recipes reach in the same time, from the output
+folders of finished runs.
 """
 
 import argparse
@@ -27,18 +33,24 @@ import sys
 import tempfile
 import warnings
 
-from hf_mae.configuration_mae import SIZES
+from hf_mae.models.configuration_mae import SIZES
 
 
 def main():
     args = parse()
-    commands = {"input": run_input, "train": run_models, "infer": run_models, "plan": run_plan, "quality": run_quality}
+    commands = {
+        "input": run_input,
+        "train": run_models,
+        "infer": run_models,
+        "plan": run_plan,
+        "quality": run_quality,
+    }
     try:
         results, packages = commands[args.command](args)
     except (ValueError, OSError) as error:
         sys.exit(f"benchmark.py: error: {error}")
     if getattr(args, "output", None):
-        from hf_mae.benchmarks import environment, save_results
+        from benchmarks.timing import environment, save_results
 
         about = environment(getattr(args, "device", "cpu"), packages)
         save_results(args.output, results, command=" ".join(sys.argv[1:]), **about)
@@ -49,7 +61,7 @@ def main():
 
 
 def run_input(args):
-    from hf_mae.benchmark_input import input_benchmark
+    from benchmarks.input import input_benchmark
 
     with tempfile.TemporaryDirectory() as scratch:
         return input_benchmark(args, scratch), ["nvidia-nvimgcodec-cu13"]
@@ -57,20 +69,20 @@ def run_input(args):
 
 def run_models(args):
     warnings.simplefilter("ignore")  # the peers' about themselves
-    from hf_mae.benchmark_models import models_benchmark
+    from benchmarks.models import models_benchmark
 
     return models_benchmark(args), ["timm", "mmpretrain", "lightly"]
 
 
 def run_plan(args):
-    from hf_mae.benchmark_plan import Plan
+    from benchmarks.plan import Plan
 
     print(Plan(**{name: value for name, value in vars(args).items() if name != "command"}))
     return None, []
 
 
 def run_quality(args):
-    from hf_mae.benchmark_quality import quality_benchmark
+    from benchmarks.quality import quality_benchmark
 
     return quality_benchmark(args), []
 
@@ -81,54 +93,129 @@ def parse():
     output.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
     measures = {"allow_abbrev": False, "parents": [output]}
     commands = parser.add_subparsers(dest="command", required=True)
-    add_input(commands.add_parser("input", help="images a second from the disk to a batch", **measures))
+    add_input(
+        commands.add_parser("input", help="images a second from the disk to a batch", **measures)
+    )
     for name, what in (("train", "pre-training steps"), ("infer", "classification")):
         add_models(commands.add_parser(name, help=f"images a second of {what}", **measures))
-    add_plan(commands.add_parser("plan", help="hours of a run, from measured rates", allow_abbrev=False))
+    add_plan(
+        commands.add_parser("plan", help="hours of a run, from measured rates", allow_abbrev=False)
+    )
     part = commands.add_parser("quality", help="what recipes reach in the same time", **measures)
-    part.add_argument("runs", nargs="+", metavar="NAME=RUN[,RUN…]", help="output folders of a recipe's finished runs")
+    part.add_argument(
+        "runs",
+        nargs="+",
+        metavar="NAME=RUN[,RUN…]",
+        help="output folders of a recipe's finished runs",
+    )
     part.add_argument("--plot", metavar="FILE", help="write a plot here")
     args = parser.parse_args()
     for name, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and not isinstance(number, bool) and not 0 < number < float("inf"):
+            if (
+                isinstance(number, (int, float))
+                and not isinstance(number, bool)
+                and not 0 < number < float("inf")
+            ):
                 parser.error(f"--{name} is {number}; it must be positive and finite")
     return args
 
 
 def add_input(part):
     source = part.add_mutually_exclusive_group()
-    source.add_argument("--data", metavar="DIR", help="folder of images, or of a data set (default: makes some JPEGs)")
-    source.add_argument("--rows", type=int, metavar="N", help="make an Arrow set of so many tiny images")
-    part.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes to measure with (default: 2)")
-    part.add_argument("--image_size", type=int, default=224, metavar="PIXELS", help="of the crop (default: 224)")
-    part.add_argument("--compare", action="store_true", help="also the official transforms and torchvision's")
-    part.add_argument("--step_rate", type=float, metavar="RATE", help="images/s that training takes: how many workers?")
-    part.add_argument("--rounds", type=int, default=12, metavar="N", help="of 32 images, turn about (default: 12)")
-    part.add_argument("--seconds", type=float, default=20, metavar="S", help="to measure workers for (default: 20)")
+    source.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of images, or of a data set (default: makes some JPEGs)",
+    )
+    source.add_argument(
+        "--rows", type=int, metavar="N", help="make an Arrow set of so many tiny images"
+    )
+    part.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="worker processes to measure with (default: 2)",
+    )
+    part.add_argument(
+        "--image_size", type=int, default=224, metavar="PIXELS", help="of the crop (default: 224)"
+    )
+    part.add_argument(
+        "--compare", action="store_true", help="also the official transforms and torchvision's"
+    )
+    part.add_argument(
+        "--step_rate",
+        type=float,
+        metavar="RATE",
+        help="images/s that training takes: how many workers?",
+    )
+    part.add_argument(
+        "--rounds", type=int, default=12, metavar="N", help="of 32 images, turn about (default: 12)"
+    )
+    part.add_argument(
+        "--seconds",
+        type=float,
+        default=20,
+        metavar="S",
+        help="to measure workers for (default: 20)",
+    )
 
 
 def add_models(part):
-    part.add_argument("--size", choices=list(SIZES), default="base", help="of the model (default: base)")
-    part.add_argument("--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)")
     part.add_argument(
-        "--batch", type=int, nargs="+", default=[8], metavar="N", help="images, one size or several (default: 8)"
+        "--size", choices=list(SIZES), default="base", help="of the model (default: base)"
+    )
+    part.add_argument(
+        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
+    )
+    part.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=[8],
+        metavar="N",
+        help="images, one size or several (default: 8)",
     )
     part.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
-    part.add_argument("--bf16", action="store_true", help="compute in bfloat16, by autocast (default: float32)")
+    part.add_argument(
+        "--bf16", action="store_true", help="compute in bfloat16, by autocast (default: float32)"
+    )
     part.add_argument("--compile", action="store_true", help="compile the models")
     part.add_argument("--compare", action="store_true", help="also other libraries' models")
-    part.add_argument("--rounds", type=int, default=10, metavar="N", help="turn about (default: 10)")
+    part.add_argument(
+        "--rounds", type=int, default=10, metavar="N", help="turn about (default: 10)"
+    )
 
 
 def add_plan(part):
     part.add_argument("--size", choices=list(SIZES), required=True, help="of the model")
     part.add_argument("--epochs", type=float, required=True, help="of the run")
     part.add_argument("--gpus", type=int, required=True, help="of the run")
-    part.add_argument("--step_rate", type=float, required=True, metavar="RATE", help="images/s that a GPU trains on")
-    part.add_argument("--input_rate", type=float, required=True, metavar="RATE", help="images/s that a worker makes")
-    part.add_argument("--workers", type=int, metavar="N", help="that a GPU has (default: as many as it needs)")
-    part.add_argument("--images", type=int, default=argparse.SUPPRESS, metavar="N", help="(default: ImageNet-1k's)")
+    part.add_argument(
+        "--step_rate",
+        type=float,
+        required=True,
+        metavar="RATE",
+        help="images/s that a GPU trains on",
+    )
+    part.add_argument(
+        "--input_rate",
+        type=float,
+        required=True,
+        metavar="RATE",
+        help="images/s that a worker makes",
+    )
+    part.add_argument(
+        "--workers", type=int, metavar="N", help="that a GPU has (default: as many as it needs)"
+    )
+    part.add_argument(
+        "--images",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="(default: ImageNet-1k's)",
+    )
 
 
 if __name__ == "__main__":

@@ -12,15 +12,20 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hf_mae.image_processing_mae import DECODE_ERRORS
-from hf_mae.inference import load_classifier, predict
+from hf_mae.errors import DECODE_ERRORS
+from hf_mae.inference import predict
+from hf_mae.models.loading import load_classifier
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id")
-    parser.add_argument("--json", action="store_true", help="print a JSON list: image, and predictions or error")
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON list: image, and predictions or error"
+    )
     args = parser.parse_args()
     try:
         model, processor = load_classifier(args.model_name_or_path)
@@ -36,7 +41,11 @@ def main():
         except DECODE_ERRORS as error:
             results.append({"image": name, "error": str(error)})
             print(f"predict.py: {name} is passed over: {error}", file=sys.stderr)
-    print(json.dumps(results, indent=2, ensure_ascii=False) if args.json else "\n\n".join(map(as_text, results)))
+    print(
+        json.dumps(results, indent=2, ensure_ascii=False)
+        if args.json
+        else "\n\n".join(map(as_text, results))
+    )
     sys.exit(1 if any("error" in result for result in results) else 0)
 
 

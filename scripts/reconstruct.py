@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 
 from hf_mae import MAEForPreTraining, MAEImageProcessor
-from hf_mae.image_processing_mae import DECODE_ERRORS
-from hf_mae.visualization import reconstruction_panel
+from hf_mae.errors import DECODE_ERRORS
+from hf_mae.training.visualization import reconstruction_panel
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--model_name_or_path", required=True, help="pre-training model: folder or Hub id")
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="pre-training model: folder or Hub id"
+    )
     parser.add_argument("--output", required=True, help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="decides the masks")
     args = parser.parse_args()
@@ -36,8 +38,14 @@ def main():
             failed += 1
             print(f"reconstruct.py: {name} is passed over: {error}", file=sys.stderr)
     if images:
-        noise = torch.rand(len(images), model.config.num_patches, generator=torch.Generator().manual_seed(args.seed))
-        reconstruction_panel(model, processor, torch.cat(images), noise).savefig(args.output, dpi=120)
+        noise = torch.rand(
+            len(images),
+            model.config.num_patches,
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+        reconstruction_panel(model, processor, torch.cat(images), noise).savefig(
+            args.output, dpi=120
+        )
         print(f"{len(images)} image{'s' * (len(images) > 1)} in {args.output}")
     sys.exit(1 if failed else 0)
 

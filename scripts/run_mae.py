@@ -1,6 +1,7 @@
 """Pre-trains a Masked Autoencoder.
 
-    accelerate launch scripts/run_mae.py [RECIPE.yaml] --dataset_name NAME | --train_dir DIR [--flag value …]
+    accelerate launch scripts/run_mae.py [RECIPE.yaml] --dataset_name NAME | --train_dir DIR [--flag
+    value …]
 
 `--help` lists every flag; a recipe's keys are the flags' names, and flags override it.
 """
@@ -10,15 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from hf_mae import MAEImageProcessor
-from hf_mae.arguments import ModelArguments, StreamArguments
-from hf_mae.data import ImageDraws
-from hf_mae.runs import closing, parameter_counts, run, write_papers
-from hf_mae.streaming import ImageStream
-from hf_mae.trainer import MAETrainer
-from hf_mae.training_arguments import MAETrainingArguments
-from hf_mae.training_cards import PreTrainingCard
-from hf_mae.transforms import CentreCropTransform, HeldOutTransform, PretrainingTransform
-from hf_mae.visualization import PANEL_FILE
+from hf_mae.data.samples import ImageSamples
+from hf_mae.data.streaming import ImageStream
+from hf_mae.data.transforms import (
+    CenterCropTransform,
+    MaskedEvaluationTransform,
+    PretrainingTransform,
+)
+from hf_mae.hub.training_cards import PreTrainingCard
+from hf_mae.models.costs import parameter_counts
+from hf_mae.output_folder import PANEL_FILE
+from hf_mae.training.arguments import MAETrainingArguments
+from hf_mae.training.pretraining import MAETrainer
+from hf_mae.training.run import closing, run, write_output_folder
+from hf_mae.training.script_arguments import ModelArguments, StreamArguments
 
 
 def main():
@@ -33,17 +39,23 @@ def prepare(model_args, data_args, args):
     if held_out is None:
         args.eval_strategy = "no"
 
-    def draws(images, transform, draws_class=ImageDraws, **options):
+    def draws(images, transform, draws_class=ImageSamples, **options):
         common = (model.config.num_channels, args.seed, data_args.on_bad_image)
-        return None if images is None else draws_class(images, transform(model.config), *common, **options)
+        return (
+            None
+            if images is None
+            else draws_class(images, transform(model.config), *common, **options)
+        )
 
     trainer = MAETrainer(
         model,
         args,
-        train_dataset=draws(train, PretrainingTransform, crops_per_image=args.crops_per_image, **options),
-        eval_dataset=draws(held_out, HeldOutTransform),
+        train_dataset=draws(
+            train, PretrainingTransform, crops_per_image=args.crops_per_image, **options
+        ),
+        eval_dataset=draws(held_out, MaskedEvaluationTransform),
         processing_class=MAEImageProcessor.from_model_config(model.config),
-        knn_bank=draws(knn_bank, CentreCropTransform),
+        knn_bank=draws(knn_bank, CenterCropTransform),
     )
     _ = trainer.planned_updates  # raises if there is none
     return trainer
@@ -56,9 +68,14 @@ def whole(data_args, args):
     knn_bank = None
     if args.knn_images:
         if "validation" not in splits:
-            raise ValueError(f"knn_images is {args.knn_images} and no images are held out to compare; raise train_val_split")
+            raise ValueError(
+                f"knn_images is {args.knn_images} and no images are held out to compare; raise "
+                "train_val_split"
+            )
         # in no order, for folders come class by class
-        chosen = np.random.default_rng(args.seed).permutation(len(splits["train"]))[: args.knn_images]
+        chosen = np.random.default_rng(args.seed).permutation(len(splits["train"]))[
+            : args.knn_images
+        ]
         knn_bank = splits["train"].select(chosen)
     return splits["train"].select_columns(["image"]), splits.get("validation"), knn_bank, {}
 
@@ -68,7 +85,9 @@ def stream(data_args, args):
     if args.knn_images:
         raise ValueError("knn_images needs labels, which --streaming doesn't read")
     train, held_out, epoch_samples = data_args.load_stream()
-    args.dataloader_persistent_workers = args.dataloader_num_workers > 0  # a stream goes on where an epoch ends
+    args.dataloader_persistent_workers = (
+        args.dataloader_num_workers > 0
+    )  # a stream goes on where an epoch ends
     options = {"epoch_samples": epoch_samples, "shuffle_buffer": data_args.shuffle_buffer}
     return train, held_out, None, {"draws_class": ImageStream, **options}
 
@@ -77,7 +96,8 @@ def describe(model_args, trainer):
     encoder, total = parameter_counts(trainer.model)
     config = trainer.model.config
     return (
-        f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; {config.num_patches} patches an image, "
+        f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; "
+        f"{config.num_patches} patches an image, "
         f"{config.mask_ratio:.0%} hidden{', norm_pix_loss' * config.norm_pix_loss}"
     )
 
@@ -85,7 +105,7 @@ def describe(model_args, trainer):
 def finish(trainer, model_args, data_args, given, metrics):
     losses = held_out_losses(metrics)
     facts = {"results": losses, "knn_accuracy": metrics.get("eval_knn_accuracy")}
-    write_papers(trainer, data_args, given, PreTrainingCard, "run_mae.py", **facts)
+    write_output_folder(trainer, data_args, given, PreTrainingCard, "run_mae.py", **facts)
     places = {"reconstructions": Path(trainer.args.output_dir) / PANEL_FILE} if losses else {}
     print(closing(trainer, result_lines(losses, metrics), **places))
 
@@ -105,8 +125,12 @@ def result_lines(losses, metrics):
     if not losses:
         return []
     best_constant = losses["best constant patch per image"]
-    lines = [f"{'predictor of the hidden patches':34} {'held-out loss':>13} {'of best constant':>17}"]
-    lines += [f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}" for name, loss in losses.items()]
+    lines = [
+        f"{'predictor of the hidden patches':34} {'held-out loss':>13} {'of best constant':>17}"
+    ]
+    lines += [
+        f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}" for name, loss in losses.items()
+    ]
     if "eval_knn_accuracy" in metrics:
         lines.append(f"{'k-NN accuracy of the features':34} {metrics['eval_knn_accuracy']:13.2%}")
     return lines

@@ -1,4 +1,5 @@
-"""A Hub on this machine: as much of the Hub's interface as its client needs to publish a model and to load it."""
+"""A Hub on this machine: as much of the Hub's interface as its client needs to publish a model and
+to load it."""
 
 import base64
 import contextlib
@@ -20,7 +21,13 @@ class Hub:
     """
 
     def __init__(self, token):
-        self.repos, self.requests, self.broken_commits, self.token, self.address = {}, [], 0, token, None
+        self.repos, self.requests, self.broken_commits, self.token, self.address = (
+            {},
+            [],
+            0,
+            token,
+            None,
+        )
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,7 +76,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             message = '"license" must be one of [apache-2.0, mit, …]'
             if unknown and self.headers.get("Accept") == "text/plain":
                 return self.answer(400, message.encode())
-            return self.answer(400 if unknown else 200, {"errors": [{"message": message}] * unknown, "warnings": []})
+            return self.answer(
+                400 if unknown else 200,
+                {"errors": [{"message": message}] * unknown, "warnings": []},
+            )
         if not self.allowed():
             return self.refuse(401, "Unauthorized")
         if parts == ["api", "repos", "create"]:
@@ -77,28 +87,43 @@ class Handler(http.server.BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}"
             if name in self.hub.repos:
                 return self.answer(409, {"url": f"{self.hub.address}/{name}"})
-            self.hub.repos[name] = {"private": asked.get("visibility") == "private" or asked.get("private"), "commits": []}
+            self.hub.repos[name] = {
+                "private": asked.get("visibility") == "private" or asked.get("private"),
+                "commits": [],
+            }
             return self.answer(200, {"url": f"{self.hub.address}/{name}"})
         name, what = "/".join(parts[2:4]), parts[4]
         if what == "preupload":
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(data)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for f in json.loads(data)["files"]
+            ]
             return self.answer(200, {"files": files})
         if self.hub.broken_commits:
             self.hub.broken_commits -= 1
             self.close_connection = True
             return self.connection.close()
         lines = [json.loads(line) for line in data.splitlines()]
-        files = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
+        files = {
+            line["value"]["path"]: line["value"]["content"]
+            for line in lines
+            if line["key"] == "file"
+        }
         last = (self.hub.repos[name]["commits"] or [{}])[-1]
         deleted = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
         kept = {path: data for path, data in last.items() if path not in deleted}
         added = {path: base64.b64decode(text) for path, text in files.items()}
         self.hub.repos[name]["commits"].append(kept | added)
-        return self.answer(200, {"commitUrl": f"{self.hub.address}/{name}/commit/{'1' * 40}", "commitOid": "1" * 40})
+        return self.answer(
+            200,
+            {"commitUrl": f"{self.hub.address}/{name}/commit/{'1' * 40}", "commitOid": "1" * 40},
+        )
 
     def do_PUT(self):
         parts, data = self.note(), json.loads(self.body())
-        self.hub.repos["/".join(parts[2:4])]["private"] = data.get("private", data.get("visibility") == "private")
+        self.hub.repos["/".join(parts[2:4])]["private"] = data.get(
+            "private", data.get("visibility") == "private"
+        )
         self.answer(200, {})
 
     def do_HEAD(self):
@@ -113,14 +138,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         files = repo["commits"][-1] if repo["commits"] else {}
         if api and parts[4:5] == ["tree"]:
             return self.answer(
-                200, [{"type": "file", "path": name, "size": len(data), "oid": "1" * 40} for name, data in files.items()]
+                200,
+                [
+                    {"type": "file", "path": name, "size": len(data), "oid": "1" * 40}
+                    for name, data in files.items()
+                ],
             )
         if api:
-            facts = {"id": "/".join(parts[2:4]), "sha": "1" * 40, "private": repo["private"], "tags": []}
+            facts = {
+                "id": "/".join(parts[2:4]),
+                "sha": "1" * 40,
+                "private": repo["private"],
+                "tags": [],
+            }
             return self.answer(200, {**facts, "siblings": [{"rfilename": name} for name in files]})
         name = "/".join(parts[4:])
         if name not in files:
-            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "1" * 40})
+            return self.answer(
+                404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "1" * 40}
+            )
         etag = hashlib.sha256(files[name]).hexdigest()
         return self.answer(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": "1" * 40})
 

@@ -1,6 +1,8 @@
-"""Loads native folders as a user without hf_mae does, and says what they give. Run by test_export.py, on any transformers.
+"""Loads native folders as a user without hf_mae does, and says what they give. Run by
+test_export.py, on any transformers.
 
-python native_process.py REQUESTS.json: [{"do": …, "folder": …, …}] → a list of answers in REQUESTS.json.out, torch.save's
+python native_process.py REQUESTS.json: [{"do": …, "folder": …, …}] → a list of answers in
+REQUESTS.json.out, torch.save's
 """
 
 import json
@@ -10,7 +12,13 @@ import warnings
 import torch
 import transformers
 from PIL import Image
-from transformers import AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, ViTModel, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    ViTModel,
+    pipeline,
+)
 
 
 @torch.no_grad()
@@ -19,7 +27,11 @@ def answer(do, folder, inputs=None, image=None):
     if do in ("image-classification", "image-feature-extraction"):
         options = {"top_k": 10} if do == "image-classification" else {}
         found = pipeline(do, model=folder)(Image.open(image), **options)
-        return {part["label"]: part["score"] for part in found} if do == "image-classification" else torch.tensor(found)
+        return (
+            {part["label"]: part["score"] for part in found}
+            if do == "image-classification"
+            else torch.tensor(found)
+        )
     classes = (AutoModel, AutoModelForImageClassification, AutoModelForPreTraining, ViTModel)
     loader = next(c for c in classes if c.__name__ == do)
     options = {"add_pooling_layer": False} if do == "ViTModel" else {}
@@ -39,4 +51,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     with open(sys.argv[1]) as file:
         requests = json.load(file)
-    torch.save([{"version": transformers.__version__}, *(answer(**request) for request in requests)], sys.argv[1] + ".out")
+    torch.save(
+        [{"version": transformers.__version__}, *(answer(**request) for request in requests)],
+        sys.argv[1] + ".out",
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY, logged_losses
+from helpers import TINY, logged_losses
 
 from hf_mae import MAEConfig, MAEForPreTraining
 
@@ -13,7 +13,9 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture
 def models():
     torch.manual_seed(0)
-    config = MAEConfig.from_size("small", num_hidden_layers=4, decoder_num_hidden_layers=2, norm_pix_loss=True)
+    config = MAEConfig.from_size(
+        "small", num_hidden_layers=4, decoder_num_hidden_layers=2, norm_pix_loss=True
+    )
     on_cpu = MAEForPreTraining(config)
     on_gpu = MAEForPreTraining(config).cuda()
     on_gpu.load_state_dict(on_cpu.state_dict())
@@ -28,7 +30,10 @@ def inputs():
 
 def test_equals_the_cpu(models, inputs):
     on_cpu, on_gpu = models
-    expected, outputs = on_cpu(**inputs), on_gpu(**{name: tensor.cuda() for name, tensor in inputs.items()})
+    expected, outputs = (
+        on_cpu(**inputs),
+        on_gpu(**{name: tensor.cuda() for name, tensor in inputs.items()}),
+    )
     assert outputs.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
     given = torch.zeros(8, 196)
     given[:, :100] = 1
@@ -75,10 +80,15 @@ def test_fine_tuning(make_classifier_trainer):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_linear_probe(make_classifier_trainer, cached):
-    trainer = make_classifier_trainer("probe", use_cpu=False, max_steps=150, learning_rate=8.0, cache_features=cached)
+    trainer = make_classifier_trainer(
+        "probe", use_cpu=False, max_steps=150, learning_rate=8.0, cache_features=cached
+    )
     encoder = {name: tensor.clone() for name, tensor in trainer.model.vit.state_dict().items()}
     trainer.train()
-    assert all(torch.equal(tensor, encoder[name]) for name, tensor in trainer.model.vit.state_dict().items())
+    assert all(
+        torch.equal(tensor, encoder[name])
+        for name, tensor in trainer.model.vit.state_dict().items()
+    )
     assert trainer.evaluate()["eval_top1_accuracy"] > 0.25
 
 
@@ -97,16 +107,23 @@ def test_an_update_waits_for_no_value(make_trainer):
 
         return run
 
-    trainer.training_step, trainer.nonfinite.before_update = strict(training_step), strict(before_update)
+    trainer.training_step, trainer.nonfinite.before_update = (
+        strict(training_step),
+        strict(before_update),
+    )
     trainer.train()
     assert trainer.state.global_step == 12
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_benchmark(compiled):
-    from hf_mae.benchmark_models import TrainingStep, peak_memory
+    from benchmarks.models import TrainingStep, peak_memory
 
     config, device = MAEConfig.from_size("small"), torch.device("cuda")
     TrainingStep("hf_mae", config, 16, device, True, compiled)()
     parameters = 4 * TrainingStep("hf_mae", config, 1, torch.device("meta")).num_parameters
-    assert 4 * parameters <= peak_memory(TrainingStep, "hf_mae", config, 16, device, True, compiled) < 2**33
+    assert (
+        4 * parameters
+        <= peak_memory(TrainingStep, "hf_mae", config, 16, device, True, compiled)
+        < 2**33
+    )

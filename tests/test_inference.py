@@ -1,12 +1,21 @@
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 from PIL import Image
 from torch import nn
-from transformers import BeitConfig, BeitForImageClassification, BitImageProcessor, ViTConfig, ViTForImageClassification
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    BitImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
-from hf_mae.inference import ProcessorTransform, load_classifier, match_classes, predict
+from hf_mae.data.labels import match_classes
+from hf_mae.data.transforms import ProcessorTransform
+from hf_mae.inference import predict
+from hf_mae.models.loading import load_classifier
 
 
 @pytest.mark.parametrize("processor", [True, False])
@@ -20,19 +29,31 @@ def test_own_folder(tmp_path, photos, processor):
     assert not loaded.training
     photos[0].save(tmp_path / "photo.png")
     found = predict(loaded, its_processor, tmp_path / "photo.png")
-    pixels = MAEImageProcessor.from_model_config(model.config)(photos[0], return_tensors="pt").pixel_values
+    pixels = MAEImageProcessor.from_model_config(model.config)(
+        photos[0], return_tensors="pt"
+    ).pixel_values
     expected = model(pixels).logits[0].softmax(dim=0)
-    assert [row["score"] for row in found] == pytest.approx(expected.sort(descending=True).values[:5].tolist(), abs=1e-5)
-    assert [row["label"] for row in found] == [f"LABEL_{i}" for i in expected.argsort(descending=True)[:5].tolist()]
+    assert [row["score"] for row in found] == pytest.approx(
+        expected.sort(descending=True).values[:5].tolist(), abs=1e-5
+    )
+    assert [row["label"] for row in found] == [
+        f"LABEL_{i}" for i in expected.argsort(descending=True)[:5].tolist()
+    ]
 
 
 @pytest.mark.parametrize(
-    ("model_class", "config_class"), [(ViTForImageClassification, ViTConfig), (BeitForImageClassification, BeitConfig)]
+    ("model_class", "config_class"),
+    [(ViTForImageClassification, ViTConfig), (BeitForImageClassification, BeitConfig)],
 )
 def test_native_folder(tmp_path, photos, model_class, config_class):
-    sizes = {name: TINY[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")}
+    sizes = {
+        name: TINY[name]
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    }
     model = model_class(config_class(**sizes, image_size=32, patch_size=8, num_labels=3)).eval()
-    processor = BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, resample=3)
+    processor = BitImageProcessor(
+        size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}, resample=3
+    )
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     photos[0].save(tmp_path / "photo.png")
@@ -45,7 +66,10 @@ def test_native_folder(tmp_path, photos, model_class, config_class):
 
 def test_what_is_no_classifier(tmp_path):
     MAEForPreTraining(MAEConfig(**TINY)).save_pretrained(tmp_path / "mae")
-    with pytest.raises(ValueError, match="holds MAEForPreTraining, which is no classifier; run_finetune.py makes one"):
+    with pytest.raises(
+        ValueError,
+        match="holds MAEForPreTraining, which is no classifier; run_finetune.py makes one",
+    ):
         load_classifier(tmp_path / "mae")
     with pytest.raises(ValueError, match="nope/at/all is neither a folder here nor a Hub id"):
         load_classifier("nope/at/all")
@@ -68,7 +92,10 @@ def test_classes_are_matched_by_name():
     assert match_classes(["cat", "cow", "dog"], labels) == [1, 2, 0]
     assert match_classes(["cow"], labels) == [2]
     assert match_classes(["cat", "cow"], {0: "LABEL_0", 1: "LABEL_1"}) == [0, 1]
-    with pytest.raises(ValueError, match=r"doesn't know 1 of the data set's 2 classes, as 'hen'; it knows dog, cat, cow"):
+    with pytest.raises(
+        ValueError,
+        match=r"doesn't know 1 of the data set's 2 classes, as 'hen'; it knows dog, cat, cow",
+    ):
         match_classes(["cat", "hen"], labels)
     with pytest.raises(ValueError, match="doesn't know 3 of"):
         match_classes(["a", "b", "c"], {0: "LABEL_0", 1: "LABEL_1"})
@@ -79,7 +106,9 @@ def test_no_class_is_guessed():
     names = [f"class {i}" for i in range(100)]
     swapped = dict(enumerate(names)) | {3: names[4], 4: names[3]}
     assert match_classes(names, swapped)[2:6] == [2, 4, 3, 5]
-    with pytest.raises(ValueError, match="doesn't know 1 of the data set's 100 classes, as 'class 7'"):
+    with pytest.raises(
+        ValueError, match="doesn't know 1 of the data set's 100 classes, as 'class 7'"
+    ):
         match_classes(names, swapped | {7: "another"})
 
 
@@ -94,13 +123,15 @@ def test_broken_weights_predict_nothing(tmp_path, photos):
 def test_imagenets_spellings_are_one():
     from timm.data import ImageNetInfo
 
-    from hf_mae.image_datasets import readable_names
+    from hf_mae.data.labels import readable_names
 
     synsets = ImageNetInfo().label_names()
     ours = dict(enumerate(readable_names(synsets)))
     assert match_classes(synsets, ours) == list(range(1000))
     assert match_classes(synsets[500:], ours) == list(range(500, 1000))
-    theirs = {number: name.split(" (")[0] for number, name in ours.items()}  # "crane" twice, as elsewhere
+    theirs = {
+        number: name.split(" (")[0] for number, name in ours.items()
+    }  # "crane" twice, as elsewhere
     assert match_classes(synsets, theirs) == list(range(1000))
     swapped = {**ours, 3: ours[4], 4: ours[3], 700: "spelt otherwise"}
     assert match_classes(synsets, swapped)[2:6] == [2, 4, 3, 5]

@@ -1,0 +1,259 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Files of weights that others wrote: fetching them, checking their digest, and reading them
+without running their code."""
+
+import contextlib
+import hashlib
+import pickle
+import pickletools
+import re
+import struct
+import warnings
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import http_get
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from ..errors import NETWORK_ERRORS
+
+
+# what mmengine and the authors' training loop leave beside the tensors: logs and arguments. Their
+# classes are not looked up; a stub stands in for each name.
+_STUBBED = (
+    "argparse.Namespace",
+    "builtins.getattr",  # how mmengine's logs name their methods
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+)
+_STUBBED_PACKAGE = "mmengine."
+_OF_TENSORS = re.compile(r"torch\.\w+Storage|torch\._utils\._rebuild_\w+|collections\.OrderedDict")
+# what unpickling raises on files that are cut off or damaged; a length that was hit asks for any
+# amount of memory
+_DAMAGE = (
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+_DAMAGE += (MemoryError, OverflowError, struct.error)
+_WRAPPERS = ("state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
+
+
+class Inert:
+    """Stands in for an object of another package: takes whatever a pickle does to it, and does
+    nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+def download(url, folder):
+    """Fetches a file, going on where an earlier attempt stopped, with a progress bar.
+
+    Args:
+        url: http(s) address.
+        folder: Where to.
+
+    Returns:
+        Path of the file; it is not fetched again if it is there.
+
+    Raises:
+        OSError: the server doesn't give it.
+    """
+    path = Path(folder) / url.rsplit("/", 1)[1]
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("ab") as file:
+            try:
+                http_get(url, file, resume_size=file.tell(), displayed_filename=path.name)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 416:  # nothing is left to fetch
+                    raise
+    except NETWORK_ERRORS as error:
+        if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError) and error.errno:
+            raise  # the disk's
+        kept = f"; {part.stat().st_size:,} bytes are kept, the same command goes on from there"
+        raise OSError(f"{url} can't be fetched: {str(error).splitlines()[0]}{kept}") from error
+    part.rename(path)
+    return path
+
+
+def file_digest(path, algorithm="sha256"):
+    """Hexadecimal digest of a file."""
+    digest = hashlib.new(algorithm)
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_digest(path, expected):
+    """Raises ValueError if a file isn't the published one.
+
+    Args:
+        expected: "sha256:" or "md5:" and the first digits.
+    """
+    algorithm, digits = expected.split(":")
+    found = file_digest(path, algorithm)
+    if not found.startswith(digits):
+        raise ValueError(
+            f"{path} is not the published file: its {algorithm} starts with "
+            f"{found[: len(digits)]}, not with {digits}; "
+            "if it was downloaded, delete it and fetch it again"
+        )
+
+
+def read_checkpoint(path):
+    """Tensors and plain containers of a file that may be anybody's; no code in it is run.
+
+    Args:
+        path: A .safetensors file, or what torch.save wrote. mmengine's and argparse's objects in it
+            become `Inert`.
+
+    Returns:
+        state_dict: name → tensor, mapped from the file, not read into memory; unwrapped, and
+            without the prefixes of DistributedDataParallel and torch.compile.
+        extras: What else the file holds (`meta`, `args`, …).
+
+    Raises:
+        ValueError: it is damaged, holds no state dict, or asks for anything but tensors, which the
+            message names.
+        OSError: there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    extras = {}
+    if isinstance(content, dict):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), dict):
+                extras = {name: value for name, value in content.items() if name != wrapper}
+                content = content[wrapper]
+                break
+    tensors = isinstance(content, dict) and {
+        k: v for k, v in content.items() if isinstance(v, torch.Tensor)
+    }
+    if (
+        not tensors
+        or len(tensors) < len(content)
+        or not all(isinstance(name, str) for name in tensors)
+    ):
+        found = type(content).__name__
+        if isinstance(content, dict):
+            found = (
+                f"a mapping of {', '.join(map(str, list(content)[:8]))}{', …' * (len(content) > 8)}"
+            )
+        raise ValueError(
+            f"{path} holds no state dict (names of tensors), bare or as {' or '.join(_WRAPPERS)}; "
+            f"it is {found}"
+        )
+    return _without_prefixes(tensors), extras
+
+
+def _load_safetensors(path):
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or damaged: {error}") from error
+
+
+def _load_pickle(path):
+    try:
+        with _stubs([]):
+            asked_for = get_unsafe_globals_in_checkpoint(path)
+        refused = [name for name in asked_for if not _is_stubbed(name)]
+        mmap = True
+    except (*_DAMAGE, pickle.UnpicklingError):  # not a zip file: torch's format before 1.6
+        asked_for = [name for name in _globals_of_pickles(path) if _is_stubbed(name)]
+        refused, mmap = [], False
+    if refused:
+        raise _refusal(path, refused)
+    try:
+        with _stubs(asked_for), warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = [
+            name
+            for name in _globals_of_pickles(path)
+            if not (_is_stubbed(name) or _OF_TENSORS.fullmatch(name))
+        ]
+        raise _refusal(path, names or ["what torch.load doesn't know"]) from error
+    except _DAMAGE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no file of torch.save, or damaged: {reason}") from error
+
+
+def _is_stubbed(name):
+    return name in _STUBBED or name.startswith(_STUBBED_PACKAGE)
+
+
+def _refusal(path, names):
+    return ValueError(
+        f"{path} is refused: to load it is to call {', '.join(sorted(names))}, and a file of "
+        "weights has no need for more "
+        "than tensors, numbers, strings, lists and dictionaries. Nothing of it was run"
+    )
+
+
+def _globals_of_pickles(path):
+    """What the pickles of a file that is not a zip name, read without loading them."""
+    names, strings = set(), []
+    with path.open("rb") as file, contextlib.suppress(ValueError):
+        for _ in range(
+            5
+        ):  # torch's old format: a number, the version, the system, the object, the storages' keys
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    names.add(
+                        argument.replace(" ", ".").replace("__builtin__", "builtins")
+                    )  # as Python 2 called it
+                elif opcode.name == "STACK_GLOBAL":
+                    names.add(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    return names
+
+
+@contextlib.contextmanager
+def _stubs(names):
+    """For as long as it lasts, torch.load takes these names for stubs, and knows no other that was
+    allowed before."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        torch.serialization.add_safe_globals([(Inert, name) for name in names])
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def _without_prefixes(state_dict):
+    for prefix in _PREFIXES * 2:
+        if all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
+    return state_dict

@@ -1,0 +1,280 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a Masked Autoencoder: its fields, their validation and the table of sizes."""
+
+import math
+
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+# Encoders: base, large and huge are Table 8 of the ViT paper (arXiv 2010.11929), as the MAE paper
+# (2111.06377) uses them; tiny and small are DeiT's (2012.12877, Table 1). Decoders: MAE paper,
+# Section 4.1 (8 blocks, 512 wide; 16 heads as in the authors' code) from base up; tiny and small
+# get a decoder narrower than their encoder, as there.
+SIZES = {
+    "tiny": {
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+        "decoder_hidden_size": 128,
+        "decoder_num_hidden_layers": 4,
+        "decoder_num_attention_heads": 4,
+        "decoder_intermediate_size": 512,
+    },
+    "small": {
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "intermediate_size": 1536,
+        "decoder_hidden_size": 256,
+        "decoder_num_hidden_layers": 8,
+        "decoder_num_attention_heads": 8,
+        "decoder_intermediate_size": 1024,
+    },
+    "base": {},  # the defaults below
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+    "huge": {
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "intermediate_size": 5120,
+        "patch_size": 14,
+    },
+}
+
+_POSITIVE_INTEGERS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "num_channels",
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_num_attention_heads",
+    "decoder_intermediate_size",
+)
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
+
+
+class MAEConfig(PreTrainedConfig):
+    r"""Configuration of every model in hf_mae. Field names are those of transformers'
+    `ViTMAEConfig`.
+
+    Args:
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size:
+            Encoder width, depth, heads and MLP width. Defaults: ViT-Base.
+        hidden_act: Activation of the MLPs.
+        hidden_dropout_prob, attention_probs_dropout_prob: Dropout rates in [0, 1); the paper uses
+            none.
+        drop_path_rate: Stochastic depth of the last encoder layer, in [0, 1); it rises linearly
+            from 0 at the first layer (fine-tuning: 0.1 for base, MAE paper Table 9).
+        initializer_range: Standard deviation of the class and mask tokens at init.
+        layer_norm_eps: 1e-6, as in the authors' code (transformers' ViTMAE has 1e-12).
+        image_size: Pixels, an int or (height, width); a multiple of `patch_size`.
+        patch_size: Pixels, an int or (height, width).
+        num_channels: Any number of image channels.
+        qkv_bias: Whether queries, keys and values have a bias.
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads,
+        decoder_intermediate_size:
+            The decoder. Defaults: MAE paper, Section 4.1 (8 blocks, width 512) and the authors'
+            code (16 heads).
+        mask_ratio: Share of patches hidden from the encoder, in [0, 1) (0.75: MAE paper, Section
+            4.1).
+        norm_pix_loss: Whether the target of a patch is its pixels normalised by their own mean and
+            standard deviation (MAE paper, Table 1d).
+        pooling: What represents an image: `"mean"` of the patch tokens, or the `"cls"` token.
+        final_norm: Whether the encoder ends with a layer norm. A mean-pool classifier has it after
+            the mean instead (MAE paper, Appendix A.1), and sets this.
+        head_batch_norm: Whether a classification head starts with a batch norm without affine
+            parameters (MAE paper, Appendix A.1, linear probing).
+
+    Raises:
+        ValueError: a value is impossible; the message names the field, what was found and what is
+            allowed.
+
+    Example:
+
+    >>> from hf_mae import MAEConfig
+    >>> config = MAEConfig.from_size("base", image_size=(224, 448))
+    >>> config.grid_size
+    (14, 28)
+    """
+
+    model_type = "mae"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int | list[int] | tuple[int, int] = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    decoder_intermediate_size: int = 2048
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = False
+    pooling: str = "mean"
+    final_norm: bool = True
+    head_batch_norm: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.check()
+
+    @classmethod
+    def from_size(cls, size, **overrides):
+        """The configuration of a named size ("tiny", "small", "base", "large", "huge") with fields
+        overridden.
+
+        Raises:
+            ValueError: the size or a field is unknown, or a value is impossible.
+        """
+        if size not in SIZES:
+            raise ValueError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
+        cls._check_names(overrides)
+        return cls(**{**SIZES[size], **overrides})
+
+    def changed(self, **overrides):
+        """This configuration with fields overridden, as a new one.
+
+        Raises:
+            ValueError: a field is unknown, or a value is impossible.
+        """
+        self._check_names(overrides)
+        return type(self)(**{**self.to_dict(), **overrides})
+
+    @classmethod
+    def _check_names(cls, names):
+        unknown = [name for name in names if not hasattr(cls, name)]
+        if unknown:
+            raise ValueError(
+                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(_own_fields())}"
+            )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        # transformers' `vit_mae` and `vit` have a subset of our fields under the same names: such
+        # folders are ours to read; said here, the model type doesn't set off transformers' warning
+        # about a mismatch
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if cls.is_native(config_dict):
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
+
+    @staticmethod
+    def is_native(config_dict):
+        """Whether these are the fields of a model of transformers' own that is ours to read.
+
+        That is `vit_mae`, and `vit` without a head: an encoder as ours, and its pooler.
+        """
+        bare_vit = config_dict.get("model_type") == "vit" and config_dict.get("architectures") == [
+            "ViTModel"
+        ]
+        return bare_vit or config_dict.get("model_type") == "vit_mae"
+
+    def check(self):
+        """Raises ValueError if a field has an impossible value."""
+        for name in _POSITIVE_INTEGERS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
+        for name in _RATES:
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a number in [0, 1)")
+        for name in ("layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+                raise ValueError(f"{name} is {value!r}; it must be a positive number")
+        for prefix in ("", "decoder_"):
+            self._check_width(f"{prefix}hidden_size", f"{prefix}num_attention_heads")
+        for name in ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act is {self.hidden_act!r}; it must be one of {', '.join(ACT2FN)}"
+            )
+        if self.pooling not in ("mean", "cls"):
+            raise ValueError(f"pooling is {self.pooling!r}; it must be 'mean' or 'cls'")
+        self._check_grid()
+
+    def _check_width(self, width_name, heads_name):
+        width, heads = getattr(self, width_name), getattr(self, heads_name)
+        if width % heads:
+            raise ValueError(
+                f"{width_name} is {width}; it must be a multiple of {heads_name}, which is {heads}"
+            )
+        if width % 4:
+            # a quarter each for the sine and cosine of the column and of the row
+            raise ValueError(
+                f"{width_name} is {width}; it must be a multiple of 4 for the sin-cos position "
+                "table"
+            )
+
+    def _check_grid(self):
+        for name in ("image_size", "patch_size"):
+            value = getattr(self, name)
+            sides = (
+                [value]
+                if isinstance(value, int)
+                else list(value)
+                if isinstance(value, (list, tuple))
+                else []
+            )
+            whole = all(
+                isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides
+            )
+            if len(sides) not in (1, 2) or not whole:
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a positive whole number or (height, width)"
+                )
+        for image, patch, side in zip(self.image_hw, self.patch_hw, ("height", "width")):
+            if image % patch:
+                raise ValueError(
+                    f"image_size has {side} {image}; it must be a multiple of patch_size, {patch}"
+                )
+
+    @property
+    def image_hw(self):
+        """Image (height, width) in pixels."""
+        return _pair(self.image_size)
+
+    @property
+    def patch_hw(self):
+        """Patch (height, width) in pixels."""
+        return _pair(self.patch_size)
+
+    @property
+    def grid_size(self):
+        """Patches (down, across)."""
+        return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
+
+    @property
+    def num_patches(self):
+        """Patches in an image."""
+        return self.grid_size[0] * self.grid_size[1]
+
+
+def _pair(value):
+    sides = (value,) if isinstance(value, int) else tuple(value)
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def _own_fields():
+    return [name for name in MAEConfig.__annotations__ if name != "model_type"]

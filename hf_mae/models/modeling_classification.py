@@ -1,0 +1,127 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""The encoder with a classification head. Letters in the shape comments are those of
+modeling_mae.py."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils.generic import can_return_tuple
+
+from .modeling_mae import MAEModel, MAEPreTrainedModel
+
+
+class MAEForImageClassification(MAEPreTrainedModel):
+    """The encoder with a classification head, for fine-tuning and linear probing.
+
+    `config.pooling` says what the head sees: `"mean"`, the mean of the patch tokens behind a norm
+    of its own (fine-tuning, MAE paper Appendix A.1), or `"cls"`, the class token behind the
+    encoder's norm; then, with `config.head_batch_norm`, a batch norm without affine parameters
+    (linear probe, same place). The position table is trained along.
+
+    Loaded from a pre-training folder (ours or `vit_mae`), the head is new.
+
+    Example:
+
+    >>> import torch
+    >>> from hf_mae import MAEConfig, MAEForImageClassification
+    >>> model = MAEForImageClassification(MAEConfig.from_size("tiny", num_labels=10))
+    >>> model(torch.rand(2, 3, 224, 224), labels=torch.tensor([3, 7])).logits.shape
+    torch.Size([2, 10])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [
+        r"^decoder\.",
+        r"^vit\.layernorm\.",
+        r"^layernorm\.",
+        r"pooler\.",
+    ]
+
+    def __init__(self, config):
+        config = copy.deepcopy(config)  # the caller's stays as it is
+        config.final_norm = config.pooling == "cls"
+        super().__init__(config)
+        width = config.hidden_size
+        self.vit = MAEModel(config, trainable_positions=True)
+        self.fc_norm = (
+            nn.Identity() if config.final_norm else nn.LayerNorm(width, eps=config.layer_norm_eps)
+        )
+        self.batch_norm = (
+            nn.BatchNorm1d(width, eps=1e-6, affine=False)
+            if config.head_batch_norm
+            else nn.Identity()
+        )
+        self.classifier = nn.Linear(width, config.num_labels)
+        self.encoder_frozen = False
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.vit.get_input_embeddings()
+
+    def freeze_encoder(self):
+        """Leaves the encoder as it is from now on: no gradients, and evaluation mode whatever the
+        head's is."""
+        self.encoder_frozen = True
+        self.vit.requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.encoder_frozen:
+            self.vit.eval()
+        return self
+
+    def reset_head(self, std):
+        """Gives the linear layer new weights, of this standard deviation."""
+        nn.init.trunc_normal_(self.classifier.weight, std=std)
+        nn.init.zeros_(self.classifier.bias)
+
+    @can_return_tuple
+    def forward(self, pixel_values=None, labels=None, features=None, **kwargs):
+        """Classifies images.
+
+        Args:
+            pixel_values: (B, C, H, W), as for `MAEModel`.
+            labels: (B,) class numbers, or (B, num_labels) probabilities (of mixed images, say).
+                With `config.problem_type` "regression" or "multi_label_classification", what that
+                takes in transformers.
+            features: (B, D), the encoder's `pooler_output` computed before, instead of
+                pixel_values.
+            kwargs: `interpolate_pos_encoding` and `drop_path_noise`, as for `MAEModel`.
+
+        Returns:
+            `ImageClassifierOutput`: loss (scalar, if labels are given), logits (B, num_labels), and
+                the encoder's
+            hidden_states and attentions on request.
+
+        Raises:
+            ValueError: as `MAEModel`; or both or neither of pixel_values and features are given.
+        """
+        if (pixel_values is None) == (features is None):
+            raise ValueError("give either pixel_values or features")
+        encoded = None
+        if features is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+                encoded = self.vit(pixel_values, return_dict=True, **kwargs)
+            features = encoded.pooler_output
+        logits = self.classifier(self.batch_norm(self.fc_norm(features)))
+        return ImageClassifierOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states if encoded else None,
+            attentions=encoded.attentions if encoded else None,
+        )
+
+    def _loss(self, logits, labels):
+        if self.config.num_labels == 1 or self.config.problem_type in (
+            "regression",
+            "multi_label_classification",
+        ):
+            return self.loss_function(labels, logits, self.config)
+        # transformers' loss would take probabilities for independent labels
+        return F.cross_entropy(logits.float(), labels)
+
+
+__all__ = ["MAEForImageClassification"]

@@ -1,0 +1,264 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""transformers' TrainingArguments for pre-training, fine-tuning and linear probing, with the
+paper's values."""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+from .optimization import scaled_learning_rate
+
+
+@dataclass
+class ImageTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments as `ImageTrainer` takes them; what the kinds of training have
+    in common."""
+
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "Images a device and forward pass."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Images a device and forward pass."}
+    )
+    base_learning_rate: float = field(
+        default=1e-3,
+        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+    )
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate, instead of base_learning_rate."}
+    )
+    min_learning_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends."})
+    warmup_epochs: float = field(default=5, metadata={"help": "Epochs of linear warm-up."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the matrices."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
+    nonfinite: str = field(
+        default="raise",
+        metadata={
+            "choices": ["raise", "skip"],
+            "help": "On a loss that is not finite: stop before the weights are touched, or "
+            "drop the update and count it.",
+        },
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast (default: where the GPU has it)."}
+    )
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save: no, steps, epoch."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    logging_steps: float = field(
+        default=20, metadata={"help": "Updates between two lines of the log."}
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where to log."}
+    )
+    # the loss is checked by `nonfinite`; this filter would hide it, and wait for the device every
+    # step
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite."}
+    )
+    # our data sets hand over just what the model takes
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop columns the model doesn't take."}
+    )
+    # every parameter takes part in every step
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Passed to DDP."}
+    )
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not (self.use_cpu or self.fp16) and is_torch_bf16_gpu_available()
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.dataloader_drop_last:
+            raise ValueError(
+                "dataloader_drop_last doesn't apply: training takes whole batches, evaluation "
+                "every image"
+            )
+        if self.lr_scheduler_type != "linear" or self.warmup_steps:  # transformers' defaults
+            raise ValueError(
+                "lr_scheduler_type and warmup_steps don't apply: the schedule is warmup_epochs, "
+                "then a cosine"
+            )
+        # pinning is for copies to an accelerator; without one torch warns about it at every epoch
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        given = self.learning_rate
+        self.learning_rate = given or 0.0
+        super().__post_init__()
+        if given is None:
+            self.learning_rate = scaled_learning_rate(
+                self.base_learning_rate, self.total_batch_size
+            )
+        for name in ("base_learning_rate", "learning_rate", "num_train_epochs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.min_learning_rate <= self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the "
+                f"peak, {self.learning_rate}"
+            )
+        if not self.warmup_epochs >= 0:  # that it is shorter than the run, the trainer checks
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}; it must be at least 0")
+
+    @property
+    def total_batch_size(self):
+        """Images an update: over devices, processes and accumulation steps."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
+
+@dataclass
+class MAETrainingArguments(ImageTrainingArguments):
+    """The paper's pre-training (MAE paper, Appendix A.1, Table 8)."""
+
+    num_train_epochs: float = field(default=800, metadata={"help": "Epochs."})
+    base_learning_rate: float = field(
+        default=1.5e-4,
+        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+    )
+    warmup_epochs: float = field(default=40, metadata={"help": "Epochs of linear warm-up."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    crops_per_image: int = field(
+        default=1,
+        metadata={
+            "help": "Samples, each with its own crop and mask, that are made of an image "
+            "when it is decoded. Epochs count "
+            "samples: with R crops, each takes an Rth of the images, and R epochs take all."
+        },
+    )
+    resolution_schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": "Smaller images first: 0:128,0.6:160,0.85:224 trains at 128 pixels "
+            "from the start, at 160 from 60 %% of "
+            "the run and at 224 from 85 %, each from the next whole epoch. The last must be the "
+            "model's image_size."
+        },
+    )
+    knn_images: int = field(
+        default=0,
+        metadata={
+            "help": "With labels: also evaluate by k-NN (k=20) against so many training "
+            "images. It tells what the features "
+            "are worth; 0 for none."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _ = self.resolutions  # raises what is wrong with it
+        if self.knn_images < 0:
+            raise ValueError(f"knn_images is {self.knn_images}; it must be at least 0")
+        if self.crops_per_image < 1 or self.per_device_train_batch_size % self.crops_per_image:
+            raise ValueError(
+                f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide "
+                "per_device_train_batch_size, "
+                f"which is {self.per_device_train_batch_size}"
+            )
+
+    @property
+    def resolutions(self):
+        """Share of the run → pixels of a side, from `resolution_schedule`; empty without one.
+
+        Raises:
+            ValueError: it can't be read, doesn't start at 0 or doesn't go up.
+        """
+        if not self.resolution_schedule:
+            return {}
+        pairs = re.findall(r"(\d+(?:\.\d+)?):(\d+)", self.resolution_schedule)
+        shares = [float(share) for share, _ in pairs]
+        whole = ",".join(
+            f"{share}:{size}" for share, size in pairs
+        ) == self.resolution_schedule.replace(" ", "")
+        if not whole or shares != sorted(set(shares)) or shares[0] != 0 or shares[-1] >= 1:
+            raise ValueError(
+                f"resolution_schedule is {self.resolution_schedule!r}; it must be shares of the "
+                "run that start at 0, go up "
+                "and are less than 1, each with pixels, as 0:128,0.6:160,0.85:224"
+            )
+        return {share: int(size) for share, (_, size) in zip(shares, pairs)}
+
+
+@dataclass
+class FineTuningArguments(ImageTrainingArguments):
+    """The paper's fine-tuning (MAE paper, Table 9), with the values for ViT-Base of the authors'
+    code."""
+
+    num_train_epochs: float = field(default=100, metadata={"help": "Epochs."})
+    base_learning_rate: float = field(
+        default=5e-4,
+        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+    )
+    min_learning_rate: float = field(default=1e-6, metadata={"help": "Where the cosine ends."})
+    layer_decay: float = field(
+        default=0.65,
+        metadata={"help": "Learning rate of a layer over that of the layer above, in (0, 1]."},
+    )
+    auto_augment: str = field(
+        default="rand-m9-mstd0.5-inc1",
+        metadata={"help": "RandAugment policy, by timm's name, or none."},
+    )
+    random_erasing: float = field(
+        default=0.25, metadata={"help": "Probability that a box is replaced by noise."}
+    )
+    mixup: float = field(default=0.8, metadata={"help": "Alpha of mixup; 0 for none."})
+    cutmix: float = field(
+        default=1.0,
+        metadata={"help": "Alpha of CutMix; 0 for none. With mixup, each half of the time."},
+    )
+    label_smoothing_factor: float = field(
+        default=0.1, metadata={"help": "Share of a label spread over all classes."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("mixup", "cutmix"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("random_erasing", "label_smoothing_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be in (0, 1]")
+        if self.per_device_train_batch_size % 2 and (self.mixup or self.cutmix):
+            raise ValueError(
+                f"per_device_train_batch_size is {self.per_device_train_batch_size}; mixup and "
+                "cutmix mix pairs: it must be "
+                "even, or --mixup 0 --cutmix 0"
+            )
+
+
+@dataclass
+class LinearProbeArguments(ImageTrainingArguments):
+    """The paper's linear probe (MAE paper, Appendix A.1, Table 10): LARS without weight decay."""
+
+    per_device_train_batch_size: int = field(
+        default=512, metadata={"help": "Images a device and forward pass."}
+    )
+    num_train_epochs: float = field(default=90, metadata={"help": "Epochs."})
+    base_learning_rate: float = field(
+        default=0.1,
+        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+    )
+    warmup_epochs: float = field(default=10, metadata={"help": "Epochs of linear warm-up."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the matrix."})
+    cache_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Encode each image once, as the center crop, and train the head on "
+            "that: minutes instead of hours, and "
+            "another number than the paper's crops and flips give."
+        },
+    )
+    save_strategy: str = field(default="no", metadata={"help": "When to save: no, steps, epoch."})

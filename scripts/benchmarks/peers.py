@@ -1,0 +1,182 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Other libraries' Masked Autoencoders and classifiers of the same size, to be measured beside
+ours."""
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch.nn import functional as F
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
+
+from hf_mae.models.functional import sincos_position_table
+from hf_mae.models.modeling_classification import MAEForImageClassification
+from hf_mae.models.modeling_mae import MAEForPreTraining
+
+
+def _loss(model, pixel_values):
+    return model(pixel_values).loss
+
+
+def _logits(model, pixel_values):
+    return model(pixel_values).logits
+
+
+def ours(config):
+    return MAEForPreTraining(config), _loss
+
+
+def transformers_mae(config):
+    """transformers' own; its position tables, which it leaves at zero, are set."""
+    model = ViTMAEForPreTraining(_as(ViTMAEConfig, config))
+    _set_positions(
+        config, model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed
+    )
+    return model, _loss
+
+
+@torch.no_grad()
+def _set_positions(config, *tables):
+    for table in tables:
+        table.copy_(sincos_position_table(config.grid_size, table.shape[-1]))
+
+
+def mmpretrain_mae(config):
+    """mmpretrain's, built as its configuration files have it."""
+    from mmpretrain.models import MAE
+
+    size, patch = config.image_hw[0], config.patch_hw[0]
+    arch = {"embed_dims": config.hidden_size, "num_layers": config.num_hidden_layers}
+    arch |= {
+        "num_heads": config.num_attention_heads,
+        "feedforward_channels": config.intermediate_size,
+    }
+    common = {"patch_size": patch, "mask_ratio": config.mask_ratio}
+    decoder = {
+        "patch_size": patch,
+        "num_patches": config.num_patches,
+        "embed_dim": config.hidden_size,
+    }
+    decoder |= {
+        "decoder_embed_dim": config.decoder_hidden_size,
+        "decoder_depth": config.decoder_num_hidden_layers,
+    }
+    decoder |= {"decoder_num_heads": config.decoder_num_attention_heads}
+    decoder |= {"mlp_ratio": config.decoder_intermediate_size / config.decoder_hidden_size}
+    loss = {"type": "PixelReconstructionLoss", "criterion": "L2"}
+    model = MAE(
+        backbone={"type": "MAEViT", "arch": arch, "img_size": size, **common},
+        neck={"type": "MAEPretrainDecoder", **decoder},
+        head={
+            "type": "MAEPretrainHead",
+            "norm_pix": config.norm_pix_loss,
+            "patch_size": patch,
+            "loss": loss,
+        },
+        data_preprocessor={"type": "BaseDataPreprocessor", "_scope_": "mmengine"},
+    )
+    _set_positions(config, model.backbone.pos_embed, model.neck.decoder_pos_embed)
+    return model, lambda model, pixel_values: model.loss(pixel_values, None)["loss"]
+
+
+def lightly_mae(config):
+    """lightly's modules, put together as its documentation shows."""
+    from lightly.models import utils
+    from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
+
+    patch = config.patch_hw[0]
+    backbone = MaskedVisionTransformerTIMM(vit=_timm_vit(config, num_classes=0))
+    backbone.mask_token = None  # the encoder sees none
+    decoder = MAEDecoderTIMM(
+        num_patches=config.num_patches,
+        patch_size=patch,
+        in_chans=config.num_channels,
+        embed_dim=config.hidden_size,
+        decoder_embed_dim=config.decoder_hidden_size,
+        decoder_depth=config.decoder_num_hidden_layers,
+        decoder_num_heads=config.decoder_num_attention_heads,
+        mlp_ratio=config.decoder_intermediate_size / config.decoder_hidden_size,
+    )
+
+    def loss(model, pixel_values):
+        backbone, decoder = model
+        size = (len(pixel_values), 1 + config.num_patches)
+        kept, masked = utils.random_token_mask(
+            size, mask_ratio=config.mask_ratio, device=pixel_values.device
+        )
+        encoded = decoder.embed(backbone.encode(images=pixel_values, idx_keep=kept))
+        tokens = utils.repeat_token(decoder.mask_token, size).to(encoded.dtype)
+        decoded = decoder.decode(utils.set_at_index(tokens, kept, encoded))
+        pred = decoder.predict(utils.get_at_index(decoded, masked))
+        target = utils.get_at_index(utils.patchify(pixel_values, patch), masked - 1)
+        return F.mse_loss(
+            pred, utils.normalize_mean_var(target) if config.norm_pix_loss else target
+        )
+
+    return torch.nn.ModuleList([backbone, decoder]), loss
+
+
+def _timm_vit(config, **options):
+    return VisionTransformer(
+        img_size=config.image_hw,
+        patch_size=config.patch_hw,
+        embed_dim=config.hidden_size,
+        depth=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        mlp_ratio=config.intermediate_size / config.hidden_size,
+        **options,
+    )
+
+
+def our_classifier(config):
+    return MAEForImageClassification(config), _logits
+
+
+def timm_classifier(config):
+    """timm's ViT, mean-pooled as MAE's classifiers are."""
+    model = _timm_vit(config, num_classes=config.num_labels, global_pool="avg")
+    return model, lambda model, pixel_values: model(pixel_values)
+
+
+def transformers_vit(config):
+    return ViTForImageClassification(_as(ViTConfig, config)), _logits
+
+
+def transformers_beit(config):
+    """transformers' BEiT, set up as an exported MAE classifier is: the same mathematics."""
+    options = {
+        "use_absolute_position_embeddings": True,
+        "use_mean_pooling": True,
+        "layer_scale_init_value": 0.0,
+    }
+    return BeitForImageClassification(
+        _as(BeitConfig, config, use_mask_token=False, **options)
+    ), _logits
+
+
+def _as(config_class, config, **options):
+    """The fields that two libraries' configurations share."""
+    known, ours = config_class().to_dict(), config.to_dict()
+    skipped = ("model_type", "architectures", "transformers_version", "dtype")
+    return config_class(
+        **{name: ours[name] for name in ours if name in known and name not in skipped}, **options
+    )
+
+
+PRETRAINING = {
+    "hf_mae": ours,
+    "transformers ViTMAE": transformers_mae,
+    "mmpretrain": mmpretrain_mae,
+    "lightly": lightly_mae,
+}
+CLASSIFIERS = {
+    "hf_mae": our_classifier,
+    "timm ViT": timm_classifier,
+    "transformers ViT": transformers_vit,
+    "transformers BEiT": transformers_beit,
+}

@@ -1,0 +1,97 @@
+"""Scripts in forks of a process that has imported the package already: importing takes seconds.
+
+A fork stands for `python scripts/NAME …` or, several of them, for what torchrun starts. What tests
+real starts, of python, torchrun and accelerate, starts them itself.
+"""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+
+ROOT = Path(__file__).parent.parent
+# for a machine that is several times slower than the slowest it was tried on
+TIMEOUT_SECONDS = 1800
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "hf_mae.hub.publishing",
+        "hf_mae.training.classification",
+        "hf_mae.training.pretraining",
+        "hf_mae.training.run",
+        "sklearn.datasets",
+        "torch.utils.tensorboard",
+        "transformers.pipelines",
+    ]
+)
+
+
+def run_forked(name, arguments, processes=1):
+    """Runs scripts/NAME to its end, in one process or several: (status, stdout, stderr)."""
+    port = _free_port()
+    ranks = [_rank_environment(rank, processes, port) for rank in range(processes)]
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "stdout"), Path(folder, "stderr")
+        out.touch()
+        err.touch()
+        forks = [
+            _FORKS.Process(target=_run, args=(name, arguments, rank, out, err)) for rank in ranks
+        ]
+        for fork in forks:
+            fork.start()
+        status = _wait(forks)
+        return status, out.read_text(), err.read_text()
+
+
+def _wait(forks):
+    """The first status that isn't 0, or 0; when one process fails the others are ended."""
+    running = list(forks)
+    while running:
+        ready = multiprocessing.connection.wait([f.sentinel for f in running], TIMEOUT_SECONDS)
+        ended = [fork for fork in running if fork.sentinel in ready]
+        running = [fork for fork in running if fork not in ended]
+        for fork in ended:
+            fork.join()
+        if not ended or any(fork.exitcode for fork in ended):
+            for fork in running:
+                fork.kill()
+                fork.join()
+            running = []
+            if not ended:
+                raise TimeoutError(f"the script didn't end within {TIMEOUT_SECONDS} s")
+    return next((fork.exitcode for fork in forks if fork.exitcode), 0)
+
+
+def _rank_environment(rank, processes, port):
+    """What torchrun tells a process; nothing if there is only one."""
+    if processes == 1:
+        return {}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+    numbers |= {"LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}}
+
+
+def _free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _run(name, arguments, environment, out, err):
+    script = ROOT / "scripts" / name
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    if environment:
+        torch.set_num_threads(1)
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))  # as python does
+    runpy.run_path(str(script), run_name="__main__")

@@ -1,0 +1,118 @@
+"""What several tests need: the golden cases, tiny models, and scripts as their users start them."""
+
+import contextlib
+import io
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from forked_scripts import run_forked
+
+from hf_mae.data.decoding import open_image, whole_pixels
+
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+
+# the shape of the golden cases
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 192,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 128,
+}
+_OTHERS = {name: value for name, value in TINY.items() if name not in ("image_size", "patch_size")}
+TINY_FLAGS = ["--image_size=32", "--patch_size=8", f"--config_overrides={json.dumps(_OTHERS)}"]
+
+
+def encoded(image, fmt="png", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=fmt, **options)
+    return buffer.getvalue()
+
+
+def decode(value, num_channels):
+    """What an image column holds → all its pixels (H, W, C)."""
+    return whole_pixels(open_image(value, num_channels))
+
+
+def script_command(name, *arguments, processes=1):
+    """How a user starts a script, on this Python."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [
+        sys.executable,
+        *(launch if processes > 1 else []),
+        str(ROOT / "scripts" / name),
+        *map(str, arguments),
+    ]
+
+
+def script_environment(processes=1):
+    return {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else dict(os.environ)
+
+
+def run_script(name, *arguments, processes=1, check=True):
+    """Runs a script to its end; returns stdout, or with `check=False` (status, stdout, stderr)."""
+    status, stdout, stderr = run_forked(name, list(map(str, arguments)), processes)
+    if not check:
+        return status, stdout, stderr
+    assert status == 0, f"exit status {status}\n{stdout}\n{stderr}"
+    return stdout
+
+
+def script_error(name, *arguments):
+    """What a script that refuses its arguments says, in this process (starting one takes
+    seconds)."""
+    stderr = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(stderr):
+        patch.setattr("sys.argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    assert caught.value.code
+    text = stderr.getvalue() if isinstance(caught.value.code, int) else caught.value.code
+    assert "error: " in text
+    return text
+
+
+def kill_tree(process):
+    """Kills a process and all that it started, hard (torchrun's children are in sessions of their
+    own)."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def trace(output_dir, key="loss"):
+    """What a run logged: (step, value) pairs."""
+    history = json.loads((Path(output_dir) / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry[key]) for entry in history if key in entry]
+
+
+# trainers log every step, on the CPU
+QUIET = {
+    "max_steps": 6,
+    "warmup_epochs": 0,
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+def logged_losses(trainer):
+    """The loss of every step that a trainer logged."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

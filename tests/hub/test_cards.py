@@ -1,0 +1,254 @@
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from helpers import GOLDEN, ROOT
+from huggingface_hub import ModelCard
+from PIL import Image
+from test_export import OLDEST, make, write
+
+from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
+from hf_mae.conversion.zoo import ZOO
+from hf_mae.hub.cards import Example, PlainCard
+from hf_mae.hub.training_cards import ClassifierCard, PreTrainingCard, load_training_card
+from hf_mae.hub.zoo_cards import ZooCard, zoo_table
+from hf_mae.models.costs import count
+
+
+FACTS = {
+    "folder": "xrays",
+    "dataset": "chest-xrays",
+    "config": MAEConfig.from_size("tiny", num_channels=1, norm_pix_loss=True),
+    "num_parameters": (5_500_000, 6_543_210),
+    "num_train_images": 12_345,
+    "num_held_out_images": 678,
+    "epochs": 12.5,
+    "steps": 2_410,
+    "total_batch_size": 64,
+    "learning_rate": 3.75e-5,
+    "hardware": "1 x NVIDIA H100",
+    "versions": "Python 3.12.1, torch 2.15.0",
+    "command": "accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again",
+    "results": {
+        "this model": 0.51234,
+        "mean of the visible patches": 1.25,
+        "best constant patch per image": 0.98765,
+    },
+    "pictures": ["curves.png", "reconstructions.png"],
+}
+LABELS = {"id2label": {0: "ill", 1: "well"}, "label2id": {"ill": 0, "well": 1}}
+CLASSIFIER_FACTS = {
+    **FACTS,
+    "config": MAEConfig.from_size("tiny", num_channels=1, **LABELS),
+    "results": {"top-1 accuracy": 0.912346},
+    "method": "It was trained whole (fine-tuning).",
+    "started_from": "mae-xrays",
+    "pictures": ["curves.png"],
+}
+
+
+def test_whole_card():
+    assert (
+        str(PreTrainingCard(**FACTS).render()) == (GOLDEN / "cards" / "pre-trained.md").read_text()
+    )
+
+
+def test_whole_card_of_a_published_classifier():
+    published = {
+        "folder": "org/xrays",
+        "native": "BeitForImageClassification",
+        "license": "apache-2.0",
+        "hub_dataset": "org/chest-xrays",
+        "base_model": "org/mae-xrays",
+        "examples": [
+            Example(src="https://a/b.png", title="b", output=[{"label": "ill", "score": 0.75}])
+        ],
+    }
+    card = ClassifierCard(**{**CLASSIFIER_FACTS, **published}).render()
+    assert str(card) == (GOLDEN / "cards" / "classifier.md").read_text()
+    (result,) = card.data.eval_results
+    assert (result.dataset_name, result.metric_value, result.metric_name) == (
+        "chest-xrays",
+        0.91235,
+        "top-1 accuracy",
+    )
+
+
+def test_cards_without_held_out_images():
+    nothing = {"num_held_out_images": 0, "results": {}, "pictures": []}
+    for card in (
+        PreTrainingCard(**{**FACTS, **nothing}),
+        ClassifierCard(**{**CLASSIFIER_FACTS, **nothing}),
+    ):
+        text = str(card.render())
+        assert "Results" not in text
+        assert "](" not in text.split("## Training")[1].split("## Size")[0]
+        assert "model-index" not in text
+
+
+def test_k_nn_accuracy_is_shown_if_it_was_measured():
+    line = "k-NN accuracy of the features (cosine, k=20): 81.23 %"
+    assert line in str(PreTrainingCard(**FACTS, knn_accuracy=0.81234).render())
+    assert "k-NN" not in str(PreTrainingCard(**FACTS).render())
+
+
+@pytest.mark.parametrize(
+    "card",
+    [PreTrainingCard(**FACTS), ClassifierCard(**CLASSIFIER_FACTS)],
+    ids=lambda c: type(c).__name__,
+)
+def test_facts_survive_the_folder(card, tmp_path):
+    card.save_facts(tmp_path)
+    assert str(load_training_card(tmp_path, card.config).render()) == str(card.render())
+    again = load_training_card(tmp_path, card.config, folder="org/name", license="mit").render()
+    assert again.data.license == "mit"
+    assert "org/name" in again.text
+    assert load_training_card(tmp_path / "elsewhere", card.config) is None
+    for damage in ("{", '{"card": "Other"}', '{"card": "PreTrainingCard", "surplus": 1}', "[1]"):
+        (tmp_path / "card.json").write_text(damage)
+        with pytest.raises(
+            ValueError,
+            match=r"card\.json is damaged; without it the card says less, so delete it to go on",
+        ):
+            load_training_card(tmp_path, card.config)
+
+
+@pytest.mark.parametrize("architecture", ["MAEForPreTraining", "MAEForImageClassification"])
+def test_counts_are_those_of_a_real_model(architecture):
+    config = MAEConfig.from_size("tiny", image_size=64, pooling="cls", head_batch_norm=True)
+    model = {
+        "MAEForPreTraining": MAEForPreTraining,
+        "MAEForImageClassification": MAEForImageClassification,
+    }[architecture](config)
+    parameters = sum(
+        tensor.numel() for name, tensor in model.state_dict().items() if "batch_norm" not in name
+    )
+    assert count(config, architecture)[:2] == (
+        parameters,
+        sum(t.numel() for t in model.vit.state_dict().values()),
+    )
+
+
+def test_the_zoos_cards_are_the_tables(tmp_path):
+    """`make cards` leaves everything as it is."""
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
+    command = [sys.executable, str(ROOT / "scripts" / "make" / "write_cards.py"), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=240)
+    written = {path.name: path.read_text() for path in (tmp_path / "model_cards").glob("*")}
+    assert written == {path.name: path.read_text() for path in (ROOT / "model_cards").glob("*")}, (
+        "make cards"
+    )
+    assert set(written) == {f"{model.hub_name}.md" for model in ZOO.values()}
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "make cards"
+    assert zoo_table().count("\n") == 1 + len(ZOO)
+
+
+@pytest.mark.parametrize("model", ZOO.values(), ids=lambda model: model.hub_name)
+def test_metadata_of_the_zoo(model):
+    path = ROOT / "model_cards" / f"{model.hub_name}.md"
+    metadata = yaml.safe_load(path.read_text().split("---\n")[1])
+    data = ModelCard.load(path).data
+    assert metadata["library_name"] == "transformers"
+    assert (
+        metadata["license"]
+        == {"mmpretrain": "apache-2.0", "facebookresearch": "cc-by-nc-4.0"}[model.source]
+    )
+    assert metadata["datasets"] == ["imagenet-1k"]
+    assert "masked-autoencoder" in metadata["tags"]
+    text = path.read_text()
+    for heading in (
+        "Use",
+        "Training",
+        "Evaluation",
+        "Size",
+        "Limits",
+        "Whose weights, and licence",
+        "Citation",
+    ):
+        assert f"\n## {heading}\n" in text
+    if model.kind == "pretrain":
+        assert metadata["pipeline_tag"] == "image-feature-extraction"
+        assert "model-index" not in metadata
+        assert "base_model" not in metadata
+    else:
+        assert metadata["pipeline_tag"] == "image-classification"
+        assert metadata["base_model"] == f"hf-mae/{ZOO[model.starts_from].hub_name}"
+        assert metadata["base_model_relation"] == "finetune"
+        (result,) = data.eval_results
+        assert (result.metric_value, result.source_name) == (model.top1, model.source)
+        assert "as reported by" in result.metric_name
+        assert result.source_url.startswith("https://github.com/")
+        assert metadata["widget"][0]["src"].endswith(
+            f"{model.hub_name}/resolve/main/examples/china.jpg"
+        )
+    assert (model.url or "without the weights") in text
+    assert (model.digest or ":").split(":")[1] in text
+
+
+def test_published_figures_on_the_cards():
+    text = str(ZooCard.of(ZOO["mae_vit-huge-p16_8xb512-amp-coslr-1600e_in1k"]).render())
+    assert "657.07 M parameters, 630.76 M of them in the encoder" in text
+    assert "167.40 G multiply-adds" in text
+    assert (
+        "| "
+        "[vit-huge-p14-mae-in1k-448px](https://huggingface.co/hf-mae/vit-huge-p14-mae-in1k-448px) "
+        "| 87.3 |" in text
+    )
+
+
+def blocks_of_python(card):
+    return re.findall(r"```python\n(.*?)```", str(card.render()), flags=re.S)
+
+
+@pytest.mark.parametrize("transformers", ["pinned", "4.57"])
+@pytest.mark.parametrize("kind", ["pretrain", "mean", "encoder"])
+def test_grey_models_code_for_plain_transformers(kind, transformers, tmp_path):
+    """As it stands on the card, in a process without hf_mae, on grey pictures and on others."""
+    if transformers == "4.57" and not OLDEST.is_dir():
+        pytest.skip("make oldest-transformers installs it")
+    model = make(f"grey {kind}")
+    _, result = write(model, tmp_path / "native")
+    card = PlainCard(
+        folder=str(tmp_path / "native"),
+        native=result["architecture"],
+        config=model.config,
+        class_name=type(model).__name__,
+    )
+    assert "It was trained on grey pictures" in str(card.render())
+    code = (
+        "import os, sys\nsys.modules['hf_mae'] = "
+        f"None\nos.chdir({str(tmp_path)!r})\n{blocks_of_python(card)[0]}"
+    )
+    path = {"PYTHONPATH": str(OLDEST)} if transformers == "4.57" else {}
+    for mode in ("L", "RGB"):
+        Image.new(mode, (60, 40), "gray").save(tmp_path / "picture.jpg")
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["pretrain", "mean", "encoder"])
+def test_our_own_code_takes_any_channels(kind, channels, tmp_path, monkeypatch):
+    model = make(kind, num_channels=channels)
+    model.save_pretrained(tmp_path / "own")
+    MAEImageProcessor.from_model_config(model.config).save_pretrained(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (60, 40), "red").save("picture.jpg")
+    np.save("picture.npy", np.zeros((40, 60, channels), np.uint8))
+    card = PlainCard(
+        folder=str(tmp_path / "own"), config=model.config, class_name=type(model).__name__
+    )
+    (block,) = blocks_of_python(card)
+    exec(block, names := {})
+    if channels == 5:
+        assert "picture.npy" in block
+    if kind == "mean" and channels == 5:
+        assert names["logits"].shape == (1, 10)
+    elif kind != "mean":
+        assert names["features"].shape == (1, 17, 48)
