@@ -1,11 +1,15 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What goes wrong, by name, and the one place that tells the user of it."""
 
+import contextlib
 import struct
+import sys
 import zlib
+from collections.abc import Iterator
 
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
+from safetensors import SafetensorError
 
 
 # what the Hub's client raises when the network fails, whichever HTTP library it uses
@@ -37,3 +41,34 @@ class BadImageError(RuntimeError):
 
 class NonFiniteLossError(RuntimeError):
     """The loss of an update is NaN or infinite."""
+
+
+# what is for the user to mend: a value, a file, an image, the network
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    SafetensorError,
+    BadImageError,
+    NonFiniteLossError,
+    *NETWORK_ERRORS,
+)
+
+
+@contextlib.contextmanager
+def reported_as(script: str) -> Iterator[None]:
+    """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
+
+    Args:
+        script: Its name, which starts the line.
+
+    Example:
+
+    >>> with reported_as("predict.py"):
+    ...     raise ValueError("no such model")
+    Traceback (most recent call last):
+    SystemExit: predict.py: error: no such model
+    """
+    try:
+        yield
+    except USER_ERRORS as error:
+        sys.exit(f"{script}: error: {' '.join(str(error).splitlines())}")
