@@ -1,7 +1,8 @@
 """Scripts in forks of a process that has imported the package already: importing takes seconds.
 
 A fork stands for `python scripts/NAME …` or, several of them, for what torchrun starts. What tests
-real starts, of python, torchrun and accelerate, starts them itself.
+real starts, of python, torchrun and accelerate, starts them itself. What reads the environment when
+it is imported (the Hub's client) has read that of the tests.
 """
 
 import multiprocessing
@@ -70,12 +71,13 @@ def _wait(forks):
 
 
 def _rank_environment(rank, processes, port):
-    """What torchrun tells a process; nothing if there is only one."""
+    """This process' environment and, for one of several, what torchrun adds."""
     if processes == 1:
-        return {}
+        return dict(os.environ)
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
     numbers |= {"LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
-    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}}
+    told = {name: str(value) for name, value in numbers.items()}
+    return {**os.environ, "MASTER_ADDR": "127.0.0.1", **told}
 
 
 def _free_port():
@@ -87,10 +89,11 @@ def _free_port():
 def _run(name, arguments, environment, out, err):
     script = ROOT / "scripts" / name
     os.chdir(ROOT)
+    os.environ.clear()
     os.environ.update(environment)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
-    if environment:
+    if "RANK" in environment:
         torch.set_num_threads(1)
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))  # as python does

@@ -5,17 +5,17 @@ import io
 import json
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from forked_scripts import run_forked
+from forked_scripts import ROOT, TIMEOUT_SECONDS, run_forked
 
 from hf_mae.data.decoding import open_image, whole_pixels
 
 
-ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 
 # the shape of the golden cases
@@ -61,9 +61,31 @@ def script_environment(processes=1):
     return {**os.environ, "OMP_NUM_THREADS": "1"} if processes > 1 else dict(os.environ)
 
 
-def run_script(name, *arguments, processes=1, check=True):
-    """Runs a script to its end; returns stdout, or with `check=False` (status, stdout, stderr)."""
-    status, stdout, stderr = run_forked(name, list(map(str, arguments)), processes)
+def run_fresh(name, arguments, processes=1):
+    """Runs a script to its end, as a user starts it: (status, stdout, stderr)."""
+    process = subprocess.Popen(
+        script_command(name, *arguments, processes=processes),
+        cwd=ROOT,
+        env=script_environment(processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        kill_tree(process)
+        raise
+    return process.returncode, stdout, stderr
+
+
+def run_script(name, *arguments, processes=1, check=True, fresh=False):
+    """Runs a script to its end; returns stdout, or with `check=False` (status, stdout, stderr).
+
+    It is a fork that finds the package imported, or with `fresh` a new Python or torchrun.
+    """
+    run = run_fresh if fresh else run_forked
+    status, stdout, stderr = run(name, list(map(str, arguments)), processes)
     if not check:
         return status, stdout, stderr
     assert status == 0, f"exit status {status}\n{stdout}\n{stderr}"

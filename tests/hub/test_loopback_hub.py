@@ -60,7 +60,9 @@ def publish(folder, repo_id, *flags, check=True):
         f"--repo_id={repo_id}",
         *flags,
     ]
-    return run_script("publish.py", *arguments, check=check)
+    return run_script(
+        "publish.py", *arguments, check=check, fresh=True
+    )  # the client reads its address at import
 
 
 def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
@@ -124,7 +126,9 @@ def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
         "--dataloader_num_workers=0",
         f"--output_dir={tmp_path / 'tuned'}",
     ]
-    printed = run_script("run_finetune.py", "--model_name_or_path=org/mae-vit-huge", *flags)
+    printed = run_script(
+        "run_finetune.py", "--model_name_or_path=org/mae-vit-huge", *flags, fresh=True
+    )
     assert "top-1 accuracy" in printed
     facts = json.loads((tmp_path / "tuned" / "card.json").read_text())
     assert facts["base_model"] == "org/mae-vit-huge"
