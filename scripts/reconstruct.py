@@ -11,6 +11,7 @@ from PIL import Image
 
 from hf_mae import MAEForPreTraining, MAEImageProcessor
 from hf_mae.errors import DECODE_ERRORS
+from hf_mae.models.masking import seeded_noise
 from hf_mae.training.visualization import reconstruction_panel
 
 
@@ -38,11 +39,7 @@ def main():
             failed += 1
             print(f"reconstruct.py: {name} is passed over: {error}", file=sys.stderr)
     if images:
-        noise = torch.rand(
-            len(images),
-            model.config.num_patches,
-            generator=torch.Generator().manual_seed(args.seed),
-        )
+        noise = seeded_noise(len(images), model.config.num_patches, args.seed)
         reconstruction_panel(model, processor, torch.cat(images), noise).savefig(
             args.output, dpi=120
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..models.masking import seeded_noise
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PROVENANCE_FILE
@@ -82,7 +83,7 @@ def output_checksum(model):
     """
     config, generator = model.config, torch.Generator().manual_seed(0)
     image = torch.randn(1, config.num_channels, *config.image_hw, generator=generator)
-    noise = torch.rand(1, config.num_patches, generator=generator)
+    noise = seeded_noise(1, config.num_patches, generator)  # after the image, of one generator
     training = model.training
     model.eval()
     if isinstance(model, MAEForImageClassification):

@@ -28,7 +28,8 @@ from transformers import (
     ViTMAEConfig,
 )
 
-from ..models.key_names import NATIVE_RENAMES
+from ..models.key_names import NATIVE_RENAMES, rename
+from ..models.masking import seeded_noise
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel
 
@@ -151,12 +152,7 @@ def _fields(model, *names):
 
 
 def _renamed(model):
-    renamed = {}
-    for name, tensor in model.state_dict().items():
-        for pattern, replacement in NATIVE_RENAMES.items():
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+    return rename(model.state_dict(), NATIVE_RENAMES)
 
 
 def _bare_encoder(encoder):
@@ -278,7 +274,7 @@ def _compare(model, folder, architecture, native_channels):
     training = model.training
     model.eval()
     if architecture == "ViTMAEForPreTraining":
-        noise = torch.rand(2, config.num_patches, generator=generator)
+        noise = seeded_noise(2, config.num_patches, generator)
         native = AutoModelForPreTraining.from_pretrained(folder).eval()
         ours, theirs = model(images, noise=noise), native(asked, noise=noise)
         pairs = {"loss": (ours.loss, theirs.loss), "logits": (ours.logits, theirs.logits)}

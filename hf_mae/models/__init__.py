@@ -1,1 +1,2 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""The paper: a batch → a loss. Built on torch and transformers only."""

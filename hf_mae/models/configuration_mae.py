@@ -2,6 +2,9 @@
 """Configuration of a Masked Autoencoder: its fields, their validation and the table of sizes."""
 
 import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -60,11 +63,14 @@ _POSITIVE_INTEGERS = (
     "decoder_intermediate_size",
 )
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
+_POSITIVE_NUMBERS = ("layer_norm_eps", "initializer_range")
+_SWITCHES = ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm")
 
 
 class MAEConfig(PreTrainedConfig):
-    r"""Configuration of every model in hf_mae. Field names are those of transformers'
-    `ViTMAEConfig`.
+    r"""Configuration of every model in hf_mae.
+
+    Field names are those of transformers' `ViTMAEConfig`.
 
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size:
@@ -132,14 +138,16 @@ class MAEConfig(PreTrainedConfig):
     final_norm: bool = True
     head_batch_norm: bool = False
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
         self.check()
 
     @classmethod
-    def from_size(cls, size, **overrides):
-        """The configuration of a named size ("tiny", "small", "base", "large", "huge") with fields
-        overridden.
+    def from_size(cls, size: str, **overrides: Any) -> "MAEConfig":
+        """Makes the configuration of a named size, with fields overridden.
+
+        Args:
+            size: "tiny", "small", "base", "large" or "huge", as in `SIZES`.
 
         Raises:
             ValueError: the size or a field is unknown, or a value is impossible.
@@ -149,8 +157,8 @@ class MAEConfig(PreTrainedConfig):
         cls._check_names(overrides)
         return cls(**{**SIZES[size], **overrides})
 
-    def changed(self, **overrides):
-        """This configuration with fields overridden, as a new one.
+    def changed(self, **overrides: Any) -> "MAEConfig":
+        """Copies this configuration, with fields overridden.
 
         Raises:
             ValueError: a field is unknown, or a value is impossible.
@@ -159,7 +167,7 @@ class MAEConfig(PreTrainedConfig):
         return type(self)(**{**self.to_dict(), **overrides})
 
     @classmethod
-    def _check_names(cls, names):
+    def _check_names(cls, names: Iterable[str]) -> None:
         unknown = [name for name in names if not hasattr(cls, name)]
         if unknown:
             raise ValueError(
@@ -167,7 +175,9 @@ class MAEConfig(PreTrainedConfig):
             )
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         # transformers' `vit_mae` and `vit` have a subset of our fields under the same names: such
         # folders are ours to read; said here, the model type doesn't set off transformers' warning
         # about a mismatch
@@ -177,44 +187,48 @@ class MAEConfig(PreTrainedConfig):
         return config_dict, kwargs
 
     @staticmethod
-    def is_native(config_dict):
+    def is_native(config_dict: Mapping[str, Any]) -> bool:
         """Whether these are the fields of a model of transformers' own that is ours to read.
 
         That is `vit_mae`, and `vit` without a head: an encoder as ours, and its pooler.
         """
-        bare_vit = config_dict.get("model_type") == "vit" and config_dict.get("architectures") == [
-            "ViTModel"
-        ]
-        return bare_vit or config_dict.get("model_type") == "vit_mae"
+        if config_dict.get("model_type") == "vit":
+            return config_dict.get("architectures") == ["ViTModel"]
+        return config_dict.get("model_type") == "vit_mae"
 
-    def check(self):
-        """Raises ValueError if a field has an impossible value."""
+    def check(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: a field has an impossible value.
+        """
         for name in _POSITIVE_INTEGERS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
+            self._check_field(name, _is_positive_integer, "a positive whole number")
         for name in _RATES:
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a number in [0, 1)")
-        for name in ("layer_norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"{name} is {value!r}; it must be a positive number")
-        for prefix in ("", "decoder_"):
-            self._check_width(f"{prefix}hidden_size", f"{prefix}num_attention_heads")
-        for name in ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
-            raise ValueError(
-                f"hidden_act is {self.hidden_act!r}; it must be one of {', '.join(ACT2FN)}"
-            )
-        if self.pooling not in ("mean", "cls"):
-            raise ValueError(f"pooling is {self.pooling!r}; it must be 'mean' or 'cls'")
+            self._check_field(name, _is_rate, "a number in [0, 1)")
+        for name in _POSITIVE_NUMBERS:
+            self._check_field(name, _is_positive_number, "a positive number")
+        for name in _SWITCHES:
+            self._check_field(name, _is_bool, "True or False")
+        for name in ("image_size", "patch_size"):
+            self._check_field(name, _is_size, "a positive whole number or (height, width)")
+        self._check_choice("hidden_act", ACT2FN)
+        self._check_choice("pooling", ("mean", "cls"))
+        self._check_width("hidden_size", "num_attention_heads")
+        self._check_width("decoder_hidden_size", "decoder_num_attention_heads")
         self._check_grid()
 
-    def _check_width(self, width_name, heads_name):
+    def _check_field(self, name: str, is_possible: Callable[[Any], bool], allowed: str) -> None:
+        value = getattr(self, name)
+        if not is_possible(value):
+            raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+
+    def _check_choice(self, name: str, choices: Iterable[str]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+    def _check_width(self, width_name: str, heads_name: str) -> None:
         width, heads = getattr(self, width_name), getattr(self, heads_name)
         if width % heads:
             raise ValueError(
@@ -227,23 +241,7 @@ class MAEConfig(PreTrainedConfig):
                 "table"
             )
 
-    def _check_grid(self):
-        for name in ("image_size", "patch_size"):
-            value = getattr(self, name)
-            sides = (
-                [value]
-                if isinstance(value, int)
-                else list(value)
-                if isinstance(value, (list, tuple))
-                else []
-            )
-            whole = all(
-                isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides
-            )
-            if len(sides) not in (1, 2) or not whole:
-                raise ValueError(
-                    f"{name} is {value!r}; it must be a positive whole number or (height, width)"
-                )
+    def _check_grid(self) -> None:
         for image, patch, side in zip(self.image_hw, self.patch_hw, ("height", "width")):
             if image % patch:
                 raise ValueError(
@@ -251,30 +249,53 @@ class MAEConfig(PreTrainedConfig):
                 )
 
     @property
-    def image_hw(self):
+    def image_hw(self) -> tuple[int, int]:
         """Image (height, width) in pixels."""
         return _pair(self.image_size)
 
     @property
-    def patch_hw(self):
+    def patch_hw(self) -> tuple[int, int]:
         """Patch (height, width) in pixels."""
         return _pair(self.patch_size)
 
     @property
-    def grid_size(self):
+    def grid_size(self) -> tuple[int, int]:
         """Patches (down, across)."""
         return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
 
     @property
-    def num_patches(self):
+    def num_patches(self) -> int:
         """Patches in an image."""
         return self.grid_size[0] * self.grid_size[1]
 
 
-def _pair(value):
-    sides = (value,) if isinstance(value, int) else tuple(value)
-    return sides * 2 if len(sides) == 1 else sides
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return value[0], value[-1]  # one side alone is that of a square
 
 
-def _own_fields():
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_positive_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) in (1, 2) and all(map(_is_positive_integer, value))
+    return _is_positive_integer(value)
+
+
+def _own_fields() -> list[str]:
     return [name for name in MAEConfig.__annotations__ if name != "model_type"]

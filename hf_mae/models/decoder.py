@@ -1,24 +1,33 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""The decoder: from the tokens of visible patches to the pixels of the removed ones."""
+"""The decoder: from the tokens of visible patches to the pixels of the removed ones.
+
+Letters in the shape comments are those of modeling_mae.py.
+"""
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import initialization as init
 
-from .functional import gather_tokens, resize_position_table
+from .configuration_mae import MAEConfig
+from .functional import gather_tokens, resize_position_table, sincos_position_table
 from .layers import MAELayer
 
 
 class MAEDecoder(nn.Module):
     """Predicts pixels of the removed patches from the encoder's tokens (B, 1 + V, D).
 
-    The tokens stay in shuffled order (class token, visible, masked), for attention doesn't care;
+    The tokens stay in shuffled order (class token, visible, removed), for attention doesn't care;
     with `masked_only` the last block therefore answers for the last M of them.
     """
 
-    def __init__(self, config):
+    decoder_pos_embed: Tensor
+
+    def __init__(self, config: MAEConfig):
         super().__init__()
+        self.grid_size = config.grid_size
+        self.initializer_range = config.initializer_range
         width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
         self.decoder_embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -29,25 +38,47 @@ class MAEDecoder(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.decoder_pred = nn.Linear(width, math.prod(config.patch_hw) * config.num_channels)
-        self.grid_size = config.grid_size
 
-    def forward(self, latent, ids_shuffle, grid_size, masked_only):
-        positions = resize_position_table(self.decoder_pos_embed, self.grid_size, grid_size)
-        patch_positions = gather_tokens(
-            positions[:, 1:].expand(len(latent), -1, -1), ids_shuffle
-        )  # (B, N, D)
+    def init_weights(self) -> None:
+        """Draws the mask token; positions become the sin-cos table."""
+        init.normal_(self.mask_token, std=self.initializer_range)
+        table = self.decoder_pos_embed
+        init.copy_(table, sincos_position_table(self.grid_size, table.shape[-1]))
+
+    def resize_positions(self, grid_size: tuple[int, int]) -> None:
+        """Resizes the position table, in place, to a grid of other patches (down, across)."""
+        table = self.decoder_pos_embed
+        self.decoder_pos_embed = resize_position_table(table, self.grid_size, grid_size)
+        self.grid_size = grid_size
+
+    def forward(
+        self, latent: Tensor, ids_shuffle: Tensor, grid_size: tuple[int, int], masked_only: bool
+    ) -> Tensor:
+        """Decodes.
+
+        Args:
+            latent: (B, 1 + V, D), the encoder's tokens.
+            ids_shuffle: (B, N), patch numbers, the visible ones first.
+            grid_size: Patches (down, across) of these images.
+            masked_only: Whether to predict the removed patches alone.
+
+        Returns:
+            (B, M or N, p * q * C), in shuffled order.
+        """
         tokens = self.decoder_embed(latent)  # (B, 1 + V, D)
-        num_masked = ids_shuffle.shape[1] + 1 - tokens.shape[1]
-        masked = self.mask_token.to(tokens.dtype).expand(len(tokens), num_masked, -1)
-        hidden_states = torch.cat([tokens, masked], dim=1)  # (B, 1 + N, D)
-        hidden_states = hidden_states + torch.cat(
-            [positions[:, :1].expand(len(tokens), -1, -1), patch_positions], dim=1
-        )
+        batch_size, num_tokens, _ = tokens.shape
+        num_removed = ids_shuffle.shape[1] + 1 - num_tokens
+        removed = self.mask_token.to(tokens.dtype).expand(batch_size, num_removed, -1)
+        hidden_states = torch.cat([tokens, removed], dim=1)  # (B, 1 + N, D)
+        hidden_states = hidden_states + self._shuffle_positions(ids_shuffle, grid_size)
         for layer in self.decoder_layers[:-1]:
             hidden_states = layer(hidden_states)
-        hidden_states = self.decoder_layers[-1](hidden_states, num_masked if masked_only else None)
+        hidden_states = self.decoder_layers[-1](hidden_states, num_removed if masked_only else None)
         if not masked_only:
             hidden_states = hidden_states[:, 1:]
-        return self.decoder_pred(
-            self.decoder_norm(hidden_states)
-        )  # (B, M or N, p * q * C), shuffled order
+        return self.decoder_pred(self.decoder_norm(hidden_states))
+
+    def _shuffle_positions(self, ids_shuffle: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        positions = resize_position_table(self.decoder_pos_embed, self.grid_size, grid_size)
+        positions = positions.expand(ids_shuffle.shape[0], -1, -1)  # (B, 1 + N, D)
+        return torch.cat([positions[:, :1], gather_tokens(positions[:, 1:], ids_shuffle)], dim=1)

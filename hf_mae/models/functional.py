@@ -1,12 +1,11 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The mathematics of a Masked Autoencoder as pure tensor functions.
 
-Letters in the shape comments: B images, C channels, H x W pixels, p x q pixels a patch, N patches,
-V visible and M masked
-patches (N = V + M), D width.
+Letters in the shape comments are those of modeling_mae.py.
 """
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -14,15 +13,18 @@ from torch.nn import functional as F
 NORM_PIX_EPS = 1e-6
 
 
-def patchify(pixel_values, patch_size):
+def patchify(pixel_values: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """Cuts images into patches, row by row.
 
     Args:
         pixel_values: (B, C, H, W).
-        patch_size: (p, q); H must be a multiple of p and W of q.
+        patch_size: (p, q).
 
     Returns:
         (B, N, p * q * C), the values of a patch ordered by row, column, channel.
+
+    Raises:
+        ValueError: H is no multiple of p, or W of q.
 
     Example:
 
@@ -32,8 +34,10 @@ def patchify(pixel_values, patch_size):
     return _patch_grid(pixel_values, patch_size).flatten(3).flatten(1, 2)
 
 
-def take_patches(pixel_values, patch_size, ids):
-    """Some of the patches: `gather_tokens(patchify(pixel_values, patch_size), ids)`, copied once
+def take_patches(pixel_values: Tensor, patch_size: tuple[int, int], ids: Tensor) -> Tensor:
+    """Cuts some of the patches out of images.
+
+    That is `gather_tokens(patchify(pixel_values, patch_size), ids)`, with these patches copied once
     and no others.
 
     Args:
@@ -44,12 +48,12 @@ def take_patches(pixel_values, patch_size, ids):
         (B, K, p * q * C).
     """
     grid = _patch_grid(pixel_values, patch_size)
-    images = torch.arange(len(ids), device=ids.device).unsqueeze(1)  # (B, 1)
+    images = torch.arange(ids.shape[0], device=ids.device).unsqueeze(1)  # (B, 1)
     return grid[images, ids // grid.shape[2], ids % grid.shape[2]].flatten(2)
 
 
-def _patch_grid(pixel_values, patch_size):
-    """A view (B, H/p, W/q, p, q, C) of images."""
+def _patch_grid(pixel_values: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Views images as (B, H/p, W/q, p, q, C)."""
     (height, width), (p, q) = pixel_values.shape[2:], patch_size
     if height % p or width % q:
         raise ValueError(
@@ -59,7 +63,7 @@ def _patch_grid(pixel_values, patch_size):
     return pixel_values.unflatten(3, (-1, q)).unflatten(2, (-1, p)).permute(0, 2, 4, 3, 5, 1)
 
 
-def unpatchify(patches, patch_size, image_size):
+def unpatchify(patches: Tensor, patch_size: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
     """Puts patches back together: the inverse of `patchify`.
 
     Args:
@@ -69,6 +73,9 @@ def unpatchify(patches, patch_size, image_size):
 
     Returns:
         (B, C, H, W).
+
+    Raises:
+        ValueError: so many patches don't make such an image.
     """
     (p, q), (height, width) = patch_size, image_size
     rows, columns = height // p, width // q
@@ -77,18 +84,18 @@ def unpatchify(patches, patch_size, image_size):
             f"{patches.shape[1]} patches don't make {height} x {width} pixels: that is {rows} x "
             f"{columns}"
         )
-    pixels = patches.reshape(len(patches), rows, columns, p, q, -1)
+    pixels = patches.reshape(patches.shape[0], rows, columns, p, q, -1)
     pixels = pixels.permute(0, 5, 1, 3, 2, 4)  # (B, C, H/p, p, W/q, q)
-    return pixels.reshape(len(patches), -1, height, width)
+    return pixels.reshape(patches.shape[0], -1, height, width)
 
 
-def gather_tokens(tokens, ids):
-    """tokens (B, N, D), ids (B, K) → (B, K, D): each image's own choice of tokens."""
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Takes each image's own choice of tokens: (B, N, D), ids (B, K) → (B, K, D)."""
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def sincos_position_table(grid_size, width):
-    """Fixed 2-D sine-cosine positions behind an all-zero row for the class token.
+def sincos_position_table(grid_size: tuple[int, int], width: int) -> Tensor:
+    """Makes fixed 2-D sine-cosine positions, behind an all-zero row for the class token.
 
     A patch's vector is [sin(x w) | cos(x w) | sin(y w) | cos(y w)], x its column and y its row, w =
     10000^(-i / (D/4)). (The column comes first: so do the published weights have it.)
@@ -109,20 +116,22 @@ def sincos_position_table(grid_size, width):
     steps = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
     frequencies = 10000.0**-steps  # (D/4,)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    angles = [axis.reshape(-1, 1) * frequencies for axis in (x, y)]  # 2 x (N, D/4)
-    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    x, y = (axis.reshape(-1, 1) * frequencies for axis in (x, y))  # (N, D/4)
+    table = torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
     return F.pad(table, (0, 0, 1, 0)).unsqueeze(0).float()
 
 
-def resize_position_table(table, old_grid, new_grid):
-    """Bicubic resize of a position table to another grid, in two dimensions; the class row stays.
+def resize_position_table(
+    table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Tensor:
+    """Resizes a position table to another grid, bicubic in two dimensions; the class row stays.
 
     Args:
         table: (1, 1 + N, D).
         old_grid, new_grid: Patches (down, across).
 
     Returns:
-        (1, 1 + N', D), of the table's dtype.
+        (1, 1 + N', D), of the table's dtype; the table itself if the grids are the same.
     """
     if tuple(old_grid) == tuple(new_grid):
         return table
@@ -135,9 +144,10 @@ def resize_position_table(table, old_grid, new_grid):
     return torch.cat([table[:, :1], patches.to(table.dtype)], dim=1)
 
 
-def drop_path(branch, rate, noise):
-    """Stochastic depth (arXiv 1603.09382): a residual branch is left out for some samples, and
-    scaled up for the others.
+def drop_path(branch: Tensor, rate: float, noise: Tensor) -> Tensor:
+    """Leaves a residual branch out for some samples, and scales it up for the others.
+
+    (Stochastic depth, arXiv 1603.09382.)
 
     Args:
         branch: (B, N, D).
@@ -148,19 +158,21 @@ def drop_path(branch, rate, noise):
     return branch * kept.to(branch.dtype).view(-1, 1, 1)
 
 
-def patch_statistics(patches):
-    """Mean and standard deviation of every patch (…, 1): what norm_pix_loss normalises by
-    (unbiased, as the authors')."""
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes what norm_pix_loss normalises by: mean and deviation of every patch, (…, 1) each.
+
+    The deviation is the unbiased one, as in the authors' code.
+    """
     mean = patches.mean(dim=-1, keepdim=True)
     variance = patches.var(dim=-1, keepdim=True)
     return mean, (variance + NORM_PIX_EPS).sqrt()
 
 
-def pixel_target(patches, norm_pix_loss):
-    """What the decoder should predict for patches (…, p * q * C): their pixels, normalised a patch
-    if asked for.
+def pixel_target(patches: Tensor, norm_pix_loss: bool) -> Tensor:
+    """Computes what the decoder should predict for patches (…, p * q * C).
 
-    (MAE paper, Section 3, "Reconstruction target".)
+    That is their pixels, each patch normalised if asked for (MAE paper, Section 3, "Reconstruction
+    target").
     """
     patches = patches.float()
     if not norm_pix_loss:
@@ -174,13 +186,15 @@ def pixel_target(patches, norm_pix_loss):
     )
 
 
-def patch_losses(pred, target):
-    """Mean squared error of every patch: (…, p * q * C) twice → (…)."""
+def patch_losses(pred: Tensor, target: Tensor) -> Tensor:
+    """Computes the mean squared error of every patch: (…, p * q * C) twice → (…)."""
     return (pred.float() - target.float()).square().mean(dim=-1)
 
 
-def masked_losses(pred, target, mask):
-    """Mean squared error over the removed patches of each image (MAE paper, Section 3).
+def masked_losses(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Computes the mean squared error over the removed patches of each image.
+
+    (MAE paper, Section 3.)
 
     Args:
         pred, target: (B, N, p * q * C).
@@ -192,11 +206,11 @@ def masked_losses(pred, target, mask):
     return (patch_losses(pred, target) * mask).sum(dim=1) / mask.sum(dim=1)
 
 
-def baseline_losses(target, mask):
-    """What two predictors without a network lose on the removed patches of each image.
+def baseline_losses(target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes what two predictors without a network lose on the removed patches of each image.
 
     Args:
-        target: (B, N, p * q * C), as from `pixel_target`.
+        target: (B, N, p * q * C), in natural order, as `MAEForPreTraining` returns it.
         mask: (B, N), 1 for removed patches; in every image at least one of each kind.
 
     Returns:
@@ -204,9 +218,12 @@ def baseline_losses(target, mask):
         predicts the one patch that is best for this image, the mean of the removed ones, which it
         can't know.
     """
-    losses = []
-    for known in (1 - mask, mask):
-        weights = known.unsqueeze(-1) / known.sum(dim=1)[:, None, None]  # (B, N, 1)
-        guess = (target * weights).sum(dim=1, keepdim=True)  # (B, 1, p * q * C)
-        losses.append(masked_losses(guess, target, mask))
-    return tuple(losses)
+    visible_mean = masked_losses(_mean_patch(target, 1 - mask), target, mask)
+    best_constant = masked_losses(_mean_patch(target, mask), target, mask)
+    return visible_mean, best_constant
+
+
+def _mean_patch(patches: Tensor, chosen: Tensor) -> Tensor:
+    """The mean (B, 1, p * q * C) of those patches for which `chosen` (B, N) is 1."""
+    weights = chosen / chosen.sum(dim=1, keepdim=True)  # (B, N)
+    return (patches * weights.unsqueeze(-1)).sum(dim=1, keepdim=True)

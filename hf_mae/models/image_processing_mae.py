@@ -1,24 +1,35 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Image → `pixel_values`, and back: the paper's evaluation transform for any number of channels."""
 
+# transformers' back ends list every option, and ours hand on those that they don't look at
+# pyright: reportIncompatibleMethodOverride=false
+
 import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
     ChannelDimension,
     PILImageResampling,
     SizeDict,
     infer_channel_dimension_format,
 )
-from transformers.utils import is_torchvision_available
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils.import_utils import is_torchvision_available
 
 from ..errors import DECODE_ERRORS
+from .configuration_mae import MAEConfig
 
+
+_Backend = TorchvisionBackend if TYPE_CHECKING else object  # what _MAEDefaults is mixed into
+Processor = TypeVar("Processor", bound="_MAEDefaults")
+Pixels = Any  # an array in PIL's back end, a tensor in torchvision's
+Size = Any  # transformers' SizeDict; which of its fields are None depends on the processor
 
 _PIL_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,8 +43,8 @@ _PIL_TRANSPOSES = {
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def image_to_array(image, num_channels):
-    """A PIL image, upright and in the wanted channels: (H, W, C) uint8.
+def image_to_array(image: Image.Image, num_channels: int) -> np.ndarray:
+    """Makes a PIL image an array, upright and in the wanted channels: (H, W, C) uint8.
 
     The EXIF orientation is applied. Everything else is what `Image.convert` does (transparency is
     dropped, CMYK and palettes become RGB), but for deeper than 8-bit grey, which PIL clips: whole
@@ -63,15 +74,17 @@ def image_to_array(image, num_channels):
     return array.reshape(*array.shape[:2], num_channels)
 
 
-def exif_orientation(image):
-    """1 to 8; 1, which is upright, where damaged EXIF data don't say. PIL's own `exif_transpose`
-    fails on more of them."""
+def exif_orientation(image: Image.Image) -> int:
+    """Reads an image's orientation: 1 to 8; 1, which is upright, where damaged data don't say.
+
+    PIL's own `exif_transpose` fails on more of them.
+    """
     with contextlib.suppress(*DECODE_ERRORS, AttributeError):
         return image.getexif().get(0x0112, 1)
     return 1
 
 
-def _deep_to_8_bits(values):
+def _deep_to_8_bits(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError("the image holds values that are not finite")
     if np.issubdtype(values.dtype, np.integer):
@@ -81,28 +94,36 @@ def _deep_to_8_bits(values):
     return values.clip(0, 255).round().astype(np.uint8)
 
 
-def channel_statistics(num_channels):
-    """ImageNet's mean and standard deviation a channel; their average where channels aren't red,
-    green and blue."""
+def channel_statistics(num_channels: int) -> tuple[list[float], list[float]]:
+    """Gives mean and standard deviation a channel, of pixels from 0 to 1.
+
+    They are ImageNet's; their average where channels aren't red, green and blue.
+    """
     if num_channels == 3:
         return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
-    return [float(np.mean(IMAGENET_DEFAULT_MEAN))] * num_channels, [
-        float(np.mean(IMAGENET_DEFAULT_STD))
-    ] * num_channels
+    mean, std = float(np.mean(IMAGENET_DEFAULT_MEAN)), float(np.mean(IMAGENET_DEFAULT_STD))
+    return [mean] * num_channels, [std] * num_channels
 
 
-def normalize_images(images, image_mean, image_std):
-    """uint8 images (B, C, H, W) on any device → float32 of mean 0 and deviation 1 a channel, in
-    ImageNet's sense."""
-    mean, std = (
-        torch.tensor(s, device=images.device).view(-1, 1, 1) * 255 for s in (image_mean, image_std)
-    )
+def normalize_images(
+    images: Tensor, image_mean: Sequence[float], image_std: Sequence[float]
+) -> Tensor:
+    """Makes `pixel_values` of uint8 images, on any device.
+
+    Args:
+        images: (B, C, H, W), uint8.
+        image_mean, image_std: One number a channel, of pixels from 0 to 1.
+
+    Returns:
+        (B, C, H, W), float32, of mean 0 and deviation 1 a channel as far as the pixels are so.
+    """
+    mean = torch.tensor(image_mean, device=images.device).view(-1, 1, 1) * 255
+    std = torch.tensor(image_std, device=images.device).view(-1, 1, 1) * 255
     return (images - mean) / std
 
 
-class _MAEDefaults:
-    """What both back ends share: the defaults, and how a picture becomes an array of
-    `len(image_mean)` channels."""
+class _MAEDefaults(_Backend):
+    """What both back ends share: the defaults, and how a picture becomes an array."""
 
     resample = PILImageResampling.BICUBIC
     size = {"shortest_edge": 256}
@@ -115,9 +136,12 @@ class _MAEDefaults:
     image_std = IMAGENET_DEFAULT_STD
 
     @classmethod
-    def from_model_config(cls, config):
-        """The processor for a model: its image size as crop, 256/224 of that as the shortest edge,
-        its channels."""
+    def from_model_config(cls: type[Processor], config: MAEConfig) -> Processor:
+        """Makes the processor for a model.
+
+        It has the model's channels and its image size as crop, and 256/224 of that as the shortest
+        edge.
+        """
         height, width = config.image_hw
         mean, std = channel_statistics(config.num_channels)
         return cls(
@@ -127,7 +151,13 @@ class _MAEDefaults:
             image_std=std,
         )
 
-    def process_image(self, image, input_data_format=None, **kwargs):
+    def process_image(
+        self,
+        image: Pixels,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> Pixels:
+        """Makes a picture, PIL's or an array, an array (C, H, W) of `len(image_mean)` channels."""
         num_channels = len(self.image_mean)
         if isinstance(image, Image.Image):
             image, input_data_format = image_to_array(image, num_channels), ChannelDimension.LAST
@@ -140,24 +170,20 @@ class _MAEDefaults:
         kwargs["do_convert_rgb"] = num_channels == 3 and image.shape[_axis(input_data_format)] != 3
         return super().process_image(image, input_data_format=input_data_format, **kwargs)
 
-    def resize(self, image, size, **kwargs):
-        """Resizes (…, H, W) by the shortest edge; for a rectangular crop, until the image covers it
-        by as much.
+    def resize(self, image: Pixels, size: Size, **kwargs: Any) -> Pixels:
+        """Resizes (…, H, W) by the shortest edge.
 
-        Of an image that is far longer than the crop only the middle is resized, as the rest would
-        take gigabytes.
+        For a rectangular crop it resizes until the image covers that by as much. Of an image that
+        is far longer than the crop only the middle is resized, as the rest would take gigabytes.
         """
         if not self.do_center_crop or not size.shortest_edge or size.longest_edge:
             return super().resize(image, size, **kwargs)
-        (height, width), crop = image.shape[-2:], SizeDict(**dict(self.crop_size))
-        scale = (
-            size.shortest_edge
-            / max(crop.height, crop.width)
-            * max(crop.height / height, crop.width / width)
-        )
-        rows, columns = (
-            min(n, 1 + int(16 * c / scale)) for n, c in ((height, crop.height), (width, crop.width))
-        )
+        height, width = image.shape[-2:]
+        crop: Size = SizeDict(**dict(self.crop_size))
+        margin = size.shortest_edge / max(crop.height, crop.width)
+        scale = margin * max(crop.height / height, crop.width / width)
+        rows = min(height, 1 + int(16 * crop.height / scale))
+        columns = min(width, 1 + int(16 * crop.width / scale))
         top, left = (height - rows) // 2, (width - columns) // 2
         image = image[..., top : top + rows, left : left + columns]
         if crop.height != crop.width:
@@ -166,16 +192,18 @@ class _MAEDefaults:
             )
         return super().resize(image, size, **kwargs)
 
-    def center_crop(self, image, size, **kwargs):
-        """Crops (…, H, W) about the center, on torchvision's pixel: round(), where transformers'
-        back ends floor."""
+    def center_crop(self, image: Pixels, size: Size, **kwargs: Any) -> Pixels:
+        """Crops (…, H, W) about the center, on torchvision's pixel.
+
+        That is round(), where transformers' back ends floor.
+        """
         height, width = image.shape[-2:]
         if height < size.height or width < size.width:
             return super().center_crop(image, size, **kwargs)
         top, left = round((height - size.height) / 2), round((width - size.width) / 2)
         return image[..., top : top + size.height, left : left + size.width]
 
-    def post_process_reconstruction(self, images):
+    def post_process_reconstruction(self, images: Tensor) -> np.ndarray:
         """Undoes the normalisation.
 
         Args:
@@ -184,22 +212,20 @@ class _MAEDefaults:
         Returns:
             (B, H, W, C) uint8 array; values outside the picture's range are clipped.
         """
-        mean, std = (
-            torch.tensor(s, dtype=torch.float32).view(-1, 1, 1)
-            for s in (self.image_mean, self.image_std)
-        )
+        mean = torch.tensor(self.image_mean, dtype=torch.float32).view(-1, 1, 1)
+        std = torch.tensor(self.image_std, dtype=torch.float32).view(-1, 1, 1)
         pixels = (images.detach().float().cpu() * std + mean) * 255
         return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _axis(data_format):
+def _axis(data_format: str | ChannelDimension) -> int:
     return -1 if data_format == ChannelDimension.LAST else 0
 
 
 class MAEImageProcessorPil(_MAEDefaults, PilBackend):
     """The image processor on PIL and NumPy; `MAEImageProcessor` documents it."""
 
-    def resize(self, image, size, **kwargs):
+    def resize(self, image: Pixels, size: Size, **kwargs: Any) -> Pixels:
         if len(image) == 1 or len(image) in _PIL_MODES:
             return super().resize(image, size, **kwargs)
         # PIL has no such mode: channel by channel
@@ -209,12 +235,11 @@ class MAEImageProcessorPil(_MAEDefaults, PilBackend):
 if is_torchvision_available():
 
     class MAEImageProcessor(_MAEDefaults, TorchvisionBackend):
-        r"""Shortest edge to 256 (bicubic, antialiased), center crop of 224, ImageNet's mean and
-        standard deviation.
+        r"""Image processor: the MAE paper's evaluation transform.
 
-        The same as torchvision's Resize, CenterCrop, ToTensor and Normalize (MAE paper's
-        evaluation). Takes PIL images of any mode, and arrays or tensors of `len(image_mean)`
-        channels.
+        Shortest edge to 256 (bicubic, antialiased), center crop of 224, ImageNet's mean and
+        standard deviation: the same as torchvision's Resize, CenterCrop, ToTensor and Normalize.
+        Takes PIL images of any mode, and arrays or tensors of `len(image_mean)` channels.
 
         Example:
 
@@ -225,6 +250,6 @@ if is_torchvision_available():
         """
 
 else:
-    MAEImageProcessor = MAEImageProcessorPil
+    MAEImageProcessor = MAEImageProcessorPil  # pyright: ignore[reportAssignmentType] # by machine
 
 __all__ = ["MAEImageProcessor", "MAEImageProcessorPil"]

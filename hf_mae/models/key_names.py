@@ -2,6 +2,9 @@
 """How each code base spells the names of a Masked Autoencoder's weights, as ordered renames."""
 
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
 
 
 # transformers' `vit_mae` spells its keys in three ways: as it has them in memory since 5.x (ours),
@@ -20,12 +23,13 @@ VIT_MAE_RENAMES = {
 # the spelling of transformers before 5.x, which every version reads; from ours, tried in order
 NATIVE_RENAMES = {
     r"^(vit\.)?layers\.": r"\1encoder.layer.",
-    r"\.attention\.([qkv])_proj\.": lambda match: f".attention.attention.{_QKV[match[1]]}.",
+    r"\.attention\.q_proj\.": ".attention.attention.query.",
+    r"\.attention\.k_proj\.": ".attention.attention.key.",
+    r"\.attention\.v_proj\.": ".attention.attention.value.",
     r"\.attention\.o_proj\.": ".attention.output.dense.",
     r"\.mlp\.fc1\.": ".intermediate.dense.",
     r"\.mlp\.fc2\.": ".output.dense.",
 }
-_QKV = {"q": "query", "k": "key", "v": "value"}
 
 _FACEBOOK_BLOCK = {
     r"norm1\.": "layernorm_before.",
@@ -70,12 +74,15 @@ MMPRETRAIN_RENAMES = {
 }
 
 
-def rename(state_dict, renames):
-    """A state dict under our names, its fused qkv tensors split into queries, keys and values.
+def rename(state_dict: Mapping[str, Tensor], renames: Mapping[str, str]) -> dict[str, Tensor]:
+    """Gives a state dict other names, and splits fused qkv tensors.
 
     Args:
-        state_dict: name → tensor, as saved by the other code.
-        renames: pattern → replacement, tried in order, each on the result of the one before.
+        state_dict: Name → tensor, as the one code base spells it.
+        renames: Pattern → replacement, tried in order, each on the result of the one before.
+
+    Returns:
+        Name → tensor; what a code base keeps as one tensor of queries, keys and values is three.
 
     Example:
 
@@ -89,9 +96,8 @@ def rename(state_dict, renames):
             name = re.sub(pattern, replacement, name)
         if ".qkv." in name and tensor.ndim:
             for part, piece in zip("qkv", tensor.chunk(3)):
-                renamed[name.replace(".qkv.", f".{part}_proj.")] = (
-                    piece.clone()
-                )  # safetensors wants each on its own
+                # a copy, for safetensors wants each on its own
+                renamed[name.replace(".qkv.", f".{part}_proj.")] = piece.clone()
         else:
             renamed[name] = tensor
     return renamed

@@ -1,23 +1,97 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Which patches the encoder sees. Everywhere a mask has 1 for a patch that is removed and 0 for a
-visible one."""
+"""Which patches the encoder sees: masks, and the noise that decides them.
+
+Everywhere a mask has 1 for a patch that is removed and 0 for a visible one. Letters in the shape
+comments are those of modeling_mae.py.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
-def random_masking(noise, mask_ratio):
-    """Which patches the encoder sees: those with the smallest noise (MAE paper, Section 3, "Simple
-    implementation").
+class Mask(NamedTuple):
+    """Which patches of a batch are visible, as an order that puts those first.
+
+    Attributes:
+        ids_shuffle: (B, N), patch numbers, the V visible ones first.
+        ids_restore: (B, N), its inverse: where each patch stands in that order.
+        mask: (B, N) float32, 1 for removed patches and 0 for visible ones.
+        num_visible: V, the same for every image.
+
+    Example:
+
+    >>> mask = given_masking(torch.tensor([[0, 1, 1, 0]]))
+    >>> mask.ids_visible.tolist(), mask.ids_removed.tolist(), mask.num_visible
+    ([[0, 3]], [[1, 2]], 2)
+    """
+
+    ids_shuffle: Tensor
+    ids_restore: Tensor
+    mask: Tensor
+    num_visible: int
+
+    @property
+    def ids_visible(self) -> Tensor:
+        """(B, V), numbers of the visible patches."""
+        return self.ids_shuffle[:, : self.num_visible]
+
+    @property
+    def ids_removed(self) -> Tensor:
+        """(B, M), numbers of the removed patches."""
+        return self.ids_shuffle[:, self.num_visible :]
+
+
+def choose_mask(
+    shape: tuple[int, int],
+    device: torch.device,
+    default_ratio: float,
+    noise: Tensor | None = None,
+    mask_ratio: float | None = None,
+    bool_masked_pos: Tensor | None = None,
+) -> Mask | None:
+    """The mask that a model is asked for, or None if nothing is to be removed.
+
+    Args:
+        shape: (B, N).
+        device: Where noise is drawn, if none is given.
+        default_ratio: Share of patches to remove if noise is given alone.
+        noise, mask_ratio, bool_masked_pos: As for `MAEModel`.
+
+    Raises:
+        ValueError: a shape is wrong, the mask is given twice, or it is impossible.
+    """
+    for name, given in (("noise", noise), ("bool_masked_pos", bool_masked_pos)):
+        if given is not None and given.shape != shape:
+            raise ValueError(
+                f"{name} has shape {tuple(given.shape)}; expected (batch, patches) {shape}"
+            )
+    if mask_ratio is not None and not 0 <= mask_ratio < 1:
+        raise ValueError(f"mask_ratio is {mask_ratio}; it must be in [0, 1)")
+    if bool_masked_pos is not None:
+        if noise is not None or mask_ratio is not None:
+            raise ValueError(
+                "bool_masked_pos is the mask; noise and mask_ratio can't be given beside it"
+            )
+        return given_masking(bool_masked_pos)
+    if noise is None and mask_ratio is None:
+        return None
+    if noise is None:
+        noise = torch.rand(shape, device=device)
+    return random_masking(noise, default_ratio if mask_ratio is None else mask_ratio)
+
+
+def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
+    """Removes the patches with the greatest noise.
+
+    (MAE paper, Section 3, "Simple implementation".)
 
     Args:
         noise: (B, N), one number a patch; uniform noise gives uniform random masks.
         mask_ratio: Share of patches to remove; int(N * (1 - mask_ratio)) stay. At 0 the order is
             the natural one.
-
-    Returns:
-        ids_shuffle (B, N): patch numbers, the V visible ones first; ids_restore (B, N): its
-        inverse; mask (B, N): 0 for visible and 1 for removed patches; V.
 
     Raises:
         ValueError: no patch would stay visible.
@@ -30,12 +104,11 @@ def random_masking(noise, mask_ratio):
         )
     if num_visible == num_patches:
         noise = torch.arange(num_patches, device=noise.device).expand_as(noise)
-    return *_shuffle(noise, num_visible), num_visible
+    return _sort(noise, num_visible)
 
 
-def given_masking(bool_masked_pos):
-    """The same as `random_masking` for masks that are given; visible patches keep their natural
-    order.
+def given_masking(bool_masked_pos: Tensor) -> Mask:
+    """Removes the patches that are given; visible ones keep their natural order.
 
     Args:
         bool_masked_pos: (B, N), true for patches to remove, equally many in every image.
@@ -44,31 +117,48 @@ def given_masking(bool_masked_pos):
         ValueError: the images have different mask counts, or no patch would stay visible.
     """
     masked = bool_masked_pos.bool()
+    num_patches = masked.shape[1]
     counts = masked.sum(dim=1).tolist()
     if len(set(counts)) > 1:
         raise ValueError(
             f"bool_masked_pos masks {counts} patches; every image of a batch must mask equally many"
         )
-    num_patches = masked.shape[1]
-    if counts and counts[0] == num_patches:
+    num_masked = counts[0] if counts else 0
+    if num_masked == num_patches:
         raise ValueError(
             f"bool_masked_pos masks all {num_patches} patches; at least one must stay visible"
         )
-    num_visible = num_patches - counts[0]
-    return *_shuffle(masked.long(), num_visible), num_visible
+    return _sort(masked.long(), num_patches - num_masked)
 
 
-def _shuffle(order, num_visible):
+def _sort(order: Tensor, num_visible: int) -> Mask:
+    """The mask whose visible patches are those with the smallest `order` (B, N)."""
     # stable, so that equal numbers keep the patches' natural order on every device
     ids_shuffle = torch.argsort(order, dim=1, stable=True)
     numbers = torch.arange(ids_shuffle.shape[1], device=order.device).expand_as(ids_shuffle)
-    ids_restore = torch.empty_like(ids_shuffle).scatter_(
-        1, ids_shuffle, numbers
-    )  # the inverse, without a second sort
+    # the inverse, without a second sort
+    ids_restore = torch.empty_like(ids_shuffle).scatter_(1, ids_shuffle, numbers)
     mask = (ids_restore >= num_visible).to(torch.float32)
-    return ids_shuffle, ids_restore, mask
+    return Mask(ids_shuffle, ids_restore, mask, num_visible)
 
 
-def mask_noise(num_patches, rng):
-    """Uniform noise (N,) that decides a sample's mask."""
+def mask_noise(num_patches: int, rng: np.random.Generator) -> Tensor:
+    """Uniform noise (N,) that decides one sample's mask."""
     return torch.from_numpy(rng.random(num_patches, dtype=np.float32))
+
+
+def seeded_noise(batch_size: int, num_patches: int, seed: int | torch.Generator) -> Tensor:
+    """Uniform noise (B, N) that decides a batch's masks, the same on every machine.
+
+    Args:
+        batch_size: B.
+        num_patches: N.
+        seed: Of a generator on the CPU; or such a generator, which may have drawn before.
+
+    Example:
+
+    >>> bool((seeded_noise(2, 196, seed=0) == seeded_noise(2, 196, seed=0)).all())
+    True
+    """
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return torch.rand(batch_size, num_patches, generator=generator)

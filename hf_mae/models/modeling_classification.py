@@ -1,15 +1,19 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""The encoder with a classification head. Letters in the shape comments are those of
-modeling_mae.py."""
+"""The encoder with a classification head.
+
+Letters in the shape comments are those of modeling_mae.py.
+"""
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from .configuration_mae import MAEConfig
 from .modeling_mae import MAEModel, MAEPreTrainedModel
 
 
@@ -39,47 +43,52 @@ class MAEForImageClassification(MAEPreTrainedModel):
         r"pooler\.",
     ]
 
-    def __init__(self, config):
+    def __init__(self, config: MAEConfig):
         config = copy.deepcopy(config)  # the caller's stays as it is
         config.final_norm = config.pooling == "cls"
         super().__init__(config)
         width = config.hidden_size
         self.vit = MAEModel(config, trainable_positions=True)
-        self.fc_norm = (
-            nn.Identity() if config.final_norm else nn.LayerNorm(width, eps=config.layer_norm_eps)
-        )
-        self.batch_norm = (
-            nn.BatchNorm1d(width, eps=1e-6, affine=False)
-            if config.head_batch_norm
-            else nn.Identity()
-        )
-        self.classifier = nn.Linear(width, config.num_labels)
+        norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.fc_norm = nn.Identity() if config.final_norm else norm
+        batch_norm = nn.BatchNorm1d(width, eps=1e-6, affine=False)
+        self.batch_norm = batch_norm if config.head_batch_norm else nn.Identity()
+        num_labels: Any = config.num_labels  # transformers has given it a value
+        self.classifier = nn.Linear(width, num_labels)
         self.encoder_frozen = False
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.vit.get_input_embeddings()
 
-    def freeze_encoder(self):
-        """Leaves the encoder as it is from now on: no gradients, and evaluation mode whatever the
-        head's is."""
+    def freeze_encoder(self) -> "MAEForImageClassification":
+        """Leaves the encoder as it is from now on, and returns the model.
+
+        It gets no gradients, and stays in evaluation mode whatever the head's is.
+        """
         self.encoder_frozen = True
         self.vit.requires_grad_(False)
         return self.train(self.training)
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "MAEForImageClassification":
         super().train(mode)
         if self.encoder_frozen:
             self.vit.eval()
         return self
 
-    def reset_head(self, std):
+    def reset_head(self, std: float) -> None:
         """Gives the linear layer new weights, of this standard deviation."""
         nn.init.trunc_normal_(self.classifier.weight, std=std)
         nn.init.zeros_(self.classifier.bias)
 
     @can_return_tuple
-    def forward(self, pixel_values=None, labels=None, features=None, **kwargs):
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
         """Classifies images.
 
         Args:
@@ -93,8 +102,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
 
         Returns:
             `ImageClassifierOutput`: loss (scalar, if labels are given), logits (B, num_labels), and
-                the encoder's
-            hidden_states and attentions on request.
+                the encoder's hidden_states and attentions on request.
 
         Raises:
             ValueError: as `MAEModel`; or both or neither of pixel_values and features are given.
@@ -114,11 +122,9 @@ class MAEForImageClassification(MAEPreTrainedModel):
             attentions=encoded.attentions if encoded else None,
         )
 
-    def _loss(self, logits, labels):
-        if self.config.num_labels == 1 or self.config.problem_type in (
-            "regression",
-            "multi_label_classification",
-        ):
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        special = ("regression", "multi_label_classification")
+        if self.config.num_labels == 1 or self.config.problem_type in special:
             return self.loss_function(labels, logits, self.config)
         # transformers' loss would take probabilities for independent labels
         return F.cross_entropy(logits.float(), labels)

@@ -2,17 +2,18 @@
 """Masked Autoencoder (arXiv 2111.06377): the encoder, the decoder and pre-training.
 
 Letters in the shape comments: B images, C channels, H x W pixels, p x q pixels a patch, N patches,
-V visible and M masked
-patches (N = V + M), D width. Everywhere a mask has 1 for a patch that is removed and 0 for one that
-the encoder sees.
+V visible and M removed ones (N = V + M), D width. Everywhere a mask has 1 for a patch that is
+removed and 0 for one that the encoder sees.
 """
 
 import copy
 import math
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -23,20 +24,22 @@ from .configuration_mae import MAEConfig
 from .decoder import MAEDecoder
 from .functional import (
     gather_tokens,
+    masked_losses,
     patch_statistics,
     patchify,
     pixel_target,
-    resize_position_table,
-    sincos_position_table,
     take_patches,
     unpatchify,
 )
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
-from .masking import given_masking, random_masking
+from .masking import choose_mask
 from .modeling_outputs import MAEForPreTrainingOutput, MAEModelOutput, MAEReconstruction
 
 
+Model = TypeVar("Model", bound="MAEPreTrainedModel")
+
+# what from_pretrained takes and reading a configuration does too
 _HUB_ARGUMENTS = (
     "cache_dir",
     "force_download",
@@ -51,14 +54,14 @@ _HUB_ARGUMENTS = (
 class MAEPreTrainedModel(PreTrainedModel):
     """Init, loading and resizing, for every model of the package."""
 
+    config: MAEConfig
     config_class = MAEConfig
     base_model_prefix = "vit"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # pyright: ignore[reportAssignmentType] # a tuple as in transformers
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = (
-        False  # the loss is a mean: the Trainer has to divide by the accumulation steps
-    )
+    # the loss is a mean: the Trainer has to divide by the accumulation steps
+    accepts_loss_kwargs = False
     _no_split_modules = ["MAELayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -68,10 +71,9 @@ class MAEPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": MAELayer, "attentions": MAEAttention}
 
     @torch.no_grad()
-    def _init_weights(self, module):
-        """The authors' init, all of it: xavier for what multiplies, normal for tokens, sin-cos for
-        positions."""
-        if module is getattr(self, "classifier", None):
+    def _init_weights(self, module: nn.Module) -> None:
+        """Gives a module the authors' init: xavier for what multiplies, normal for tokens."""
+        if isinstance(module, nn.Linear) and module is getattr(self, "classifier", None):
             # the authors' code: 2e-5 for fine-tuning, 0.01 for the linear probe, whose mark the
             # batch norm is
             init.trunc_normal_(module.weight, std=0.01 if self.config.head_batch_norm else 2e-5)
@@ -85,27 +87,28 @@ class MAEPreTrainedModel(PreTrainedModel):
             fan_out, fan_in = module.weight.shape[0], module.weight[0].numel()
             bound = math.sqrt(6 / (fan_in + fan_out))
             init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
+            if module.bias is not None:
+                init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm1d):
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, MAEEmbeddings):
-            init.normal_(module.cls_token, std=self.config.initializer_range)
-            table = module.position_embeddings
-            init.copy_(table, sincos_position_table(module.grid_size, table.shape[-1]))
-        elif isinstance(module, MAEDecoder):
-            init.normal_(module.mask_token, std=self.config.initializer_range)
-            table = module.decoder_pos_embed
-            init.copy_(table, sincos_position_table(module.grid_size, table.shape[-1]))
+            buffers = dict(module.named_buffers())
+            init.zeros_(buffers["running_mean"])
+            init.ones_(buffers["running_var"])
+            init.zeros_(buffers["num_batches_tracked"])
+        elif isinstance(module, (MAEEmbeddings, MAEDecoder)):
+            module.init_weights()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
-        """transformers' `from_pretrained`, which also reads `vit_mae` folders and takes another
-        `image_size`.
+    def from_pretrained(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        config: PreTrainedConfig | str | os.PathLike | None = None,
+        **kwargs: Any,
+    ) -> Model:
+        """Loads a model as transformers does, of `vit_mae` folders and another `image_size` too.
 
         With an `image_size` that differs from the folder's, the position tables are resized
         (bicubic, in two dimensions).
@@ -123,58 +126,54 @@ class MAEPreTrainedModel(PreTrainedModel):
         if not native and saved.get("model_type") != "mae":
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a model of type "
-                f"{saved.get('model_type')!r}; "
-                f"{cls.__name__} reads 'mae' and 'vit_mae'"
+                f"{saved.get('model_type')!r}; {cls.__name__} reads 'mae' and 'vit_mae'"
             )
-        if config is None or isinstance(config, (str, os.PathLike)):
-            config, kwargs = MAEConfig.from_pretrained(
-                config or pretrained_model_name_or_path,
-                return_unused_kwargs=True,
-                **{**kwargs, **hub},
-            )
-            kwargs.update(hub)
-        elif isinstance(config, MAEConfig):
-            config = copy.deepcopy(config)  # the caller's stays as it is
+        if isinstance(config, PreTrainedConfig):
+            ours = _copy_as_ours(config)
         else:
-            config = MAEConfig.from_dict({**config.to_dict(), "model_type": MAEConfig.model_type})
+            folder = config or pretrained_model_name_or_path
+            read: Any = MAEConfig.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
+            ours, kwargs = read
+            kwargs.update(hub)
         if native:
             kwargs.setdefault("key_mapping", VIT_MAE_RENAMES)
-        wanted_size = config.image_size
-        config.image_size = saved.get("image_size", MAEConfig.image_size)
-        loaded = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, config=config, **kwargs
+        wanted_size = ours.image_size
+        ours.image_size = saved.get("image_size", MAEConfig.image_size)  # as its tables are
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=ours, **kwargs
         )
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         # else saving would rename back to vit_mae's keys, and the Trainer reads raw keys when it
         # resumes
         model._weight_conversions = None
         model.set_image_size(wanted_size)
-        return loaded
+        return loaded  # pyright: ignore[reportReturnType] # a tuple with output_loading_info
 
-    def set_image_size(self, image_size):
-        """Resizes the position tables, in place, for images of another size: pixels, an int or
-        (height, width)."""
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
+        """Resizes the position tables, in place, for images of another size.
+
+        Args:
+            image_size: Pixels, an int or (height, width).
+
+        Raises:
+            ValueError: it is no multiple of the patch size.
+        """
         config = self.config.changed(image_size=image_size)  # checked as a whole
-        tables = {"position_embeddings": MAEEmbeddings, "decoder_pos_embed": MAEDecoder}
         for module in self.modules():
-            for name, kind in tables.items():
-                if isinstance(module, kind):
-                    table = getattr(module, name)
-                    resized = resize_position_table(
-                        table.detach(), module.grid_size, config.grid_size
-                    )
-                    setattr(
-                        module,
-                        name,
-                        nn.Parameter(resized) if isinstance(table, nn.Parameter) else resized,
-                    )
-                    module.grid_size = config.grid_size
+            if isinstance(module, (MAEEmbeddings, MAEDecoder)):
+                module.resize_positions(config.grid_size)
         self.config.image_size = config.image_size
 
 
+def _copy_as_ours(config: PreTrainedConfig) -> MAEConfig:
+    """A configuration of ours; the caller's stays as it is."""
+    if isinstance(config, MAEConfig):
+        return copy.deepcopy(config)
+    return MAEConfig.from_dict({**config.to_dict(), "model_type": MAEConfig.model_type})
+
+
 class MAEModel(MAEPreTrainedModel):
-    """The encoder: ordered features of every patch by default, of the visible ones if a mask is
-    asked for.
+    """The encoder: ordered features of every patch, or of the visible ones if masks are asked for.
 
     Example:
 
@@ -194,7 +193,7 @@ class MAEModel(MAEPreTrainedModel):
         r"^pooler\.",
     ]
 
-    def __init__(self, config, trainable_positions=False):
+    def __init__(self, config: MAEConfig, trainable_positions: bool = False):
         super().__init__(config)
         self.embeddings = MAEEmbeddings(config, trainable_positions)
         depth = config.num_hidden_layers
@@ -212,20 +211,20 @@ class MAEModel(MAEPreTrainedModel):
         self.layernorm = norm if config.final_norm else nn.Identity()
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values,
-        noise=None,
-        mask_ratio=None,
-        bool_masked_pos=None,
-        interpolate_pos_encoding=False,
-        drop_path_noise=None,
-        **kwargs,
-    ):
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        mask_ratio: float | None = None,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        drop_path_noise: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MAEModelOutput:
         """Encodes images.
 
         Args:
@@ -238,6 +237,7 @@ class MAEModel(MAEPreTrainedModel):
             interpolate_pos_encoding: Take images of another size than `config.image_size`.
             drop_path_noise: (B, layers, 2), uniform in [0, 1), decides what `config.drop_path_rate`
                 drops in training; by default it is drawn.
+            kwargs: `output_hidden_states` and `output_attentions`, as in transformers.
 
         Returns:
             `MAEModelOutput`
@@ -245,37 +245,49 @@ class MAEModel(MAEPreTrainedModel):
         Raises:
             ValueError: wrong size, channels, dtype or mask.
         """
-        grid_size = self._check_images(pixel_values, interpolate_pos_encoding)
+        self._check_images(pixel_values, interpolate_pos_encoding)
         self._check_attentions(kwargs)
-        shape = (len(pixel_values), math.prod(grid_size))  # (B, N)
-        masking = self._masking(shape, pixel_values.device, noise, mask_ratio, bool_masked_pos)
-        ids_shuffle, ids_restore, mask, num_visible = masking or (None, None, None, 0)
-        if masking:
-            ids_visible = ids_shuffle[:, :num_visible]
-            patches = take_patches(
-                pixel_values, self.config.patch_hw, ids_visible
-            )  # (B, V, p * q * C)
-        else:
-            ids_visible, patches = None, patchify(pixel_values, self.config.patch_hw)
-        hidden_states = self.embeddings(patches, grid_size, ids_visible)  # (B, 1 + V, D)
-        for i, layer in enumerate(self.layers):
-            noise_here = None if drop_path_noise is None else drop_path_noise[:, i]
-            hidden_states = layer(hidden_states, drop_path_noise=noise_here, **kwargs)
-        hidden_states = self.layernorm(hidden_states)
-        pooled = (
-            hidden_states[:, 1:].mean(dim=1)
-            if self.config.pooling == "mean"
-            else hidden_states[:, 0]
+        grid_size = self._grid_size(pixel_values)
+        mask = choose_mask(
+            shape=(pixel_values.shape[0], math.prod(grid_size)),  # (B, N)
+            device=pixel_values.device,
+            default_ratio=self.config.mask_ratio,
+            noise=noise,
+            mask_ratio=mask_ratio,
+            bool_masked_pos=bool_masked_pos,
         )
+        if mask is None:
+            patches = patchify(pixel_values, self.config.patch_hw)  # (B, N, p * q * C)
+            tokens = self.embeddings(patches, grid_size)  # (B, 1 + N, D)
+        else:
+            # only the visible patches, where the mask is 0
+            patches = take_patches(pixel_values, self.config.patch_hw, mask.ids_visible)
+            tokens = self.embeddings(patches, grid_size, mask.ids_visible)  # (B, 1 + V, D)
+        hidden_states = self.layernorm(self._encode(tokens, drop_path_noise, **kwargs))
         return MAEModelOutput(
             last_hidden_state=hidden_states,
-            pooler_output=pooled,
-            mask=mask,
-            ids_restore=ids_restore,
-            ids_shuffle=ids_shuffle,
+            pooler_output=self._pool(hidden_states),
+            mask=None if mask is None else mask.mask,
+            ids_restore=None if mask is None else mask.ids_restore,
+            ids_shuffle=None if mask is None else mask.ids_shuffle,
         )
 
-    def _check_images(self, pixel_values, interpolate_pos_encoding):
+    def _encode(self, tokens: Tensor, drop_path_noise: Tensor | None, **kwargs: Any) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            noise = None if drop_path_noise is None else drop_path_noise[:, i]
+            tokens = layer(tokens, drop_path_noise=noise, **kwargs)
+        return tokens
+
+    def _pool(self, hidden_states: Tensor) -> Tensor:
+        if self.config.pooling == "mean":
+            return hidden_states[:, 1:].mean(dim=1)
+        return hidden_states[:, 0]
+
+    def _grid_size(self, pixel_values: Tensor) -> tuple[int, int]:
+        (height, width), (p, q) = pixel_values.shape[2:], self.config.patch_hw
+        return height // p, width // q
+
+    def _check_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
             expected = f"(batch, {self.config.num_channels}, height, width)"
             raise ValueError(
@@ -286,53 +298,28 @@ class MAEModel(MAEPreTrainedModel):
                 f"pixel_values are {pixel_values.dtype}; normalise them with the image processor "
                 "first"
             )
-        (height, width), (p, q) = pixel_values.shape[2:], self.config.patch_hw
-        if not interpolate_pos_encoding and (height, width) != self.config.image_hw:
+        found, wanted = tuple(pixel_values.shape[2:]), self.config.image_hw
+        if not interpolate_pos_encoding and found != wanted:
             raise ValueError(
-                f"pixel_values are {height} x {width} pixels and the model is for "
-                f"{self.config.image_hw[0]} x "
-                f"{self.config.image_hw[1]}; resize them, or pass interpolate_pos_encoding=True"
+                f"pixel_values are {found[0]} x {found[1]} pixels and the model is for "
+                f"{wanted[0]} x {wanted[1]}; resize them, or pass interpolate_pos_encoding=True"
             )
-        return height // p, width // q
 
-    def _check_attentions(self, kwargs):
+    def _check_attentions(self, kwargs: Mapping[str, Any]) -> None:
         asked = kwargs.get("output_attentions", getattr(self.config, "output_attentions", False))
         if asked and self.config._attn_implementation != "eager":
             raise ValueError(
                 "attention weights were asked for and attn_implementation is "
-                f"{self.config._attn_implementation!r}, "
-                "which doesn't compute them; load the model with attn_implementation='eager'"
+                f"{self.config._attn_implementation!r}, which doesn't compute them; load the model "
+                "with attn_implementation='eager'"
             )
-
-    def _masking(self, shape, device, noise, mask_ratio, bool_masked_pos):
-        """(ids_shuffle, ids_restore, mask, V) for (B, N) patches, or None if nothing is asked to be
-        masked."""
-        for name, given in (("noise", noise), ("bool_masked_pos", bool_masked_pos)):
-            if given is not None and given.shape != shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(given.shape)}; expected (batch, patches) {shape}"
-                )
-        if mask_ratio is not None and not 0 <= mask_ratio < 1:
-            raise ValueError(f"mask_ratio is {mask_ratio}; it must be in [0, 1)")
-        if bool_masked_pos is not None:
-            if noise is not None or mask_ratio is not None:
-                raise ValueError(
-                    "bool_masked_pos is the mask; noise and mask_ratio can't be given beside it"
-                )
-            return given_masking(bool_masked_pos)
-        if noise is None and mask_ratio is None:
-            return None
-        if noise is None:
-            noise = torch.rand(shape, device=device)
-        return random_masking(noise, self.config.mask_ratio if mask_ratio is None else mask_ratio)
 
 
 class MAEForPreTraining(MAEPreTrainedModel):
     """Encoder and decoder, with the loss on the removed patches.
 
     In training only what the loss needs is computed: the decoder's last block, norm and predictor
-    run for the removed
-    patches alone, and `logits` are None unless `return_logits=True`.
+    run for the removed patches alone, and `logits` are None unless `return_logits=True`.
 
     Example:
 
@@ -342,7 +329,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
     >>> model(torch.rand(2, 3, 224, 224)).loss.backward()
     """
 
-    def __init__(self, config):
+    def __init__(self, config: MAEConfig):
         config = copy.deepcopy(config)  # the caller's stays as it is
         config.final_norm = True
         super().__init__(config)
@@ -350,21 +337,21 @@ class MAEForPreTraining(MAEPreTrainedModel):
         self.decoder = MAEDecoder(config)
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.vit.get_input_embeddings()
 
     @can_return_tuple
     def forward(
         self,
-        pixel_values,
-        noise=None,
-        mask_ratio=None,
-        bool_masked_pos=None,
-        interpolate_pos_encoding=False,
-        return_loss=True,
-        return_logits=None,
-        **kwargs,
-    ):
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        mask_ratio: float | None = None,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        return_loss: bool = True,
+        return_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> MAEForPreTrainingOutput:
         """Masks, encodes, decodes and compares.
 
         Args:
@@ -373,6 +360,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
             return_loss: Whether to compute the loss.
             return_logits: Whether to predict every patch; by default outside training, and in it if
                 `return_loss` is false.
+            kwargs: as for `MAEModel`.
 
         Returns:
             `MAEForPreTrainingOutput`
@@ -394,45 +382,50 @@ class MAEForPreTraining(MAEPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        ids_shuffle = encoded.ids_shuffle
-        num_visible = encoded.last_hidden_state.shape[1] - 1
+        latent, ids_shuffle = encoded.last_hidden_state, encoded.ids_shuffle
+        num_visible = latent.shape[1] - 1
         if return_loss and num_visible == ids_shuffle.shape[1]:
             raise ValueError(
                 "no patch is masked, so there is no loss; mask some, or pass return_loss=False"
             )
-
-        grid_size = [
-            size // patch for size, patch in zip(pixel_values.shape[2:], self.config.patch_hw)
-        ]
-        pred = self.decoder(
-            encoded.last_hidden_state, ids_shuffle, grid_size, masked_only=not return_logits
-        )
-        loss = None
-        if return_loss:
-            masked_pred = pred[:, num_visible:] if return_logits else pred  # (B, M, p * q * C)
-            patches = take_patches(pixel_values, self.config.patch_hw, ids_shuffle[:, num_visible:])
-            target = pixel_target(patches, self.config.norm_pix_loss)
-            loss = F.mse_loss(
-                masked_pred.float(), target
-            )  # all rows mask equally many: a mean is the masked loss
-        return MAEForPreTrainingOutput(
-            loss=loss,
-            logits=gather_tokens(pred, encoded.ids_restore) if return_logits else None,
+        grid_size = self.vit._grid_size(pixel_values)
+        pred = self.decoder(latent, ids_shuffle, grid_size, masked_only=not return_logits)
+        outputs = MAEForPreTrainingOutput(
             mask=encoded.mask,
             ids_restore=encoded.ids_restore,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+        if return_logits:
+            logits = outputs.logits = gather_tokens(pred, encoded.ids_restore)  # natural order
+            if return_loss:
+                target = outputs.target = self._target(pixel_values)
+                losses = outputs.losses = masked_losses(logits, target, encoded.mask)
+                outputs.loss = losses.mean()
+        elif return_loss:
+            # the same, for the mean: all images have equally many patches where the mask is 1
+            target = self._target(pixel_values, ids_shuffle[:, num_visible:])
+            outputs.loss = F.mse_loss(pred.float(), target)
+        return outputs
+
+    def _target(self, pixel_values: Tensor, ids: Tensor | None = None) -> Tensor:
+        """What to predict, for every patch or those of `ids` (B, M): (B, N or M, p * q * C)."""
+        patch_hw = self.config.patch_hw
+        if ids is None:
+            patches = patchify(pixel_values, patch_hw)
+        else:
+            patches = take_patches(pixel_values, patch_hw, ids)
+        return pixel_target(patches, self.config.norm_pix_loss)
 
     @torch.no_grad()
     def reconstruct(
         self,
-        pixel_values,
-        noise=None,
-        mask_ratio=None,
-        bool_masked_pos=None,
-        interpolate_pos_encoding=False,
-    ):
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        mask_ratio: float | None = None,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> MAEReconstruction:
         """Fills in the removed patches.
 
         A model trained with `norm_pix_loss` predicts patches of mean 0 and deviation 1. To make a
@@ -441,7 +434,8 @@ class MAEForPreTraining(MAEPreTrainedModel):
         `borrows_patch_statistics`.
 
         Args:
-            As for `forward`; `mask_ratio=0` decodes the whole image.
+            pixel_values, noise, mask_ratio, bool_masked_pos, interpolate_pos_encoding: as for
+                `forward`; `mask_ratio=0` decodes the whole image.
 
         Returns:
             `MAEReconstruction`, images in the scale of `pixel_values`; the processor's
@@ -457,7 +451,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
             return_logits=True,
             return_dict=True,
         )
-        patch_hw, image_hw = self.config.patch_hw, pixel_values.shape[2:]
+        patch_hw, image_hw = self.config.patch_hw, (pixel_values.shape[2], pixel_values.shape[3])
         patches, predicted = patchify(pixel_values, patch_hw).float(), outputs.logits.float()
         if self.config.norm_pix_loss:
             mean, std = patch_statistics(patches)

@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass
 
-import torch
-from transformers.utils import ModelOutput
+from torch import Tensor
+from transformers.utils.generic import ModelOutput
 
 
 @dataclass
@@ -24,13 +24,13 @@ class MAEModelOutput(ModelOutput):
         hidden_states, attentions: on request.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    ids_restore: torch.LongTensor | None = None
-    ids_shuffle: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    ids_shuffle: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -44,14 +44,19 @@ class MAEForPreTrainingOutput(ModelOutput):
         mask: (B, N), 1 for removed patches.
         ids_restore: (B, N), where each patch stands in shuffled order (visible first).
         hidden_states, attentions: the encoder's, on request.
+        losses: (B,), the loss of each image, of which `loss` is the mean. Given with `target`,
+            where there are both a loss and logits: not in training, unless these are asked for.
+        target: (B, N, p * q * C), what `logits` should be, in natural order.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
-    ids_restore: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    losses: Tensor | None = None
+    target: Tensor | None = None
 
 
 @dataclass
@@ -66,7 +71,7 @@ class MAEReconstruction(ModelOutput):
             of a patch, and its brightness and contrast were taken from the original.
     """
 
-    images: torch.FloatTensor | None = None
-    predicted: torch.FloatTensor | None = None
-    mask: torch.FloatTensor | None = None
+    images: Tensor | None = None
+    predicted: Tensor | None = None
+    mask: Tensor | None = None
     borrows_patch_statistics: bool | None = None

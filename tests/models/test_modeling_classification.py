@@ -144,9 +144,9 @@ def test_drop_path_follows_its_noise(images):
     noise[:, 0] = 0.0  # of the first, whose rate is 0: no matter
     layer, tokens = model.vit.layers[1], torch.randn(6, 17, 48)
     with torch.no_grad():
-        mixed = tokens + 2 * layer.attention(tokens, layer.layernorm_before)[0]
+        mixed = tokens + 2 * layer.attention(layer.layernorm_before(tokens))[0]
         mixed[2] = tokens[2]
-        expected = mixed + 2 * layer.mlp(mixed, layer.layernorm_after)
+        expected = mixed + 2 * layer.mlp(layer.layernorm_after(mixed))
         expected[4] = mixed[4]
     torch.testing.assert_close(layer(tokens, drop_path_noise=noise[:, 1]), expected)
     nn.init.normal_(model.classifier.weight)
