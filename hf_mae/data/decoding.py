@@ -2,20 +2,20 @@
 """Image files → pixels: nvImageCodec for the crop of a common JPEG, PIL for everything else, to the
 same pixels."""
 
-from PIL import Image
-from pathlib import Path
 import contextlib
-import fsspec
 import functools
 import io
-import numpy as np
 import os
 import re
 import threading
-from ..errors import DECODE_ERRORS
-from ..errors import ImageDecodeError
-from ..models.image_processing_mae import exif_orientation
-from ..models.image_processing_mae import image_to_array
+from pathlib import Path
+
+import fsspec
+import numpy as np
+from PIL import Image
+
+from ..errors import DECODE_ERRORS, ImageDecodeError
+from ..models.image_processing_mae import exif_orientation, image_to_array
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or
@@ -35,7 +35,10 @@ _ARRAY_TURNS = {
 }
 _BASELINE = (0xC0, 0xC1)
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in the scan of a baseline file there is none but the end
+_MARKER = re.compile(
+    rb"\xff[\x01-\xcf\xd8-\xfe]"
+)  # in the scan of a baseline file there is none but the end
+
 
 @contextlib.contextmanager
 def _as_decode_error():
@@ -43,6 +46,7 @@ def _as_decode_error():
         yield
     except DECODE_ERRORS as error:
         raise ImageDecodeError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+
 
 def open_image(value, num_channels):
     """What an image column holds → an array (H, W, C) of uint8, upright, or a `Jpeg`, which decodes
@@ -68,6 +72,7 @@ def open_image(value, num_channels):
             return Jpeg(data, picture, num_channels)
         return image_to_array(picture, num_channels)
 
+
 def _read(path):
     """A file's bytes; a path may also be an address of fsspec's, as streams have them (hf://…,
     zip://…::…)."""
@@ -76,8 +81,14 @@ def _read(path):
     with fsspec.open(path, "rb") as file:
         return file.read()
 
+
 def _checked_array(array, num_channels):
-    whole = np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 and array.max() <= 255
+    whole = (
+        np.issubdtype(array.dtype, np.integer)
+        and array.size
+        and array.min() >= 0
+        and array.max() <= 255
+    )
     if array.ndim != 3 or array.shape[2] != num_channels or not whole:
         raise ValueError(
             f"array of shape {array.shape} and {array.dtype}; expected (height, width, "
@@ -85,6 +96,7 @@ def _checked_array(array, num_channels):
             "from 0 to 255"
         )
     return array.astype(np.uint8)
+
 
 def crop_pixels(image, box, target=None):
     """The pixels (h, w, C) of a box of what `open_image` returned.
@@ -100,9 +112,11 @@ def crop_pixels(image, box, target=None):
     top, left, height, width = box
     return image[top : top + height, left : left + width]
 
+
 def whole_pixels(image):
     """All of it, (H, W, C)."""
     return image.whole if isinstance(image, Jpeg) else image
+
 
 class Jpeg:
     """A JPEG file in grey or RGB that decodes what is asked for.
@@ -153,7 +167,9 @@ class Jpeg:
         picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
         pixels = image_to_array(picture, self._num_channels)
         picture = _as_picture(pixels)
-        top, left, height, width = (side / scale for side in box)  # PIL resizes boxes that end within a pixel
+        top, left, height, width = (
+            side / scale for side in box
+        )  # PIL resizes boxes that end within a pixel
         edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
         resized = picture.resize(target[::-1], Image.Resampling.BICUBIC, box=edges)
         return np.array(resized).reshape(*target, self._num_channels)
@@ -179,8 +195,10 @@ class Jpeg:
             pixels = image_to_array(_as_picture(pixels), self._num_channels)
         return np.ascontiguousarray(pixels)
 
+
 def _as_picture(pixels):
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+
 
 def _is_whole_baseline(data):
     """Whether a JPEG is a baseline one and whole: a single scan without a marker in it that ends
@@ -194,6 +212,7 @@ def _is_whole_baseline(data):
             return frame in _BASELINE and end is not None and end[0] == b"\xff\xd9"
         frame = marker if marker in _START_OF_FRAME else frame
     return False
+
 
 @functools.lru_cache(maxsize=1)
 def _decoder(process):
@@ -212,15 +231,22 @@ def _decoder(process):
         backends=[codec.Backend(codec.BackendKind.CPU_ONLY)],
         options=":fancy_upsampling=1 :fast_idct=0",  # as PIL has it
     )
-    lock = threading.Lock()  # neither the decoder nor the redirection is for several threads at once
+    lock = (
+        threading.Lock()
+    )  # neither the decoder nor the redirection is for several threads at once
     spaces = {True: codec.ColorSpec.GRAY, False: codec.ColorSpec.SRGB}
-    params = {grey: codec.DecodeParams(apply_exif_orientation=False, color_spec=space) for grey, space in spaces.items()}
+    params = {
+        grey: codec.DecodeParams(apply_exif_orientation=False, color_spec=space)
+        for grey, space in spaces.items()
+    }
 
     def decode(data, box, grey):
         top, left, height, width = box
         try:
             stream = codec.CodeStream(data)
-            stream = stream.get_sub_code_stream(region=codec.Region(top, left, top + height, left + width))
+            stream = stream.get_sub_code_stream(
+                region=codec.Region(top, left, top + height, left + width)
+            )
             with lock, _silent_stderr():  # libjpeg complains of bad files there
                 image = decoder.decode(stream, params=params[grey])
         except RuntimeError:  # no JPEG to it
@@ -228,6 +254,7 @@ def _decoder(process):
         return None if image is None else np.asarray(image.cpu())
 
     return decode
+
 
 @functools.lru_cache
 def _nvimgcodec():
@@ -238,6 +265,7 @@ def _nvimgcodec():
 
         return nvimgcodec
     return None
+
 
 @contextlib.contextmanager
 def _silent_stderr():
@@ -253,6 +281,7 @@ def _silent_stderr():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
 
 @functools.lru_cache
 def _nowhere():

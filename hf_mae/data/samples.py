@@ -7,22 +7,21 @@ flip, augmentation, mask noise) follows from its number alone, whichever process
 and whenever.
 """
 
-from functools import partial
-from torch.utils.data import Dataset
-from torch.utils.data import Sampler
 import itertools
+from functools import partial
+
 import numpy as np
 import torch
-from .decoding import Jpeg
-from .decoding import open_image
-from .decoding import whole_pixels
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import BadImageError, ImageDecodeError
+from .decoding import Jpeg, open_image, whole_pixels
 from .resolution import TransformSchedule
-from ..errors import BadImageError
-from ..errors import ImageDecodeError
 
 
 MAX_REPLACEMENTS = 100
 _ROWS = 8  # that are fetched at once; few, as their bytes may be large photographs
+
 
 class ImageSamples(Dataset):
     """The draws of an image data set: `draws[(epoch * len(draws) + index) * crops_per_image +
@@ -43,7 +42,9 @@ class ImageSamples(Dataset):
     `index` (of the image) and `bad_images`, a list of (index, path, error).
     """
 
-    def __init__(self, dataset, transform, num_channels, seed, on_bad_image="skip", crops_per_image=1):
+    def __init__(
+        self, dataset, transform, num_channels, seed, on_bad_image="skip", crops_per_image=1
+    ):
         if on_bad_image not in ("skip", "raise"):
             raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'skip' or 'raise'")
         self.dataset = dataset
@@ -62,14 +63,20 @@ class ImageSamples(Dataset):
     def __getitems__(self, draws):
         """The samples of a batch; crops of one image that lie side by side come of one decode."""
         groups = itertools.groupby(draws, key=lambda number: number // self.crops_per_image)
-        groups = [(draw, [number % self.crops_per_image for number in group]) for draw, group in groups]
+        groups = [
+            (draw, [number % self.crops_per_image for number in group]) for draw, group in groups
+        ]
         samples = []
         for first in range(0, len(groups), _ROWS):
-            part = [(*divmod(draw, len(self)), crops) for draw, crops in groups[first : first + _ROWS]]
+            part = [
+                (*divmod(draw, len(self)), crops) for draw, crops in groups[first : first + _ROWS]
+            ]
             rows = self.dataset.__getitems__([index for _, index, _ in part])
             for (epoch, index, crops), row in zip(part, rows):
                 make = partial(self.make_samples, crops=crops, epoch=epoch)
-                samples += self.replacing_bad_images(index, row, [epoch, index], make, self._another)
+                samples += self.replacing_bad_images(
+                    index, row, [epoch, index], make, self._another
+                )
         return samples
 
     def _another(self, attempt, rng):
@@ -96,11 +103,16 @@ class ImageSamples(Dataset):
             except ImageDecodeError as error:
                 path = (isinstance(row["image"], dict) and row["image"].get("path")) or "-"
                 if self.on_bad_image == "raise":
-                    raise BadImageError(f"image {number} ({path}) can't be decoded: {error}") from error
+                    raise BadImageError(
+                        f"image {number} ({path}) can't be decoded: {error}"
+                    ) from error
                 bad_images.append((number, path, str(error)))
                 number, row = another(attempt, np.random.default_rng([*seed, attempt]))
                 continue
-            return [{**s, "index": index, "bad_images": bad_images if i == 0 else []} for i, s in enumerate(samples)]
+            return [
+                {**s, "index": index, "bad_images": bad_images if i == 0 else []}
+                for i, s in enumerate(samples)
+            ]
         number, path, error = bad_images[-1]
         raise BadImageError(
             f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {number} "
@@ -116,9 +128,20 @@ class ImageSamples(Dataset):
         image = open_image(row["image"], self.num_channels)
         if self.crops_per_image > 1 and not (isinstance(image, Jpeg) and image.is_large):
             image = whole_pixels(image)  # decoded once
-        transform = self.transform.at(epoch) if isinstance(self.transform, TransformSchedule) else self.transform
-        samples = [transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
-        return [{**sample, "labels": torch.tensor(row["label"])} for sample in samples] if "label" in row else samples
+        transform = (
+            self.transform.at(epoch)
+            if isinstance(self.transform, TransformSchedule)
+            else self.transform
+        )
+        samples = [
+            transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops
+        ]
+        return (
+            [{**sample, "labels": torch.tensor(row["label"])} for sample in samples]
+            if "label" in row
+            else samples
+        )
+
 
 class EpochSampler(Sampler):
     """Draw numbers of one epoch, in an order that follows from (seed, epoch); the crops of an image
@@ -152,6 +175,7 @@ class EpochSampler(Sampler):
         first = (self.epoch * self.length + order[part * images : (part + 1) * images]) * crops
         yield from (first[:, None] + np.arange(crops)).ravel().tolist()
 
+
 class FeatureSamples(Dataset):
     """Features (N, D) that were computed once, and labels (N,), drawn as `ImageSamples` are."""
 
@@ -171,7 +195,13 @@ class FeatureSamples(Dataset):
         """A whole batch at once, which `collate` leaves as it is: a sample is too small to be
         handled alone."""
         index = torch.tensor(draws) % len(self)
-        return {"features": self.features[index], "labels": self.labels[index], "index": index, "bad_images": []}
+        return {
+            "features": self.features[index],
+            "labels": self.labels[index],
+            "index": index,
+            "bad_images": [],
+        }
+
 
 def collate(samples):
     """Samples → a batch: tensors stacked, numbers listed, `index` (B,), `bad_images` and
@@ -185,6 +215,7 @@ def collate(samples):
         if name in batch:
             batch[name] = [note for notes in batch[name] for note in notes]
     return batch
+
 
 def _stack(tensors):
     """torch.stack; images whose channels lie together, as decoded, stay so: a copy then is a plain

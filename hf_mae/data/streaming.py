@@ -10,20 +10,19 @@ what a batch holds follows from its number, the seed, and the numbers of process
 run that is resumed goes there.
 """
 
-from dataclasses import dataclass
-from datasets import Dataset
-from datasets import Features
-from datasets import Image as ImageFeature
-from functools import partial
-from torch.utils.data import Sampler
-import datasets
 import itertools
+from dataclasses import dataclass
+from functools import partial
+
+import datasets
 import numpy as np
-from .samples import ImageSamples
-from .samples import MAX_REPLACEMENTS
-from .sources import choose_splits
-from .sources import image_column_of
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from torch.utils.data import Sampler
+
 from ..errors import BadImageError
+from .samples import MAX_REPLACEMENTS, ImageSamples
+from .sources import choose_splits, image_column_of
 
 
 HELD_OUT_ROWS = 1000
@@ -32,7 +31,10 @@ _ROWS_AT_ONCE = 32
 _TRIES_AT_HAND = 10
 _SHARD = 10**8  # a sample's number is shard * _SHARD + row
 
-def load_image_stream(dataset_name, dataset_config=None, train_split=None, validation_split=None, image_column=None):
+
+def load_image_stream(
+    dataset_name, dataset_config=None, train_split=None, validation_split=None, image_column=None
+):
     """Opens a data set without fetching it.
 
     Args:
@@ -54,8 +56,11 @@ def load_image_stream(dataset_name, dataset_config=None, train_split=None, valid
     validation = None
     if "validation" in chosen:
         rows = list(_images(chosen["validation"], image_column).take(HELD_OUT_ROWS))
-        validation = Dataset.from_list(rows, features=Features({"image": ImageFeature(decode=False)}))
+        validation = Dataset.from_list(
+            rows, features=Features({"image": ImageFeature(decode=False)})
+        )
     return _images(chosen["train"], image_column), validation, info and (info.num_examples or None)
+
 
 def _images(stream, column):
     """One column, `image`, of undecoded files."""
@@ -65,6 +70,7 @@ def _images(stream, column):
     # cast first: on the way to another name they would be decoded
     stream = stream.select_columns([column]).cast_column(column, ImageFeature(decode=False))
     return stream if column == "image" else stream.rename_column(column, "image")
+
 
 @dataclass(frozen=True)
 class StreamPlan:
@@ -100,6 +106,7 @@ class StreamPlan:
         before = self.epoch(slot) * len(range(worker, own, workers)) + turn
         return process * workers + worker, before * self.batch_size
 
+
 class ImageStream(ImageSamples):
     """The draws of a stream: `stream[slot]`, slots in order; `ImageSamples` says what a sample is.
 
@@ -131,16 +138,24 @@ class ImageStream(ImageSamples):
         place = stream, position // self.crops_per_image
         if self._reader is None or self._reader.place != place:
             self._reader = _Reader(self, *place)
-        make = partial(self.make_samples, crops=range(self.crops_per_image), epoch=self.plan.epoch(slots[0]))
+        make = partial(
+            self.make_samples, crops=range(self.crops_per_image), epoch=self.plan.epoch(slots[0])
+        )
         samples = []
-        for number, shard, row, value in itertools.islice(self._reader, len(slots) // self.crops_per_image):
+        for number, shard, row, value in itertools.islice(
+            self._reader, len(slots) // self.crops_per_image
+        ):
             another = partial(self._reader.another, number)
-            samples += self.replacing_bad_images(_number(shard, row), value, [number, shard, row], make, another)
+            samples += self.replacing_bad_images(
+                _number(shard, row), value, [number, shard, row], make, another
+            )
         samples[0]["read_shards"] = self._reader.take_notes()
         return [{"read_shards": [], **sample} for sample in samples]
 
+
 def _number(shard, row):
     return shard * _SHARD + row
+
 
 class _Reader:
     """Rows of one stream in order, from a position on: (pass, shard, row, what the row holds).
@@ -188,14 +203,18 @@ class _Reader:
                 rows = self._rows(number, block * size)
                 while held := list(itertools.islice(rows, size)):
                     self._buffer = held
-                    order = np.random.default_rng([seed, number, self._stream, block]).permutation(len(held))
+                    order = np.random.default_rng([seed, number, self._stream, block]).permutation(
+                        len(held)
+                    )
                     yield from ((number, *held[i]) for i in order[max(0, skip - block * size) :])
                     block += 1
                 length = self._length(number)
             skip = max(0, skip - length)
             empty = 0 if length else empty + 1
             if empty == _MAX_EMPTY_PASSES:
-                raise BadImageError(f"there are too few images for {self._images.plan.num_streams} workers; take fewer")
+                raise BadImageError(
+                    f"there are too few images for {self._images.plan.num_streams} workers; take fewer"
+                )
 
     def _shares(self, number):
         """This stream's shards in a pass: (shard, first row, step); few shards are shared by
@@ -239,6 +258,7 @@ class _Reader:
         stream = self._images.dataset.shard(self._images.dataset.num_shards, shard)
         # by `iter`, for in a worker's process a plain loop would take a part of the shards only
         return itertools.chain.from_iterable(batch["image"] for batch in stream.iter(_ROWS_AT_ONCE))
+
 
 class StreamSampler(Sampler):
     """The slots of one epoch, in order.

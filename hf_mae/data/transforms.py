@@ -2,20 +2,19 @@
 """From a decoded image to what a model is fed: crops, flips, augmentation, mixing; all randomness
 comes as an argument."""
 
+import math
+
+import numpy as np
+import torch
 from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms.v2 import functional as TF
 from transformers.image_utils import SizeDict
-import math
-import numpy as np
-import torch
-from .augmentation import _rand_augment
-from .augmentation import global_generators
-from .decoding import crop_pixels
-from .decoding import whole_pixels
-from ..models.image_processing_mae import MAEImageProcessor
-from ..models.image_processing_mae import channel_statistics
+
+from ..models.image_processing_mae import MAEImageProcessor, channel_statistics
 from ..models.masking import mask_noise
+from .augmentation import _rand_augment, global_generators
+from .decoding import crop_pixels, whole_pixels
 
 
 def random_crop_box(height, width, rng, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -40,6 +39,7 @@ def random_crop_box(height, width, rng, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
     crop_height = min(height, max(1, round(width / ratio[0])))
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
+
 class RandomCropFlip:
     """Image → uint8 (C, h, w) of the model's size: random resized crop, bicubic and antialiased,
     and flip.
@@ -61,11 +61,16 @@ class RandomCropFlip:
 
     def __call__(self, image, rng):
         box = random_crop_box(*image.shape[:2], rng, self.scale, self.ratio)
-        pixels = torch.from_numpy(crop_pixels(image, box, self.image_hw)).permute(2, 0, 1)  # (C, h, w)
-        pixels = TF.resize(pixels, list(self.image_hw), TF.InterpolationMode.BICUBIC, antialias=True)
+        pixels = torch.from_numpy(crop_pixels(image, box, self.image_hw)).permute(
+            2, 0, 1
+        )  # (C, h, w)
+        pixels = TF.resize(
+            pixels, list(self.image_hw), TF.InterpolationMode.BICUBIC, antialias=True
+        )
         if rng.random() < 0.5:
             pixels = pixels.flip(-1)
         return pixels
+
 
 class PretrainingTransform:
     """Image → uint8 pixel_values and mask noise: crop of 20 to 100 % and flip (MAE paper, Appendix
@@ -78,6 +83,7 @@ class PretrainingTransform:
     def __call__(self, image, rng):
         return {"pixel_values": self.crop(image, rng), "noise": mask_noise(self.num_patches, rng)}
 
+
 class LinearProbeTransform:
     """Image → uint8 pixel_values: crop of 8 to 100 % and flip, nothing else (MAE paper, Appendix
     A.1)."""
@@ -87,6 +93,7 @@ class LinearProbeTransform:
 
     def __call__(self, image, rng):
         return {"pixel_values": self.crop(image, rng)}
+
 
 class FineTuningTransform:
     """Image → uint8 pixel_values: crop of 8 to 100 %, flip and RandAugment; and what random erasing
@@ -109,7 +116,9 @@ class FineTuningTransform:
     def __init__(self, config, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25):
         self.crop = RandomCropFlip(config, scale=(0.08, 1.0))
         mean, _ = channel_statistics(config.num_channels)
-        self.augment = None if auto_augment == "none" else _rand_augment(auto_augment, config.image_hw, mean)
+        self.augment = (
+            None if auto_augment == "none" else _rand_augment(auto_augment, config.image_hw, mean)
+        )
         self.erasing = RandomErasing(random_erasing, mode="pixel", device="cpu")
         self.num_layers = config.num_hidden_layers
 
@@ -117,7 +126,11 @@ class FineTuningTransform:
         pixels = self.crop(image, rng)
         with global_generators(rng):
             if self.augment is not None:
-                picture = pixels.squeeze(0).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
+                picture = (
+                    pixels.squeeze(0).numpy()
+                    if len(pixels) == 1
+                    else pixels.permute(1, 2, 0).numpy()
+                )
                 picture = np.array(self.augment(Image.fromarray(picture)))
                 pixels = torch.from_numpy(picture.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
             erased = self._draw_erasing(pixels.shape)
@@ -135,7 +148,12 @@ class FineTuningTransform:
         rows, columns = (there[0].any(dim=dim).nonzero().flatten() for dim in (1, 0))
         if not len(rows):
             return None
-        return int(rows[0]), int(columns[0]), canvas[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clone()
+        return (
+            int(rows[0]),
+            int(columns[0]),
+            canvas[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clone(),
+        )
+
 
 class CenterCropTransform:
     """Image → uint8 pixel_values: the image processor's resize and center crop."""
@@ -145,9 +163,17 @@ class CenterCropTransform:
 
     def __call__(self, image, rng):
         # the two steps alone: all that a processor does around them takes longer than a small image
-        processor, pixels = self.processor, torch.from_numpy(whole_pixels(image)).permute(2, 0, 1)  # (C, H, W)
-        pixels = processor.resize(pixels, SizeDict(**dict(processor.size)), resample=processor.resample)
-        return {"pixel_values": processor.center_crop(pixels, SizeDict(**dict(processor.crop_size)))}
+        processor, pixels = (
+            self.processor,
+            torch.from_numpy(whole_pixels(image)).permute(2, 0, 1),
+        )  # (C, H, W)
+        pixels = processor.resize(
+            pixels, SizeDict(**dict(processor.size)), resample=processor.resample
+        )
+        return {
+            "pixel_values": processor.center_crop(pixels, SizeDict(**dict(processor.crop_size)))
+        }
+
 
 class MaskedEvaluationTransform(CenterCropTransform):
     """Image → uint8 pixel_values of the center crop, and mask noise."""
@@ -159,6 +185,7 @@ class MaskedEvaluationTransform(CenterCropTransform):
     def __call__(self, image, rng):
         return {**super().__call__(image, rng), "noise": mask_noise(self.num_patches, rng)}
 
+
 class ProcessorTransform:
     """Image → pixel_values as a model's own image processor makes them."""
 
@@ -168,5 +195,7 @@ class ProcessorTransform:
     def __call__(self, image, rng=None):
         array = whole_pixels(image)
         return {
-            "pixel_values": self.processor(array, input_data_format="channels_last", return_tensors="pt").pixel_values[0]
+            "pixel_values": self.processor(
+                array, input_data_format="channels_last", return_tensors="pt"
+            ).pixel_values[0]
         }

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from helpers import TINY
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from helpers import TINY
 
 from hf_mae import MAEConfig
-from hf_mae.errors import BadImageError
 from hf_mae.data.samples import EpochSampler, ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.transforms import PretrainingTransform
+from hf_mae.errors import BadImageError
 
 
 @pytest.fixture
@@ -59,7 +59,10 @@ def test_sampler_of_several_crops(crops):
         numbers = list(sampler)
         assert len(numbers) == len(sampler) == 12
         groups = [numbers[i : i + crops] for i in range(0, 12, crops)]
-        assert all(group == list(range(group[0], group[0] + crops)) and group[0] % crops == 0 for group in groups)
+        assert all(
+            group == list(range(group[0], group[0] + crops)) and group[0] % crops == 0
+            for group in groups
+        )
         epochs, images = zip(*(divmod(group[0] // crops, 12) for group in groups))
         assert set(epochs) == {epoch}
         taken += images
@@ -85,7 +88,9 @@ def test_bad_images_are_replaced_and_named(config, half_bad):
     assert torch.equal(batch["pixel_values"], again["pixel_values"])
     assert batch["bad_images"] == again["bad_images"]
     bad = {path.rsplit("/", 1)[-1] for _, path, _ in batch["bad_images"]}
-    assert bad == {row["image"]["path"].rsplit("/", 1)[-1] for i, row in enumerate(half_bad) if i % 2}
+    assert bad == {
+        row["image"]["path"].rsplit("/", 1)[-1] for i, row in enumerate(half_bad) if i % 2
+    }
     assert {index for index, _, _ in batch["bad_images"]} == set(range(1, 20, 2))
     assert batch["index"].tolist() == list(range(20))
     # other epochs replace by other images
@@ -104,7 +109,9 @@ def test_bad_images_can_raise(config, half_bad):
 
 def test_nothing_but_bad_images_ends(config):
     features = Features({"image": ImageFeature(decode=False)})
-    dataset = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 5}, features=features)
+    dataset = Dataset.from_dict(
+        {"image": [{"bytes": b"no image", "path": None}] * 5}, features=features
+    )
     with pytest.raises(BadImageError, match="100 images in a row"):
         ImageSamples(dataset, PretrainingTransform(config), 3, seed=0)[0]
 

@@ -6,11 +6,18 @@ from PIL import Image
 from scipy import stats
 
 from hf_mae import MAEConfig
+from hf_mae.data.augmentation import PairMixing, erase, global_generators
 from hf_mae.data.samples import ImageSamples
 from hf_mae.data.sources import load_image_dataset
+from hf_mae.data.transforms import (
+    FineTuningTransform,
+    LinearProbeTransform,
+    MaskedEvaluationTransform,
+    PretrainingTransform,
+    RandomCropFlip,
+    random_crop_box,
+)
 from hf_mae.models.image_processing_mae import channel_statistics, normalize_images
-from hf_mae.data.transforms import FineTuningTransform, MaskedEvaluationTransform, LinearProbeTransform, PretrainingTransform, RandomCropFlip, random_crop_box
-from hf_mae.data.augmentation import PairMixing, erase, global_generators
 
 
 @pytest.fixture
@@ -24,7 +31,10 @@ def test_crop_boxes_are_torchvisions_distribution():
     rng, image = np.random.default_rng(0), torch.zeros(3, 300, 400)
     ours = np.array([random_crop_box(300, 400, rng) for _ in range(4000)], dtype=float)
     torch.manual_seed(0)
-    theirs = np.array([RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)], dtype=float)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)],
+        dtype=float,
+    )
     for column in range(4):
         # two samples of one distribution differ so much once in a million times
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-6
@@ -54,7 +64,11 @@ def test_training_crop_is_torchvisions_resize(config, photos):
         sample = transform(array, np.random.default_rng(i))
         rng = np.random.default_rng(i)
         top, left, height, width = random_crop_box(*array.shape[:2], rng)
-        expected = photos[0].crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
+        expected = (
+            photos[0]
+            .crop((left, top, left + width, top + height))
+            .resize((32, 32), Image.Resampling.BICUBIC)
+        )
         expected = np.asarray(expected).astype(int)
         if rng.random() < 0.5:
             expected, flips = expected[:, ::-1], flips + 1
@@ -70,7 +84,9 @@ def test_held_out_transform_is_the_processor(config, photo_folder):
     processor = MAEImageProcessor.from_model_config(config)
     for i in range(10):
         image = Image.open(dataset[i]["image"]["path"])
-        expected = processor(image, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values[0]
+        expected = processor(
+            image, return_tensors="pt", do_rescale=False, do_normalize=False
+        ).pixel_values[0]
         assert torch.equal(draws[i]["pixel_values"], expected)
 
 
@@ -111,7 +127,10 @@ def test_fine_tuning_is_timms_stack(config, photos):
         torch.testing.assert_close(pixel_values[0], expected, rtol=0, atol=1e-5)
         plain = normalize_images(cropped, *channel_statistics(3))
         differs = (pixel_values[0] - plain).abs().amax(dim=0) > 0.01
-        changed, erased = changed + differs.any().item(), erased + (0 < differs.float().mean() < 0.4).item()
+        changed, erased = (
+            changed + differs.any().item(),
+            erased + (0 < differs.float().mean() < 0.4).item(),
+        )
     assert changed > 40
     assert erased > 3
 
@@ -139,7 +158,9 @@ def test_global_generators_leave_no_trace():
 @pytest.mark.parametrize("number", [1, 3])
 def test_every_policy_of_rand_augment_runs(config, photos, number):
     """On grey pictures too, and at magnitudes where Pillow refuses to posterize."""
-    array = np.array(photos[0].convert("L" if number == 1 else "RGB")).reshape(*photos[0].size[::-1], number)
+    array = np.array(photos[0].convert("L" if number == 1 else "RGB")).reshape(
+        *photos[0].size[::-1], number
+    )
     transform, black = FineTuningTransform(channels(config, number), random_erasing=0), 0
     for op in transform.augment.ops:
         op.prob, op.magnitude = 1.0, 10
@@ -160,11 +181,17 @@ def test_augmentation_can_be_turned_off(config, photos):
 
 
 def test_impossible_augmentation(config):
-    with pytest.raises(ValueError, match="auto_augment is 'augmix-m5'; it must be a policy of timm's RandAugment"):
+    with pytest.raises(
+        ValueError, match="auto_augment is 'augmix-m5'; it must be a policy of timm's RandAugment"
+    ):
         FineTuningTransform(config, "augmix-m5")
-    with pytest.raises(ValueError, match="1 or 3 channels and the model has 12; pass --auto_augment none"):
+    with pytest.raises(
+        ValueError, match="1 or 3 channels and the model has 12; pass --auto_augment none"
+    ):
         FineTuningTransform(channels(config, 12))
-    sample = FineTuningTransform(channels(config, 12), "none")(np.zeros((40, 40, 12), np.uint8), np.random.default_rng(0))
+    sample = FineTuningTransform(channels(config, 12), "none")(
+        np.zeros((40, 40, 12), np.uint8), np.random.default_rng(0)
+    )
     assert sample["pixel_values"].shape == (12, 32, 32)
 
 
@@ -201,7 +228,9 @@ def test_each_pair_is_mixed_by_its_share(batch):
                 assert own.float().mean().item() == pytest.approx(share, abs=1e-6)
             else:
                 kinds.add("mixup")
-                torch.testing.assert_close(mixed[i], share * pixels[i] + (1 - share) * pixels[partner])
+                torch.testing.assert_close(
+                    mixed[i], share * pixels[i] + (1 - share) * pixels[partner]
+                )
     assert kinds == {"mixup", "cutmix"}
 
 
