@@ -23,6 +23,7 @@ from .configuration_mae import MAEConfig
 from .decoder import MAEDecoder
 from .functional import (
     gather_tokens,
+    masked_losses,
     patch_statistics,
     patchify,
     pixel_target,
@@ -415,9 +416,17 @@ class MAEForPreTraining(MAEPreTrainedModel):
             loss = F.mse_loss(
                 masked_pred.float(), target
             )  # all rows mask equally many: a mean is the masked loss
+        logits = gather_tokens(pred, encoded.ids_restore) if return_logits else None
+        losses, target = None, None
+        if return_loss and return_logits:
+            patches = patchify(pixel_values, self.config.patch_hw)
+            target = pixel_target(patches, self.config.norm_pix_loss)  # (B, N, p * q * C)
+            losses = masked_losses(logits, target, encoded.mask)  # (B,)
         return MAEForPreTrainingOutput(
             loss=loss,
-            logits=gather_tokens(pred, encoded.ids_restore) if return_logits else None,
+            losses=losses,
+            target=target,
+            logits=logits,
             mask=encoded.mask,
             ids_restore=encoded.ids_restore,
             hidden_states=encoded.hidden_states,

@@ -44,6 +44,8 @@ class MAEForPreTrainingOutput(ModelOutput):
         mask: (B, N), 1 for removed patches.
         ids_restore: (B, N), where each patch stands in shuffled order (visible first).
         hidden_states, attentions: the encoder's, on request.
+        losses: (B,), the loss of each image, where `logits` and a loss are computed.
+        target: (B, N, p * q * C), what `logits` should be; with `losses`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -52,6 +54,8 @@ class MAEForPreTrainingOutput(ModelOutput):
     ids_restore: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    losses: torch.FloatTensor | None = None
+    target: torch.FloatTensor | None = None
 
 
 @dataclass
