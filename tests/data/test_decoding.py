@@ -104,7 +104,7 @@ def test_the_fast_path_is_taken(photos):
         image = open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
         assert isinstance(image, Jpeg)
         crop_pixels(image, (10, 20, 100, 120))
-        patch.setattr("hf_mae.models.image_processing_mae.image_to_array", None)  # PIL isn't asked
+        patch.setattr("hf_mae.data.decoding.image_to_array", None)  # PIL isn't asked
         crop_pixels(image, (10, 20, 100, 120))
     assert [call[1] for call in calls] == [(10, 20, 100, 120)] * 2
 
@@ -199,7 +199,7 @@ def test_no_file_hangs_or_kills(photos):
         data[at + 5 : at + 9] = sides
         hostile.append(bytes(data))
     code = (
-        "import sys, hf_mae.decoding as D\n"
+        "import sys, hf_mae.data.decoding as D\n"
         f"for data in {hostile!r}:\n"
         "    try: image = D.open_image({'bytes': data, 'path': None}, 3); D.crop_pixels(image, (0, "
         "0, *image.shape[:2]))\n"
@@ -215,27 +215,27 @@ def test_no_file_hangs_or_kills(photos):
     assert time.perf_counter() - start < 60
 
 
-def draws_of(folder, **options):
+def samples_of(folder, **options):
     images = load_image_dataset(train_dir=folder, train_val_split=0)["train"]
     return ImageSamples(images, PretrainingTransform(MAEConfig(**TINY)), 3, seed=4, **options)
 
 
-def test_a_draw_is_the_same_by_every_back_end_and_number_of_workers(photo_folder, monkeypatch):
-    draws, numbers = draws_of(photo_folder), list(range(40, 100))
-    batches = [collate([draws[number] for number in numbers])]
+def test_a_sample_is_the_same_by_every_back_end_and_number_of_workers(photo_folder, monkeypatch):
+    dataset, numbers = samples_of(photo_folder), list(range(40, 100))
+    batches = [collate([dataset[number] for number in numbers])]
     for workers in (1, 2):
-        loader = DataLoader(draws, 15, sampler=numbers, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(dataset, 15, sampler=numbers, num_workers=workers, collate_fn=collate)
         parts = list(loader)
         batches.append(
             {
                 name: torch.cat([part[name] for part in parts])
-                for name in ("pixel_values", "noise", "index")
+                for name in ("images", "noise", "index")
             }
         )
     monkeypatch.setattr("hf_mae.data.decoding._decoder", lambda process: None)
-    batches.append(collate([draws[number] for number in numbers]))
+    batches.append(collate([dataset[number] for number in numbers]))
     for batch in batches[1:]:
-        for name in ("pixel_values", "noise", "index"):
+        for name in ("images", "noise", "index"):
             assert torch.equal(batch[name], batches[0][name])
 
 
@@ -307,10 +307,10 @@ def test_large_photographs_at_reduced_scale(photos, back_end):
 
 def test_several_crops_of_a_large_photograph(photos, tmp_path):
     photos[0].resize((3200, 2400)).save(tmp_path / "a.jpg")
-    one, two = draws_of(tmp_path), draws_of(tmp_path, crops_per_image=2)
+    one, two = samples_of(tmp_path), samples_of(tmp_path, crops_per_image=2)
     samples = two.__getitems__([0, 1])
-    assert torch.equal(samples[0]["pixel_values"], one[0]["pixel_values"])
-    assert not torch.equal(samples[1]["pixel_values"], samples[0]["pixel_values"])
+    assert torch.equal(samples[0]["images"], one[0]["images"])
+    assert not torch.equal(samples[1]["images"], samples[0]["images"])
 
 
 def test_orientation_in_exif_data_that_pil_cannot_write(photos, back_end):
@@ -346,23 +346,23 @@ def test_threads(photos):
 
 
 def test_several_crops_of_one_decode(photo_folder, monkeypatch):
-    draws = draws_of(photo_folder, crops_per_image=4)
+    dataset = samples_of(photo_folder, crops_per_image=4)
     opened = []
     really = open_image
     monkeypatch.setattr(
-        "hf_mae.data.decoding.open_image", lambda *args: opened.append(args) or really(*args)
+        "hf_mae.data.samples.open_image", lambda *args: opened.append(args) or really(*args)
     )
     first = (60 + 7) * 4  # epoch 1, image 7
-    samples = draws.__getitems__([first, first + 1, first + 2, first + 3, first + 4])
+    samples = dataset.__getitems__([first, first + 1, first + 2, first + 3, first + 4])
     assert len(opened) == 2
     assert [s["index"] for s in samples] == [7, 7, 7, 7, 8]
-    for name in ("pixel_values", "noise"):
+    for name in ("images", "noise"):
         assert len({s[name].contiguous().numpy().tobytes() for s in samples}) == 5
     for number, sample in zip(range(first, first + 5), samples):
-        assert torch.equal(draws[number]["pixel_values"], sample["pixel_values"])
-    alone = draws_of(photo_folder)[60 + 7]
+        assert torch.equal(dataset[number]["images"], sample["images"])
+    alone = samples_of(photo_folder)[60 + 7]
     assert torch.equal(
-        alone["pixel_values"], samples[0]["pixel_values"]
+        alone["images"], samples[0]["images"]
     )  # the first crop is that of one crop an image
 
 
@@ -370,7 +370,7 @@ def test_without_the_codec(tmp_path):
     """Where it isn't installed, PIL decodes."""
     code = (
         "import sys; sys.modules['nvidia'] = None\n"
-        "import hf_mae.decoding as D, io\n"
+        "import hf_mae.data.decoding as D, io\n"
         "from PIL import Image\n"
         "buffer = io.BytesIO(); Image.new('RGB', (60, 40), 'red').save(buffer, 'jpeg')\n"
         "image = D.open_image({'bytes': buffer.getvalue(), 'path': None}, 3)\n"
@@ -381,7 +381,7 @@ def test_without_the_codec(tmp_path):
 
 
 def test_importing_the_codec_is_silent():
-    code = "import hf_mae.decoding as D; assert D._decoder(0)"
+    code = "import hf_mae.data.decoding as D; assert D._decoder(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -409,8 +409,8 @@ def test_twelve_channels():
     assert np.array_equal(decode(dataset[2]["image"], 12), arrays[2])
     for transform in (PretrainingTransform, MaskedEvaluationTransform):
         sample = ImageSamples(dataset, transform(config), 12, seed=0)[3]
-        assert sample["pixel_values"].shape == (12, 32, 32)
-        assert sample["pixel_values"].dtype == torch.uint8
+        assert sample["images"].shape == (12, 32, 32)
+        assert sample["images"].dtype == torch.uint8
 
 
 @pytest.mark.parametrize(

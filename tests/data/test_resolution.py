@@ -6,7 +6,7 @@ import torch
 from helpers import TINY, TINY_FLAGS, logged_losses, run_script, script_error, trace
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.data.resolution import TransformSchedule
+from hf_mae.data.resolution import ResolutionSchedule
 from hf_mae.models.costs import training_flops
 from hf_mae.models.functional import resize_position_table, sincos_position_table
 from hf_mae.training.arguments import MAETrainingArguments
@@ -97,10 +97,10 @@ def test_positions_are_those_of_the_grid():
 
 
 def test_schedule_of_transforms():
-    schedule = TransformSchedule({2.4: "middle", 0: "small", 5.0: "large"})
-    assert [schedule.at(epoch) for epoch in range(7)] == ["small"] * 3 + ["middle"] * 2 + [
-        "large"
-    ] * 2
+    schedule = ResolutionSchedule({2.4: "middle", 0: "small", 5.0: "large"})
+    assert [schedule.transform_at(epoch) for epoch in range(7)] == ["small"] * 3 + [
+        "middle"
+    ] * 2 + ["large"] * 2
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_starts_are_not_rounded_up(make_trainer):
     trainer = make_trainer(
         **{**SCHEDULE, "resolution_schedule": "0:16,0.55:32", "num_train_epochs": 100}
     )
-    assert list(trainer.train_dataset.transform.starts) == [0, 55]
+    assert list(trainer.train_dataset.schedule.starts) == [0, 55]
 
 
 def test_sizes_that_the_model_cannot_have(make_trainer):

@@ -307,7 +307,8 @@ def test_wrong_labels(photos, tmp_path):
         (
             "plain",
             None,
-            "no column has labels; name one by label_column: the data set has photo, kind, other, score",
+            "no column has labels; name one by label_column: the data set has photo, kind, other, "
+            "score",
         ),
         ("plain", "score", "label_column 'score' holds .*; it must be one class an image"),
         ("plain", "nope", "label_column is 'nope'; the data set has photo, kind"),

@@ -76,10 +76,11 @@ def test_every_row_once_a_pass(shards, num_streams, buffer):
     for wanted in (0, 3):
         rows = Counter()
         for number in range(num_streams):
-            for drawn in _Reader(images, number, position=0):
-                if drawn[0] > wanted:
+            for read in _Reader(images, number, position=0):
+                number_of_pass, shard, row = read.place
+                if number_of_pass > wanted:
                     break
-                rows[drawn[1:3]] += drawn[0] == wanted
+                rows[shard, row] += number_of_pass == wanted
         assert +rows == Counter(
             (shard, row) for shard, count in enumerate(ROWS) for row in range(count)
         )
@@ -104,7 +105,7 @@ def test_any_batch_can_be_asked_for(shards, workers):
                 for slots, expected in batches[start : start + 2]:
                     batch = collate(resumed.__getitems__(slots))
                     assert torch.equal(batch["index"], expected["index"])
-                    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+                    assert torch.equal(batch["images"], expected["images"])
                     assert torch.equal(batch["noise"], expected["noise"])
 
 
@@ -135,8 +136,8 @@ def test_passes_differ(shards):
     first, second = (images.__getitems__(list(range(40 * i, 40 * i + 40))) for i in range(2))
     assert [s["index"] for s in first] != [s["index"] for s in second]
     assert sorted(s["index"] for s in first) == sorted(s["index"] for s in second)
-    pixels = {s["index"]: s["pixel_values"] for s in first}
-    assert not any(torch.equal(pixels[s["index"]], s["pixel_values"]) for s in second)
+    pixels = {s["index"]: s["images"] for s in first}
+    assert not any(torch.equal(pixels[s["index"]], s["images"]) for s in second)
 
 
 def test_crops_of_an_image(shards):
@@ -343,23 +344,30 @@ ITERATE = """
 import json, sys
 import torch
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
-from hf_mae.streaming import ImageStream, load_image_stream
-from hf_mae.trainer import MAETrainer
-from hf_mae.training_arguments import MAETrainingArguments
-from hf_mae.transforms import PretrainingTransform
+from hf_mae.data.streaming import ImageStream, load_image_stream
+from hf_mae.data.transforms import PretrainingTransform
+from hf_mae.training.arguments import MAETrainingArguments
+from hf_mae.training.pretraining import MAETrainer
 
 folder, out, config = sys.argv[1], sys.argv[2], MAEConfig(**json.loads(sys.argv[3]))
 torch.manual_seed(0)
 args = MAETrainingArguments(
-    out, per_device_train_batch_size=3, dataloader_num_workers=2, num_train_epochs=3, warmup_epochs=0, use_cpu=True,
-    report_to="none", eval_strategy="no", dataloader_persistent_workers=True,
+    out, per_device_train_batch_size=3, dataloader_num_workers=2, num_train_epochs=3,
+    warmup_epochs=0, use_cpu=True, report_to="none", eval_strategy="no",
+    dataloader_persistent_workers=True,
 )
-images = ImageStream(
-    load_image_stream(folder)[0], PretrainingTransform(config), 3, 0, epoch_samples=48, shuffle_buffer=5
-)
-trainer = MAETrainer(MAEForPreTraining(config), args, images, processing_class=MAEImageProcessor.from_model_config(config))
-seen, take = [], trainer._take_notes
-trainer._take_notes = lambda inputs, split: seen.append(take(inputs, split).tolist()) or torch.zeros(1)
+train, _, _ = load_image_stream(folder)
+transform = PretrainingTransform(config)
+images = ImageStream(train, transform, 3, 0, epoch_samples=48, shuffle_buffer=5)
+processor = MAEImageProcessor.from_model_config(config)
+trainer = MAETrainer(MAEForPreTraining(config), args, images, processing_class=processor)
+seen, take_notes = [], trainer._take_notes
+
+def remember(inputs, split):
+    seen.append(take_notes(inputs, split).tolist())
+    return torch.zeros(1)
+
+trainer._take_notes = remember
 trainer.train()
 json.dump(seen, open(f"{out}/rank{args.process_index}.json", "w"))
 """

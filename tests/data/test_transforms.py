@@ -57,7 +57,7 @@ def test_crop_boxes_of_odd_images(height, width):
 
 
 def test_training_crop_is_torchvisions_resize(config, photos):
-    """The crop of a draw, cut and resized by PIL, bicubic and antialiased."""
+    """The crop of a sample, cut and resized by PIL, bicubic and antialiased."""
     array = np.array(photos[0])
     transform, flips = PretrainingTransform(config), 0
     for i in range(40):
@@ -72,7 +72,7 @@ def test_training_crop_is_torchvisions_resize(config, photos):
         expected = np.asarray(expected).astype(int)
         if rng.random() < 0.5:
             expected, flips = expected[:, ::-1], flips + 1
-        assert np.abs(sample["pixel_values"].permute(1, 2, 0).numpy() - expected).max() <= 1
+        assert np.abs(sample["images"].permute(1, 2, 0).numpy() - expected).max() <= 1
     assert 8 < flips < 32
 
 
@@ -80,14 +80,14 @@ def test_held_out_transform_is_the_processor(config, photo_folder):
     from hf_mae import MAEImageProcessor
 
     dataset = load_image_dataset(train_dir=photo_folder, train_val_split=0)["train"]
-    draws = ImageSamples(dataset, MaskedEvaluationTransform(config), 3, seed=0)
+    samples = ImageSamples(dataset, MaskedEvaluationTransform(config), 3, seed=0)
     processor = MAEImageProcessor.from_model_config(config)
     for i in range(10):
         image = Image.open(dataset[i]["image"]["path"])
         expected = processor(
             image, return_tensors="pt", do_rescale=False, do_normalize=False
         ).pixel_values[0]
-        assert torch.equal(draws[i]["pixel_values"], expected)
+        assert torch.equal(samples[i]["images"], expected)
 
 
 # fine-tuning -------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def channels(config, number):
 
 
 def test_fine_tuning_is_timms_stack(config, photos):
-    """Crop and flip as everywhere, then timm's own transforms, drawn by the same generators."""
+    """Crop and flip as everywhere, then timm's own transforms, by the same generators."""
     from timm.data.transforms_factory import transforms_imagenet_train
 
     array = np.array(photos[0])
@@ -122,7 +122,7 @@ def test_fine_tuning_is_timms_stack(config, photos):
                 expected = step(expected)
         ours = transform(array, np.random.default_rng(i))
         # the trainer's part, on the device
-        pixel_values = normalize_images(ours["pixel_values"][None], *channel_statistics(3))
+        pixel_values = normalize_images(ours["images"][None], *channel_statistics(3))
         erase(pixel_values, [ours["erased"]])
         torch.testing.assert_close(pixel_values[0], expected, rtol=0, atol=1e-5)
         plain = normalize_images(cropped, *channel_statistics(3))
@@ -144,12 +144,12 @@ def test_global_generators_leave_no_trace():
     def numbers():
         return random.random(), np.random.rand(), torch.rand(()).item()
 
-    before, drawn = states(), []
+    before, found = states(), []
     for seed in (0, 0, 1):
         with global_generators(np.random.default_rng(seed)):
-            drawn.append(numbers())
+            found.append(numbers())
     assert states() == before
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert found[0] == found[1] != found[2]
     with pytest.raises(KeyError), global_generators(np.random.default_rng(0)):
         raise KeyError
     assert states() == before
@@ -165,7 +165,7 @@ def test_every_policy_of_rand_augment_runs(config, photos, number):
     for op in transform.augment.ops:
         op.prob, op.magnitude = 1.0, 10
     for i in range(300):
-        pixels = transform(array, np.random.default_rng(i))["pixel_values"]
+        pixels = transform(array, np.random.default_rng(i))["images"]
         assert pixels.shape == (number, 32, 32)
         assert pixels.dtype == torch.uint8
         black += (pixels == pixels[:, :1, :1]).all().item()
@@ -176,7 +176,7 @@ def test_augmentation_can_be_turned_off(config, photos):
     array = np.array(photos[0])
     transform = FineTuningTransform(config, auto_augment="none", random_erasing=0)
     expected = RandomCropFlip(config, (0.08, 1.0))(array, np.random.default_rng(3))
-    pixels = transform(array, np.random.default_rng(3))["pixel_values"]
+    pixels = transform(array, np.random.default_rng(3))["images"]
     assert torch.equal(pixels, expected)
 
 
@@ -192,14 +192,14 @@ def test_impossible_augmentation(config):
     sample = FineTuningTransform(channels(config, 12), "none")(
         np.zeros((40, 40, 12), np.uint8), np.random.default_rng(0)
     )
-    assert sample["pixel_values"].shape == (12, 32, 32)
+    assert sample["images"].shape == (12, 32, 32)
 
 
 def test_linear_probe_crops_and_flips_only(config, photos):
     sample = LinearProbeTransform(config)(np.array(photos[0]), np.random.default_rng(5))
     expected = RandomCropFlip(config, (0.08, 1.0))(np.array(photos[0]), np.random.default_rng(5))
-    assert sample.keys() == {"pixel_values"}
-    assert torch.equal(sample["pixel_values"], expected)
+    assert sample.keys() == {"images"}
+    assert torch.equal(sample["images"], expected)
 
 
 # mixing ------------------------------------------------------------------------------------------
