@@ -1,21 +1,25 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Image files → pixels: nvImageCodec for the crop of a common JPEG, PIL for everything else, to the
-same pixels."""
+"""Image files → pixels, which are PIL's whoever decodes.
 
-from PIL import Image
-from pathlib import Path
+nvImageCodec decodes the crop of a common JPEG, PIL everything else.
+"""
+
 import contextlib
-import fsspec
 import functools
 import io
-import numpy as np
 import os
 import re
 import threading
-from ..errors import DECODE_ERRORS
-from ..errors import ImageDecodeError
-from ..models.image_processing_mae import exif_orientation
-from ..models.image_processing_mae import image_to_array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from PIL import Image
+
+from ..errors import DECODE_ERRORS, ImageDecodeError
+from ..models.image_processing_mae import exif_orientation, image_to_array
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or
@@ -35,74 +39,19 @@ _ARRAY_TURNS = {
 }
 _BASELINE = (0xC0, 0xC1)
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in the scan of a baseline file there is none but the end
+# in the scan of a baseline file there is none but the end
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
 
 @contextlib.contextmanager
-def _as_decode_error():
+def _as_decode_error() -> Iterator[None]:
     try:
         yield
     except DECODE_ERRORS as error:
         raise ImageDecodeError(" ".join(f"{type(error).__name__}: {error}".split())) from error
 
-def open_image(value, num_channels):
-    """What an image column holds → an array (H, W, C) of uint8, upright, or a `Jpeg`, which decodes
-    what is asked for.
-
-    Args:
-        value: {"bytes": …, "path": …} of a file in any format that PIL reads, or an array (H, W, C)
-            of uint8.
-        num_channels: C.
-
-    Raises:
-        ImageDecodeError: it is damaged, or no image of so many channels.
-    """
-    with _as_decode_error():
-        if not isinstance(value, dict):
-            return _checked_array(np.asarray(value), num_channels)
-        data, path = value.get("bytes"), value.get("path")
-        if data is None and path is None:
-            raise ValueError("neither bytes nor a path")
-        data = _read(path) if data is None else data
-        picture = Image.open(io.BytesIO(data))
-        if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
-            return Jpeg(data, picture, num_channels)
-        return image_to_array(picture, num_channels)
-
-def _read(path):
-    """A file's bytes; a path may also be an address of fsspec's, as streams have them (hf://…,
-    zip://…::…)."""
-    if "://" not in str(path):
-        return Path(path).read_bytes()
-    with fsspec.open(path, "rb") as file:
-        return file.read()
-
-def _checked_array(array, num_channels):
-    whole = np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 and array.max() <= 255
-    if array.ndim != 3 or array.shape[2] != num_channels or not whole:
-        raise ValueError(
-            f"array of shape {array.shape} and {array.dtype}; expected (height, width, "
-            f"{num_channels}), whole numbers "
-            "from 0 to 255"
-        )
-    return array.astype(np.uint8)
-
-def crop_pixels(image, box, target=None):
-    """The pixels (h, w, C) of a box of what `open_image` returned.
-
-    Args:
-        image: Array (H, W, C), or `Jpeg`.
-        box: (top, left, height, width), upright.
-        target: (height, width) that the crop will be resized to: of a large photograph it may come
-            as such.
-    """
-    if isinstance(image, Jpeg):
-        return image.crop(box, target)
-    top, left, height, width = box
-    return image[top : top + height, left : left + width]
-
-def whole_pixels(image):
-    """All of it, (H, W, C)."""
-    return image.whole if isinstance(image, Jpeg) else image
 
 class Jpeg:
     """A JPEG file in grey or RGB that decodes what is asked for.
@@ -110,81 +59,193 @@ class Jpeg:
     Whichever back end decodes, the pixels are PIL's, and so is the verdict on damaged files: what
     nvImageCodec might take for better or worse than PIL does (any file with something unexpected in
     its scan) PIL decodes.
+
+    Args:
+        data: The file.
+        picture: The same, opened by PIL.
+        num_channels: C, what it is decoded to.
+
+    Attributes:
+        shape: (H, W, C), upright.
     """
 
-    def __init__(self, data, picture, num_channels):
-        self._data, self._picture, self._num_channels = data, picture, num_channels
+    def __init__(self, data: bytes, picture: Image.Image, num_channels: int):
+        self._data = data
+        self._picture = picture
+        self._num_channels = num_channels
         self._upright = _ARRAY_TURNS.get(exif_orientation(picture), _ARRAY_TURNS[1])
         width, height = picture.size
-        self.shape = ((width, height) if self._upright[2] else (height, width)) + (num_channels,)
+        _, _, transpose = self._upright
+        if transpose:
+            width, height = height, width
+        self.shape = (height, width, num_channels)
 
     @property
-    def is_large(self):
+    def is_large(self) -> bool:
         """Whether crops of it may come at reduced scale."""
         return max(self.shape) >= _LARGE
 
-    def crop(self, box, target=None):
-        """As `crop_pixels`."""
-        scale = self._reduction(box, target) if target and self.is_large else 1
-        with _as_decode_error():
-            if scale > 1:
-                return self._reduced(box, scale, target)
-            if "whole" not in self.__dict__ and (pixels := self._region(box)) is not None:
-                return pixels
+    def crop(self, box: Box, target: tuple[int, int] | None = None) -> np.ndarray:
+        """Decodes a box, as `crop_pixels` says."""
         top, left, height, width = box
+        with _as_decode_error():
+            if target is not None and self.is_large:
+                scale = _reduction(box, target)
+                if scale > 1:
+                    return self._decode_reduced(box, scale, target)
+            if "whole" not in self.__dict__:
+                pixels = self._decode_region(box)
+                if pixels is not None:
+                    return pixels
         return self.whole[top : top + height, left : left + width]
 
     @functools.cached_property
-    def whole(self):
+    def whole(self) -> np.ndarray:
         """All pixels (H, W, C)."""
+        height, width, _ = self.shape
         with _as_decode_error():
-            pixels = self._region((0, 0, *self.shape[:2]))
-            return image_to_array(self._picture, self._num_channels) if pixels is None else pixels
+            pixels = self._decode_region((0, 0, height, width))
+            if pixels is None:
+                pixels = image_to_array(self._picture, self._num_channels)
+            return pixels
 
-    @staticmethod
-    def _reduction(box, target):
-        ratio = min(box[2] / target[0], box[3] / target[1])
-        return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
-
-    def _reduced(self, box, scale, target):
-        """A box resized to `target`, decoded at a half, a quarter or an eighth of the scale, as
-        libjpeg does it faster."""
-        picture = Image.open(io.BytesIO(self._data))
-        picture.draft(picture.mode, (picture.width // scale, picture.height // scale))
-        pixels = image_to_array(picture, self._num_channels)
-        picture = _as_picture(pixels)
-        top, left, height, width = (side / scale for side in box)  # PIL resizes boxes that end within a pixel
+    def _decode_reduced(self, box: Box, scale: int, target: tuple[int, int]) -> np.ndarray:
+        """A box resized to `target`, decoded at a fraction of the scale, as libjpeg does faster."""
+        file = Image.open(io.BytesIO(self._data))
+        file.draft(file.mode, (file.width // scale, file.height // scale))
+        picture = _as_picture(image_to_array(file, self._num_channels))
+        # PIL resizes boxes that end within a pixel
+        top, left, height, width = (side / scale for side in box)
         edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
         resized = picture.resize(target[::-1], Image.Resampling.BICUBIC, box=edges)
         return np.array(resized).reshape(*target, self._num_channels)
 
-    def _region(self, box):
+    def _decode_region(self, box: Box) -> np.ndarray | None:
         """A box by nvImageCodec, or None where PIL has to decode."""
         decoder = _decoder(os.getpid())
         thin = min(box[2:]) < 4  # its chroma is interpolated otherwise
         if decoder is None or thin or not _is_whole_baseline(self._data):
             return None
-        (top, left, height, width), (flip_rows, flip_columns, transpose) = box, self._upright
+        top, left, height, width = box
+        flip_rows, flip_columns, transpose = self._upright
         stored_width, stored_height = self._picture.size
         if transpose:
             top, left, height, width = left, top, width, height
-        top = stored_height - top - height if flip_rows else top
-        left = stored_width - left - width if flip_columns else left
-        pixels = decoder(self._data, (top, left, height, width), grey=self._picture.mode == "L")
+        if flip_rows:
+            top = stored_height - top - height
+        if flip_columns:
+            left = stored_width - left - width
+        pixels = decoder(self._data, (top, left, height, width), self._picture.mode == "L")
         if pixels is None or pixels.shape[:2] != (height, width):
             return None
-        pixels = pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-        pixels = pixels.swapaxes(0, 1) if transpose else pixels
+        if flip_rows:
+            pixels = pixels[::-1]
+        if flip_columns:
+            pixels = pixels[:, ::-1]
+        if transpose:
+            pixels = pixels.swapaxes(0, 1)
         if pixels.shape[2] != self._num_channels:
             pixels = image_to_array(_as_picture(pixels), self._num_channels)
         return np.ascontiguousarray(pixels)
 
-def _as_picture(pixels):
+
+DecodedImage = np.ndarray | Jpeg  # (H, W, C), uint8, upright
+
+
+def open_image(value: Any, num_channels: int) -> DecodedImage:
+    """Opens what an image column holds.
+
+    Args:
+        value: {"bytes": …, "path": …} of a file in any format that PIL reads, or an array (H, W, C)
+            of whole numbers from 0 to 255.
+        num_channels: C.
+
+    Returns:
+        An array (H, W, C) of uint8, upright, or a `Jpeg`, which decodes what is asked for.
+
+    Raises:
+        ImageDecodeError: it is damaged, or no image of so many channels.
+
+    Example:
+
+    >>> open_image(np.zeros((40, 30, 3), int), num_channels=3).shape
+    (40, 30, 3)
+    """
+    with _as_decode_error():
+        if not isinstance(value, dict):
+            return _checked_array(np.asarray(value), num_channels)
+        data, path = value.get("bytes"), value.get("path")
+        if data is None and path is None:
+            raise ValueError("neither bytes nor a path")
+        if data is None:
+            data = _read(path)
+        picture = Image.open(io.BytesIO(data))
+        if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
+            return Jpeg(data, picture, num_channels)
+        return image_to_array(picture, num_channels)
+
+
+def crop_pixels(image: DecodedImage, box: Box, target: tuple[int, int] | None = None) -> np.ndarray:
+    """Cuts a box out of what `open_image` returned.
+
+    Args:
+        image: Array (H, W, C), or `Jpeg`.
+        box: (top, left, height, width), upright.
+        target: (height, width) that the crop will be resized to: of a large photograph it may come
+            as such.
+
+    Returns:
+        (h, w, C).
+
+    Raises:
+        ImageDecodeError: the file is damaged.
+    """
+    if isinstance(image, Jpeg):
+        return image.crop(box, target)
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def whole_pixels(image: DecodedImage) -> np.ndarray:
+    """All of it, (H, W, C); `ImageDecodeError` if the file is damaged."""
+    return image.whole if isinstance(image, Jpeg) else image
+
+
+def _read(path: str) -> bytes:
+    """Reads a file, or an address of fsspec's, as streams have them (hf://…, zip://…::…)."""
+    if "://" not in str(path):
+        return Path(path).read_bytes()
+    with fsspec.open(path, "rb") as file:
+        return file.read()
+
+
+def _checked_array(array: np.ndarray, num_channels: int) -> np.ndarray:
+    is_image = array.ndim == 3 and array.shape[2] == num_channels and array.size > 0
+    is_whole = np.issubdtype(array.dtype, np.integer)
+    if not is_image or not is_whole or array.min() < 0 or array.max() > 255:
+        raise ValueError(
+            f"array of shape {array.shape} and {array.dtype}; expected (height, width, "
+            f"{num_channels}), whole numbers from 0 to 255"
+        )
+    return array.astype(np.uint8)
+
+
+def _as_picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
 
-def _is_whole_baseline(data):
-    """Whether a JPEG is a baseline one and whole: a single scan without a marker in it that ends
-    with the file's end."""
+
+def _reduction(box: Box, target: tuple[int, int]) -> int:
+    """The largest of libjpeg's scales that keeps a box at least as large as its target."""
+    _, _, height, width = box
+    ratio = min(height / target[0], width / target[1])
+    return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
+
+
+def _is_whole_baseline(data: bytes) -> bool:
+    """Whether a JPEG is a baseline one and whole.
+
+    It has a single scan without a marker in it that ends with the file's end.
+    """
     position, frame = 2, None
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker = data[position + 1]
@@ -192,13 +253,19 @@ def _is_whole_baseline(data):
         if marker == 0xDA:  # the scan
             end = _MARKER.search(data, position)
             return frame in _BASELINE and end is not None and end[0] == b"\xff\xd9"
-        frame = marker if marker in _START_OF_FRAME else frame
+        if marker in _START_OF_FRAME:
+            frame = marker
     return False
 
+
+# nvImageCodec ------------------------------------------------------------------------------------
+
+
 @functools.lru_cache(maxsize=1)
-def _decoder(process):
-    """(data, box, grey) → pixels or None, by nvImageCodec on this thread's core; None if it isn't
-    installed.
+def _decoder(process: int) -> Callable[[bytes, Box, bool], np.ndarray | None] | None:
+    """nvImageCodec on this thread's core: (data, box, grey) → pixels, or None where it can't.
+
+    None if it isn't installed.
 
     Args:
         process: Its number: a decoder has threads, which don't survive a fork.
@@ -212,25 +279,27 @@ def _decoder(process):
         backends=[codec.Backend(codec.BackendKind.CPU_ONLY)],
         options=":fancy_upsampling=1 :fast_idct=0",  # as PIL has it
     )
-    lock = threading.Lock()  # neither the decoder nor the redirection is for several threads at once
-    spaces = {True: codec.ColorSpec.GRAY, False: codec.ColorSpec.SRGB}
-    params = {grey: codec.DecodeParams(apply_exif_orientation=False, color_spec=space) for grey, space in spaces.items()}
+    # neither the decoder nor the redirection is for several threads at once
+    lock = threading.Lock()
+    as_grey = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.GRAY)
+    as_rgb = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
 
-    def decode(data, box, grey):
+    def decode(data: bytes, box: Box, grey: bool) -> np.ndarray | None:
         top, left, height, width = box
         try:
-            stream = codec.CodeStream(data)
-            stream = stream.get_sub_code_stream(region=codec.Region(top, left, top + height, left + width))
+            region = codec.Region(top, left, top + height, left + width)
+            stream = codec.CodeStream(data).get_sub_code_stream(region=region)
             with lock, _silent_stderr():  # libjpeg complains of bad files there
-                image = decoder.decode(stream, params=params[grey])
+                image = decoder.decode(stream, params=as_grey if grey else as_rgb)
         except RuntimeError:  # no JPEG to it
             return None
         return None if image is None else np.asarray(image.cpu())
 
     return decode
 
+
 @functools.lru_cache
-def _nvimgcodec():
+def _nvimgcodec() -> Any:
     """The module, or None; without what it and its plug-ins write to the terminal, past Python."""
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # read when it is imported
     with contextlib.suppress(ImportError), _silent_stderr():
@@ -239,8 +308,9 @@ def _nvimgcodec():
         return nvimgcodec
     return None
 
+
 @contextlib.contextmanager
-def _silent_stderr():
+def _silent_stderr() -> Iterator[None]:
     """Nothing that is written past Python reaches the terminal."""
     try:
         kept = os.dup(2)
@@ -254,6 +324,7 @@ def _silent_stderr():
         os.dup2(kept, 2)
         os.close(kept)
 
+
 @functools.lru_cache
-def _nowhere():
+def _nowhere() -> int:
     return os.open(os.devnull, os.O_WRONLY)

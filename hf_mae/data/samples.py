@@ -1,194 +1,384 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Draws of images for training and evaluation, every random choice a function of (seed, epoch,
-sample index).
+"""Samples for training and evaluation: each a function of (seed, epoch, index) alone.
 
-The sampler hands out draw numbers, `epoch * len(dataset) + index`; what a draw looks like (crop,
-flip, augmentation, mask noise) follows from its number alone, whichever process or worker makes it
+The sampler hands out sample numbers, `epoch * len(samples) + index`. What a sample looks like
+(crop, flip, augmentation, mask noise) follows from its number, whichever process or worker makes it
 and whenever.
 """
 
-from functools import partial
-from torch.utils.data import Dataset
-from torch.utils.data import Sampler
 import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
 import numpy as np
 import torch
-from .decoding import Jpeg
-from .decoding import open_image
-from .decoding import whole_pixels
-from .resolution import TransformSchedule
-from ..errors import BadImageError
-from ..errors import ImageDecodeError
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import BadImageError, ImageDecodeError
+from ..output_folder import STREAM_FILE
+from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
+from .resolution import ResolutionSchedule
+from .transforms import Sample
 
 
 MAX_REPLACEMENTS = 100
 _ROWS = 8  # that are fetched at once; few, as their bytes may be large photographs
 
-class ImageSamples(Dataset):
-    """The draws of an image data set: `draws[(epoch * len(draws) + index) * crops_per_image +
-    crop]`.
+Batch = dict[str, Any]
+Transform = Callable[[DecodedImage, np.random.Generator], Sample]
 
-    Args:
-        dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as
-            `load_image_dataset` returns them.
-        transform: (image, rng) → dict of tensors; the image is what `open_image` returns. Or a
-            `TransformSchedule` of such.
-        num_channels: Channels to decode to.
-        seed: With the epoch, the index and the crop, of all randomness.
-        on_bad_image: `"skip"` replaces an image that can't be decoded by another one, drawn by
-            (seed, epoch, index), and reports it in the sample; `"raise"` raises `BadImageError`.
-        crops_per_image: Samples that are made of an image when it is decoded.
 
-    A sample is what the transform returns, with `labels` (the image's class, if there are labels),
-    `index` (of the image) and `bad_images`, a list of (index, path, error).
+@dataclass(frozen=True)
+class BatchShape:
+    """How a run cuts its samples into batches: all that an order may depend on.
+
+    Attributes:
+        batch_size: Samples in a batch of one process.
+        accumulation: Batches of a process in an update.
+        num_processes: Processes that train together.
+        num_workers: Worker processes that load for each of them; 0 if it loads by itself.
+        seed: Seed of the run.
+
+    Example:
+
+    >>> BatchShape(64, accumulation=2, num_processes=4, num_workers=8, seed=0).total_batch_size
+    512
     """
 
-    def __init__(self, dataset, transform, num_channels, seed, on_bad_image="skip", crops_per_image=1):
-        if on_bad_image not in ("skip", "raise"):
-            raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'skip' or 'raise'")
-        self.dataset = dataset
-        self.transform = transform
-        self.num_channels = num_channels
-        self.seed = seed
-        self.on_bad_image = on_bad_image
-        self.crops_per_image = crops_per_image
+    batch_size: int
+    accumulation: int
+    num_processes: int
+    num_workers: int
+    seed: int
 
-    def __len__(self):
-        return len(self.dataset)
+    @property
+    def total_batch_size(self) -> int:
+        """Samples in an update."""
+        return self.batch_size * self.accumulation * self.num_processes
 
-    def __getitem__(self, draw):
-        return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws):
-        """The samples of a batch; crops of one image that lie side by side come of one decode."""
-        groups = itertools.groupby(draws, key=lambda number: number // self.crops_per_image)
-        groups = [(draw, [number % self.crops_per_image for number in group]) for draw, group in groups]
-        samples = []
-        for first in range(0, len(groups), _ROWS):
-            part = [(*divmod(draw, len(self)), crops) for draw, crops in groups[first : first + _ROWS]]
-            rows = self.dataset.__getitems__([index for _, index, _ in part])
-            for (epoch, index, crops), row in zip(part, rows):
-                make = partial(self.make_samples, crops=crops, epoch=epoch)
-                samples += self.replacing_bad_images(index, row, [epoch, index], make, self._another)
-        return samples
+class EpochSampler(Sampler[int]):
+    """The sample numbers of one epoch, in an order that follows from (seed, epoch).
 
-    def _another(self, attempt, rng):
-        index = int(rng.integers(len(self)))
-        return index, self.dataset[index]
-
-    def replacing_bad_images(self, index, row, seed, make, another):
-        """The samples of a row, or of one that stands in for it.
-
-        Args:
-            index: Number of the image.
-            row: What the data set has there.
-            seed: Numbers that with the run's seed decide all that is random.
-            make: (row, seed) → samples, or `ImageDecodeError`.
-            another: (attempt, rng) → (number, row) to try instead.
-
-        Raises:
-            BadImageError: nothing can be decoded, or a bad image is to stop the run.
-        """
-        bad_images, number, seed = [], index, [self.seed, *seed]
-        for attempt in range(MAX_REPLACEMENTS):
-            try:
-                samples = make(row, seed)
-            except ImageDecodeError as error:
-                path = (isinstance(row["image"], dict) and row["image"].get("path")) or "-"
-                if self.on_bad_image == "raise":
-                    raise BadImageError(f"image {number} ({path}) can't be decoded: {error}") from error
-                bad_images.append((number, path, str(error)))
-                number, row = another(attempt, np.random.default_rng([*seed, attempt]))
-                continue
-            return [{**s, "index": index, "bad_images": bad_images if i == 0 else []} for i, s in enumerate(samples)]
-        number, path, error = bad_images[-1]
-        raise BadImageError(
-            f"{MAX_REPLACEMENTS} images in a row can't be decoded; the last one is {number} "
-            f"({path}): {error}"
-        )
-
-    def make_samples(self, row, seed, crops, epoch):
-        """What the transform makes of a row in an epoch, once a crop; the image is decoded once.
-
-        Raises:
-            ImageDecodeError: it can't be.
-        """
-        image = open_image(row["image"], self.num_channels)
-        if self.crops_per_image > 1 and not (isinstance(image, Jpeg) and image.is_large):
-            image = whole_pixels(image)  # decoded once
-        transform = self.transform.at(epoch) if isinstance(self.transform, TransformSchedule) else self.transform
-        samples = [transform(image, np.random.default_rng(seed + [0, crop] * (crop > 0))) for crop in crops]
-        return [{**sample, "labels": torch.tensor(row["label"])} for sample in samples] if "label" in row else samples
-
-class EpochSampler(Sampler):
-    """Draw numbers of one epoch, in an order that follows from (seed, epoch); the crops of an image
-    side by side.
-
-    With R crops an image, an epoch is still about as many samples as there are images: it takes
-    each Rth part of them, and R
-    epochs take all.
+    The crops of an image lie side by side. With R crops an image, an epoch is still about as many
+    samples as there are images: it takes each Rth part of them, and R epochs take all.
 
     Args:
         length: Images in the data set.
-        seed: Of the order.
-        num_samples: How many of them an epoch takes (whole batches).
+        seed: Decides the order.
+        num_samples: Samples in an epoch (whole batches).
         crops_per_image: R.
+
+    Attributes:
+        epoch: The epoch to go through next; settable.
     """
 
-    def __init__(self, length, seed, num_samples, crops_per_image=1):
+    def __init__(self, length: int, seed: int, num_samples: int, crops_per_image: int = 1):
         self.length = length
         self.seed = seed
         self.num_samples = num_samples
         self.crops_per_image = crops_per_image
         self.epoch = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_samples
 
-    def __iter__(self):
-        crops, (whole, part) = self.crops_per_image, divmod(self.epoch, self.crops_per_image)
+    def __iter__(self) -> Iterator[int]:
+        crops = self.crops_per_image
+        whole, part = divmod(self.epoch, crops)
         order = np.random.default_rng([self.seed, whole]).permutation(self.length)
-        images = self.num_samples // crops
-        first = (self.epoch * self.length + order[part * images : (part + 1) * images]) * crops
+        num_images = self.num_samples // crops
+        images = order[part * num_images : (part + 1) * num_images]
+        first = (self.epoch * self.length + images) * crops
         yield from (first[:, None] + np.arange(crops)).ravel().tolist()
 
-class FeatureSamples(Dataset):
-    """Features (N, D) that were computed once, and labels (N,), drawn as `ImageSamples` are."""
+
+class Samples(Dataset):
+    """What a trainer asks of a data set: its order, and what a resumed run has to know of it.
+
+    This base class is a data set of `len(samples)` images that can be had in any order, and that
+    has nothing to remember. A subclass with `__len__` and `__getitems__` can be trained on.
+
+    Attributes:
+        crops_per_image: Samples that are made of an image when it is decoded.
+    """
 
     crops_per_image = 1
 
-    def __init__(self, features, labels):
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def updates_per_epoch(self, shape: BatchShape) -> int:
+        """Counts the updates of an epoch, which are whole total batches.
+
+        Raises:
+            ValueError: there is no whole batch.
+        """
+        updates = len(self) // shape.total_batch_size
+        if updates == 0:
+            raise ValueError(too_few_images(len(self), shape))
+        return updates
+
+    def sampler(self, shape: BatchShape) -> Sampler[int]:
+        """Makes the sampler of a run, whose attribute `epoch` says which epoch comes next."""
+        num_samples = self.updates_per_epoch(shape) * shape.total_batch_size
+        return EpochSampler(len(self), shape.seed, num_samples, self.crops_per_image)
+
+    def record(self, batch: Batch) -> None:
+        """Takes out of a training batch what the data set wants to remember."""
+
+    def save_state(self, folder: Path, shape: BatchShape) -> None:
+        """Writes into a checkpoint what a resumed run has to know; every process calls it."""
+
+    def load_state(self, folder: Path, shape: BatchShape) -> None:
+        """Reads a checkpoint's state before the run is resumed.
+
+        Raises:
+            ValueError: the run that is to be resumed read other images, or the same ones otherwise.
+        """
+        if (folder / STREAM_FILE).is_file():
+            raise ValueError(
+                f"{folder} is of a run with --streaming; it can't be resumed otherwise"
+            )
+
+
+def too_few_images(count: int, shape: BatchShape) -> str:
+    """Says that so many images make no whole batch."""
+    return (
+        f"there are {count:,} training images and the total batch is {shape.total_batch_size:,}; "
+        "take a smaller per_device_train_batch_size or gradient_accumulation_steps"
+    )
+
+
+class ImageSamples(Samples):
+    """The samples of a data set of images.
+
+    Crop `crop` of image `index` in an epoch is
+    `samples[(epoch * len(samples) + index) * crops_per_image + crop]`: what the transform returns,
+    with `labels` (the image's class, if there are labels), `index` (of the image) and `bad_images`,
+    a list of (index, path, error).
+
+    Args:
+        dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as
+            `load_image_dataset` returns them.
+        transform: (image, rng) → dict of tensors; the image is what `open_image` returns.
+        num_channels: Channels to decode to.
+        seed: With the epoch, the index and the crop, of all randomness.
+        on_bad_image: `"skip"` replaces an image that can't be decoded by another one, chosen by
+            (seed, epoch, index), and reports it in the sample; `"raise"` raises `BadImageError`.
+        crops_per_image: Samples that are made of an image when it is decoded.
+
+    Attributes:
+        schedule: `ResolutionSchedule` that says which transform an epoch has, or None for the same
+            throughout.
+
+    Raises:
+        ValueError: `on_bad_image` is neither.
+
+    Example:
+
+    >>> from hf_mae import MAEConfig
+    >>> from hf_mae.data.sources import load_image_dataset
+    >>> from hf_mae.data.transforms import PretrainingTransform
+    >>> config = MAEConfig.from_size("tiny", image_size=32, patch_size=4)
+    >>> images = load_image_dataset("digits")["train"]
+    >>> samples = ImageSamples(images, PretrainingTransform(config), num_channels=3, seed=0)
+    >>> samples[5]["images"].shape, samples[5]["noise"].shape
+    (torch.Size([3, 32, 32]), torch.Size([64]))
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset | datasets.IterableDataset,
+        transform: Transform,
+        num_channels: int,
+        seed: int,
+        on_bad_image: str = "skip",
+        crops_per_image: int = 1,
+    ):
+        if on_bad_image not in ("skip", "raise"):
+            raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'skip' or 'raise'")
+        self.dataset: Any = dataset  # of a stream, an IterableDataset
+        self.transform = transform
+        self.num_channels = num_channels
+        self.seed = seed
+        self.on_bad_image = on_bad_image
+        self.crops_per_image = crops_per_image
+        self.schedule: ResolutionSchedule | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> Sample:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
+        """Makes the samples of a batch; crops of one image side by side come of one decode."""
+        images = list(self._group_crops(numbers))
+        samples = []
+        for first in range(0, len(images), _ROWS):
+            part = images[first : first + _ROWS]
+            rows = self.dataset.__getitems__([index for _, index, _ in part])
+            for (epoch, index, crops), row in zip(part, rows):
+                candidates = self._candidates(epoch, index, row)
+                seed = [self.seed, epoch, index]
+                samples += self.first_decodable(candidates, seed, crops, epoch)
+        return samples
+
+    def _group_crops(self, numbers: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
+        """Yields (epoch, index, crops) of each image that the sample numbers are of."""
+        groups = itertools.groupby(numbers, key=lambda number: number // self.crops_per_image)
+        for image, group in groups:
+            epoch, index = divmod(image, len(self))
+            yield epoch, index, [number % self.crops_per_image for number in group]
+
+    def _candidates(self, epoch: int, index: int, row: dict) -> Iterator[tuple[int, dict]]:
+        """Yields (index, row) of an image, and then of those that may stand in for it."""
+        yield index, row
+        for attempt in itertools.count():
+            rng = np.random.default_rng([self.seed, epoch, index, attempt])
+            other = int(rng.integers(len(self)))
+            yield other, self.dataset[other]
+
+    def first_decodable(
+        self,
+        candidates: Iterable[tuple[int, dict]],
+        seed: list[int],
+        crops: Iterable[int],
+        epoch: int,
+    ) -> list[Sample]:
+        """Makes the samples of the first candidate that can be decoded.
+
+        Args:
+            candidates: (number, row) of the image that is wanted, and of those that may stand in
+                for it; 100 are tried.
+            seed: Numbers that decide all that is random; the same whoever stands in.
+            crops: Which crops to make.
+            epoch: Decides the transform, where it changes.
+
+        Returns:
+            A sample a crop, with the number of the image that was wanted as `index`, and those that
+            can't be decoded in the first's `bad_images`.
+
+        Raises:
+            BadImageError: nothing can be decoded, or a bad image is to stop the run.
+        """
+        tried: list[tuple[int, str, str]] = []
+        for number, row in itertools.islice(candidates, MAX_REPLACEMENTS):
+            try:
+                samples = self.make_samples(row, seed, crops, epoch)
+            except ImageDecodeError as error:
+                path = _path_of(row)
+                if self.on_bad_image == "raise":
+                    message = f"image {number} ({path}) can't be decoded: {error}"
+                    raise BadImageError(message) from error
+                tried.append((number, path, str(error)))
+                continue
+            index = tried[0][0] if tried else number
+            samples = [{**sample, "index": index, "bad_images": []} for sample in samples]
+            samples[0]["bad_images"] = tried
+            return samples
+        number, path, reason = tried[-1]
+        raise BadImageError(
+            f"{len(tried)} images in a row can't be decoded; the last one is {number} ({path}): "
+            f"{reason}"
+        )
+
+    def make_samples(
+        self, row: dict, seed: list[int], crops: Iterable[int], epoch: int
+    ) -> list[Sample]:
+        """Decodes a row once and transforms it once a crop.
+
+        Raises:
+            ImageDecodeError: it can't be decoded.
+        """
+        image = open_image(row["image"], self.num_channels)
+        reducible = isinstance(image, Jpeg) and image.is_large
+        if self.crops_per_image > 1 and not reducible:
+            image = whole_pixels(image)  # decoded once
+        transform = self.transform
+        if self.schedule is not None:
+            transform = self.schedule.transform_at(epoch)
+        samples = []
+        for crop in crops:
+            # the first crop is that of one crop an image
+            crop_seed = [*seed, 0, crop] if crop > 0 else seed
+            sample = transform(image, np.random.default_rng(crop_seed))
+            if "label" in row:
+                sample = {**sample, "labels": torch.tensor(row["label"])}
+            samples.append(sample)
+        return samples
+
+
+def _path_of(row: dict) -> str:
+    image = row["image"]
+    path = image.get("path") if isinstance(image, dict) else None
+    return path or "-"
+
+
+class FeatureSamples(Samples):
+    """Features that were computed once, in the order that `ImageSamples` have.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+    """
+
+    def __init__(self, features: torch.Tensor, labels: torch.Tensor):
         self.features = features
         self.labels = labels
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, draw):
-        return self.__getitems__([draw])
+    def __getitem__(self, number: int) -> Batch:
+        return self.__getitems__([number])
 
-    def __getitems__(self, draws):
-        """A whole batch at once, which `collate` leaves as it is: a sample is too small to be
-        handled alone."""
-        index = torch.tensor(draws) % len(self)
-        return {"features": self.features[index], "labels": self.labels[index], "index": index, "bad_images": []}
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        """Makes a whole batch at once, for a sample is too small to be handled alone."""
+        index = torch.tensor(numbers) % len(self)  # (B,)
+        return {
+            "features": self.features[index],
+            "labels": self.labels[index],
+            "index": index,
+            "bad_images": [],
+        }
 
-def collate(samples):
-    """Samples → a batch: tensors stacked, numbers listed, `index` (B,), `bad_images` and
-    `read_shards` in one list each."""
+
+def collate(samples: list[Sample] | Batch) -> Batch:
+    """Turns samples into a batch.
+
+    Args:
+        samples: Those of `ImageSamples`, or the batch that `FeatureSamples` have made already.
+
+    Returns:
+        Tensors stacked, all else in lists; `index` is a tensor (B,), and `bad_images` and
+        `read_shards` are one list each.
+    """
     if isinstance(samples, dict):
         return samples
-    batch = {name: [sample[name] for sample in samples] for name in samples[0]}
-    batch = {name: _stack(v) if isinstance(v[0], torch.Tensor) else v for name, v in batch.items()}
-    batch["index"] = torch.tensor(batch["index"])
-    for name in ("bad_images", "read_shards"):
-        if name in batch:
-            batch[name] = [note for notes in batch[name] for note in notes]
+    batch: Batch = {}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        if name == "index":
+            batch[name] = torch.tensor(values)
+        elif name in ("bad_images", "read_shards"):
+            batch[name] = list(itertools.chain.from_iterable(values))
+        elif isinstance(first, torch.Tensor):
+            batch[name] = _stack(values)
+        else:
+            batch[name] = values
     return batch
 
-def _stack(tensors):
-    """torch.stack; images whose channels lie together, as decoded, stay so: a copy then is a plain
-    one."""
+
+def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Stacks tensors; images whose channels lie together, as decoded, stay so.
+
+    The copy then is a plain one.
+    """
     if tensors[0].ndim == 3 and tensors[0].stride(0) == 1:
         return torch.stack([tensor.permute(1, 2, 0) for tensor in tensors]).permute(0, 3, 1, 2)
     return torch.stack(tensors)

@@ -1,29 +1,41 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Images that don't fit on the disk: shards read in turn, each by one worker of one process, and a
-place for every draw.
+"""Images that don't fit on the disk: shards read in turn, each by one worker of one process.
 
 Each worker of each process has a stream of its own: pass after pass over the data, in each of which
-all shards are dealt
-out anew to the streams. A pass of a stream is as long as its shards are; where one ends, the next
-begins, in the middle of a batch if need be. So nobody waits for the others, no row is left out, and
-what a batch holds follows from its number, the seed, and the numbers of processes and workers: a
-run that is resumed goes there.
+all shards are dealt out anew to the streams. A pass of a stream is as long as its shards are; where
+one ends, the next begins, in the middle of a batch if need be. So nobody waits for the others, no
+row is left out, and what a batch holds follows from its number, the seed, and the numbers of
+processes and workers: a run that is resumed goes there.
 """
 
-from dataclasses import dataclass
-from datasets import Dataset
-from datasets import Features
-from datasets import Image as ImageFeature
-from functools import partial
-from torch.utils.data import Sampler
-import datasets
 import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
 import numpy as np
-from .samples import ImageSamples
-from .samples import MAX_REPLACEMENTS
-from .sources import choose_splits
-from .sources import image_column_of
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset, Features, IterableDataset
+from datasets import Image as ImageFeature
+from torch.utils.data import Sampler
+
 from ..errors import BadImageError
+from ..output_folder import STREAM_FILE
+from .samples import (
+    MAX_REPLACEMENTS,
+    Batch,
+    BatchShape,
+    ImageSamples,
+    Sample,
+    Transform,
+    too_few_images,
+)
+from .sources import choose_splits, find_image_column
 
 
 HELD_OUT_ROWS = 1000
@@ -32,7 +44,14 @@ _ROWS_AT_ONCE = 32
 _TRIES_AT_HAND = 10
 _SHARD = 10**8  # a sample's number is shard * _SHARD + row
 
-def load_image_stream(dataset_name, dataset_config=None, train_split=None, validation_split=None, image_column=None):
+
+def load_image_stream(
+    dataset_name: str,
+    dataset_config: str | None = None,
+    train_split: str | None = None,
+    validation_split: str | None = None,
+    image_column: str | None = None,
+) -> tuple[IterableDataset, Dataset | None, int | None]:
     """Opens a data set without fetching it.
 
     Args:
@@ -50,30 +69,35 @@ def load_image_stream(dataset_name, dataset_config=None, train_split=None, valid
     """
     splits = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
     train_split, chosen = choose_splits(splits, train_split, validation_split)
-    info = (chosen["train"].info.splits or {}).get(train_split)
     validation = None
     if "validation" in chosen:
-        rows = list(_images(chosen["validation"], image_column).take(HELD_OUT_ROWS))
-        validation = Dataset.from_list(rows, features=Features({"image": ImageFeature(decode=False)}))
-    return _images(chosen["train"], image_column), validation, info and (info.num_examples or None)
+        rows = list(_undecoded_images(chosen["validation"], image_column).take(HELD_OUT_ROWS))
+        features = Features({"image": ImageFeature(decode=False)})
+        validation = Dataset.from_list(rows, features=features)
+    published = (chosen["train"].info.splits or {}).get(train_split)
+    num_rows = published.num_examples if published else None
+    return _undecoded_images(chosen["train"], image_column), validation, num_rows or None
 
-def _images(stream, column):
+
+def _undecoded_images(stream: IterableDataset, column: str | None) -> IterableDataset:
     """One column, `image`, of undecoded files."""
     if stream.features is None:
         stream = stream._resolve_features()
-    column = image_column_of(stream.features, column)
+    column = find_image_column(stream.features, column)
     # cast first: on the way to another name they would be decoded
     stream = stream.select_columns([column]).cast_column(column, ImageFeature(decode=False))
     return stream if column == "image" else stream.rename_column(column, "image")
+
 
 @dataclass(frozen=True)
 class StreamPlan:
     """Which batch is whose.
 
     Attributes:
-        batch_size: Samples of a process' batch.
-        epoch_batches: Batches an epoch, over all processes.
-        num_processes, num_workers: Of the run; 0 workers are one stream.
+        batch_size: Samples in a batch of one process.
+        epoch_batches: Batches in an epoch, over all processes.
+        num_processes: Processes that train together.
+        num_workers: Worker processes of each; without any, a process is one stream.
     """
 
     batch_size: int
@@ -82,16 +106,23 @@ class StreamPlan:
     num_workers: int
 
     @property
-    def num_streams(self):
+    def num_streams(self) -> int:
+        """Streams over all processes."""
         return self.num_processes * max(1, self.num_workers)
 
-    def epoch(self, slot):
-        """The epoch that a slot is of."""
+    def epoch(self, slot: int) -> int:
+        """Finds the epoch of a slot."""
         return slot // self.batch_size // self.epoch_batches
 
-    def locate(self, slot):
-        """(stream, rows before) of a batch that starts at a slot: slots number the samples of a
-        run, epoch by epoch."""
+    def locate(self, slot: int) -> tuple[int, int]:
+        """Finds the stream that reads a batch.
+
+        Args:
+            slot: The batch's first. Slots number the samples of a run, epoch by epoch.
+
+        Returns:
+            (stream, samples that it has made before).
+        """
         batch = slot // self.batch_size % self.epoch_batches
         number, process = divmod(batch, self.num_processes)  # of the process' batches in this epoch
         workers = max(1, self.num_workers)
@@ -100,8 +131,30 @@ class StreamPlan:
         before = self.epoch(slot) * len(range(worker, own, workers)) + turn
         return process * workers + worker, before * self.batch_size
 
+
+class StreamSampler(Sampler[int]):
+    """The slots of one epoch, in order.
+
+    Args:
+        num_slots: Samples in an epoch (whole batches).
+
+    Attributes:
+        epoch: The epoch to go through next; settable.
+    """
+
+    def __init__(self, num_slots: int):
+        self.num_slots = num_slots
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_slots
+
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self.epoch * self.num_slots, (self.epoch + 1) * self.num_slots)
+
+
 class ImageStream(ImageSamples):
-    """The draws of a stream: `stream[slot]`, slots in order; `ImageSamples` says what a sample is.
+    """The samples of a stream: `stream[slot]`, slots in order; `ImageSamples` says what one is.
 
     A sample's `index` is shard * 10^8 + row. Shards of which all rows were read are listed in
     `read_shards`, (shard, rows).
@@ -110,96 +163,220 @@ class ImageStream(ImageSamples):
         dataset: `datasets.IterableDataset` with a column `image`.
         transform, num_channels, seed, on_bad_image, crops_per_image: As for `ImageSamples`.
         epoch_samples: Samples that count as an epoch: the rows of the data set, if known.
-        shuffle_buffer: Rows that a worker reads at a time and hands out in an order drawn by (seed,
-            pass, stream).
+        shuffle_buffer: Rows that a worker reads at a time and hands out in an order chosen by
+            (seed, pass, stream).
+
+    Attributes:
+        plan: `StreamPlan` of the run that the last sampler was made for; before, one of a single
+            process.
+        shard_rows: Shard → its rows, of the shards that are known to their end.
     """
 
-    def __init__(self, dataset, *args, epoch_samples, shuffle_buffer, **kwargs):
-        super().__init__(dataset, *args, **kwargs)
+    def __init__(
+        self,
+        dataset: IterableDataset,
+        transform: Transform,
+        num_channels: int,
+        seed: int,
+        on_bad_image: str = "skip",
+        crops_per_image: int = 1,
+        *,
+        epoch_samples: int,
+        shuffle_buffer: int,
+    ):
+        super().__init__(dataset, transform, num_channels, seed, on_bad_image, crops_per_image)
         self.epoch_samples = epoch_samples
         self.shuffle_buffer = shuffle_buffer
-        self.plan = None  # set by the trainer, which knows the batches
-        self.shard_rows = {}  # of shards that were read before the run was resumed
-        self._reader = None
+        self.plan = StreamPlan(1, epoch_samples, num_processes=1, num_workers=0)
+        self.shard_rows: dict[int, int] = {}
+        self._reader: _Reader | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.epoch_samples
 
-    def __getitems__(self, slots):
-        """The samples of a batch of consecutive slots."""
+    def __getitems__(self, slots: Sequence[int]) -> list[Sample]:
+        """Makes the samples of a batch of consecutive slots."""
         stream, position = self.plan.locate(slots[0])
         place = stream, position // self.crops_per_image
         if self._reader is None or self._reader.place != place:
             self._reader = _Reader(self, *place)
-        make = partial(self.make_samples, crops=range(self.crops_per_image), epoch=self.plan.epoch(slots[0]))
+        epoch = self.plan.epoch(slots[0])
         samples = []
-        for number, shard, row, value in itertools.islice(self._reader, len(slots) // self.crops_per_image):
-            another = partial(self._reader.another, number)
-            samples += self.replacing_bad_images(_number(shard, row), value, [number, shard, row], make, another)
+        for row in itertools.islice(self._reader, len(slots) // self.crops_per_image):
+            candidates = self._reader.candidates(row)
+            seed = [self.seed, *row.place]
+            crops = range(self.crops_per_image)
+            samples += self.first_decodable(candidates, seed, crops, epoch)
+        for sample in samples:
+            sample["read_shards"] = []
         samples[0]["read_shards"] = self._reader.take_notes()
-        return [{"read_shards": [], **sample} for sample in samples]
+        return samples
 
-def _number(shard, row):
-    return shard * _SHARD + row
+    # what a trainer asks for ---------------------------------------------------------------------
+
+    def updates_per_epoch(self, shape: BatchShape) -> int:
+        """Counts the updates of an epoch: whole total batches, and as many batches a worker.
+
+        Raises:
+            ValueError: there are none.
+        """
+        workers = max(1, shape.num_workers)
+        multiple = workers // math.gcd(workers, shape.accumulation)
+        whole = len(self) // shape.total_batch_size
+        updates = whole // multiple * multiple
+        if updates == 0:
+            message = too_few_images(len(self), shape)
+            if multiple > 1:
+                message += (
+                    f", or fewer workers: their number has to divide an epoch's {whole} batches"
+                )
+            raise ValueError(message)
+        return updates
+
+    def sampler(self, shape: BatchShape) -> StreamSampler:
+        """Makes the sampler of a run, and plans which batch is whose."""
+        self.plan = self._plan(shape)
+        return StreamSampler(self.plan.epoch_batches * self.plan.batch_size)
+
+    def record(self, batch: Batch) -> None:
+        """Takes `read_shards` out of a batch: how long the shards are that were read."""
+        self.shard_rows.update(batch.pop("read_shards"))
+
+    def save_state(self, folder: Path, shape: BatchShape) -> None:
+        """Writes what is known of the shards into a checkpoint; every process calls it."""
+        rows = dict(gather_object(list(self.shard_rows.items())))
+        if not PartialState().is_main_process:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"facts": self._facts(shape), "shard_rows": rows})
+        (folder / STREAM_FILE).write_text(text, encoding="utf-8")
+
+    def load_state(self, folder: Path, shape: BatchShape) -> None:
+        """Takes from a checkpoint what is known of the shards.
+
+        Raises:
+            ValueError: the run that is to be resumed read other images, or the same ones otherwise.
+        """
+        path = folder / STREAM_FILE
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} is of a run without --streaming; it can't be resumed otherwise"
+            )
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            then = dict(state["facts"])
+            rows = {int(shard): int(count) for shard, count in state["shard_rows"].items()}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged; resume an earlier checkpoint") from error
+        changed = []
+        for name, value in self._facts(shape).items():
+            if value != then.get(name):
+                changed.append(f"{name} is {value}, and was {then.get(name)}")
+        if changed:
+            raise ValueError(f"a stream can't be resumed so: {', '.join(changed)}")
+        self.shard_rows = rows
+
+    def _plan(self, shape: BatchShape) -> StreamPlan:
+        batches = self.updates_per_epoch(shape) * shape.accumulation * shape.num_processes
+        return StreamPlan(shape.batch_size, batches, shape.num_processes, shape.num_workers)
+
+    def _facts(self, shape: BatchShape) -> dict[str, int]:
+        """What decides which rows a batch of the stream has."""
+        return {
+            **asdict(self._plan(shape)),
+            "seed": self.seed,
+            "shuffle_buffer": self.shuffle_buffer,
+            "crops_per_image": self.crops_per_image,
+            "num_shards": self.dataset.num_shards,
+        }
+
+
+class _Row(NamedTuple):
+    """A row where a stream has read it.
+
+    Attributes:
+        place: (pass, shard, number in the shard).
+        value: What the column `image` holds.
+    """
+
+    place: tuple[int, int, int]
+    value: Any
+
+    @property
+    def candidate(self) -> tuple[int, dict]:
+        """(number of the image, the row as a data set has it)."""
+        _, shard, row = self.place
+        return shard * _SHARD + row, {"image": self.value}
+
 
 class _Reader:
-    """Rows of one stream in order, from a position on: (pass, shard, row, what the row holds).
+    """Rows of one stream in order, from a position on.
 
     Attributes:
         place: (stream, position) of the next row.
     """
 
-    def __init__(self, images, stream, position):
+    def __init__(self, images: ImageStream, stream: int, position: int):
         self.place = stream, position
-        self._images, self._stream, self._notes = images, stream, []
+        self._images, self._stream = images, stream
+        self._notes: list[tuple[int, int]] = []
         self._rows_of = dict(images.shard_rows)
-        self._buffer = []
-        self._drawn = self._draw(position)
+        self._buffer: list[_Row] = []
+        self._shuffled = self._shuffle(position)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[_Row]:
         return self
 
-    def __next__(self):
-        self.place = self._stream, self.place[1] + 1
-        return next(self._drawn)
+    def __next__(self) -> _Row:
+        stream, position = self.place
+        self.place = stream, position + 1
+        return next(self._shuffled)
 
-    def take_notes(self):
+    def take_notes(self) -> list[tuple[int, int]]:
         """(shard, rows) of those that were read to their end since the last time."""
         notes, self._notes = self._notes, []
         return notes
 
-    def another(self, number, attempt, rng):
-        """(number, what it holds) of a row at hand or, if those are no good, of one from the start
-        of the pass."""
-        if attempt < _TRIES_AT_HAND:
-            shard, row, value = self._buffer[int(rng.integers(len(self._buffer)))]
-        else:
-            first = list(itertools.islice(self._rows(number, 0), MAX_REPLACEMENTS))
-            shard, row, value = first[(attempt - _TRIES_AT_HAND) % len(first)]
-        return _number(shard, row), value
+    def candidates(self, row: _Row) -> Iterator[tuple[int, dict]]:
+        """Yields (number, row) of a row, and then of those that may stand in for it.
 
-    def _draw(self, skip):
+        These are rows at hand or, if they are no good, those from the start of the pass.
+        """
+        yield row.candidate
+        for attempt in range(_TRIES_AT_HAND):
+            rng = np.random.default_rng([self._images.seed, *row.place, attempt])
+            yield self._buffer[int(rng.integers(len(self._buffer)))].candidate
+        first = list(itertools.islice(self._read_pass(row.place[0], 0), MAX_REPLACEMENTS))
+        for other in itertools.cycle(first):
+            yield other.candidate
+
+    def _shuffle(self, skip: int) -> Iterator[_Row]:
+        """Yields the rows of pass after pass, without the first `skip`, each block shuffled."""
         size, seed = self._images.shuffle_buffer, self._images.seed
         empty = 0
         for number in itertools.count():
             length = self._length(number)
             if length is None or skip < length:
                 block = skip // size
-                rows = self._rows(number, block * size)
+                rows = self._read_pass(number, block * size)
                 while held := list(itertools.islice(rows, size)):
                     self._buffer = held
-                    order = np.random.default_rng([seed, number, self._stream, block]).permutation(len(held))
-                    yield from ((number, *held[i]) for i in order[max(0, skip - block * size) :])
+                    rng = np.random.default_rng([seed, number, self._stream, block])
+                    order = rng.permutation(len(held))
+                    yield from (held[i] for i in order[max(0, skip - block * size) :])
                     block += 1
                 length = self._length(number)
             skip = max(0, skip - length)
             empty = 0 if length else empty + 1
             if empty == _MAX_EMPTY_PASSES:
-                raise BadImageError(f"there are too few images for {self._images.plan.num_streams} workers; take fewer")
+                streams = self._images.plan.num_streams
+                raise BadImageError(f"there are too few images for {streams} workers; take fewer")
 
-    def _shares(self, number):
-        """This stream's shards in a pass: (shard, first row, step); few shards are shared by
-        several streams."""
+    def _shares(self, number: int) -> list[tuple[int, int, int]]:
+        """This stream's shards in a pass: (shard, first row, step).
+
+        Few shards are shared by several streams.
+        """
         shards, streams = self._images.dataset.num_shards, self._images.plan.num_streams
         order = np.random.default_rng([self._images.seed, number]).permutation(shards).tolist()
         if shards >= streams:
@@ -207,52 +384,37 @@ class _Reader:
         place = self._stream % shards
         return [(order[place], self._stream // shards, len(range(place, streams, shards)))]
 
-    def _length(self, number):
+    def _length(self, number: int) -> int | None:
         """Rows of this stream in a pass, None if one of its shards was never read to its end."""
-        shares = self._shares(number)
-        if any(shard not in self._rows_of for shard, _, _ in shares):
-            return None
-        return sum(len(range(first, self._rows_of[shard], step)) for shard, first, step in shares)
+        length = 0
+        for shard, first, step in self._shares(number):
+            if shard not in self._rows_of:
+                return None
+            length += len(range(first, self._rows_of[shard], step))
+        return length
 
-    def _rows(self, number, skip):
-        """(shard, row, what it holds) of a pass, without the first `skip`."""
+    def _read_pass(self, number: int, skip: int) -> Iterator[_Row]:
+        """Yields this stream's rows of a pass, without the first `skip`."""
         for shard, first, step in self._shares(number):
             known = self._rows_of.get(shard)
             if known is not None and len(range(first, known, step)) <= skip:
                 skip -= len(range(first, known, step))
                 continue
             count = 0
-            for count, image in enumerate(self._shard(shard), start=1):
+            for count, value in enumerate(self._read_shard(shard), start=1):
                 row = count - 1
                 if row < first or (row - first) % step:
                     continue
                 if skip:
                     skip -= 1
                 else:
-                    yield shard, row, {"image": image}
+                    yield _Row((number, shard, row), value)
             if known is None:
                 self._rows_of[shard] = count
                 self._notes.append((shard, count))
 
-    def _shard(self, shard):
-        """What is in the column `image` of a shard."""
+    def _read_shard(self, shard: int) -> Iterator[Any]:
+        """Yields what is in the column `image` of a shard."""
         stream = self._images.dataset.shard(self._images.dataset.num_shards, shard)
         # by `iter`, for in a worker's process a plain loop would take a part of the shards only
         return itertools.chain.from_iterable(batch["image"] for batch in stream.iter(_ROWS_AT_ONCE))
-
-class StreamSampler(Sampler):
-    """The slots of one epoch, in order.
-
-    Args:
-        num_slots: Samples an epoch (whole batches).
-    """
-
-    def __init__(self, num_slots):
-        self.num_slots = num_slots
-        self.epoch = 0
-
-    def __len__(self):
-        return self.num_slots
-
-    def __iter__(self):
-        yield from range(self.epoch * self.num_slots, (self.epoch + 1) * self.num_slots)

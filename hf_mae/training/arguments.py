@@ -2,13 +2,13 @@
 """transformers' TrainingArguments for pre-training, fine-tuning and linear probing, with the
 paper's values."""
 
-import re
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
+from ..data.resolution import parse_resolution_schedule
 from .optimization import scaled_learning_rate
 
 
@@ -174,20 +174,7 @@ class MAETrainingArguments(ImageTrainingArguments):
         Raises:
             ValueError: it can't be read, doesn't start at 0 or doesn't go up.
         """
-        if not self.resolution_schedule:
-            return {}
-        pairs = re.findall(r"(\d+(?:\.\d+)?):(\d+)", self.resolution_schedule)
-        shares = [float(share) for share, _ in pairs]
-        whole = ",".join(
-            f"{share}:{size}" for share, size in pairs
-        ) == self.resolution_schedule.replace(" ", "")
-        if not whole or shares != sorted(set(shares)) or shares[0] != 0 or shares[-1] >= 1:
-            raise ValueError(
-                f"resolution_schedule is {self.resolution_schedule!r}; it must be shares of the "
-                "run that start at 0, go up "
-                "and are less than 1, each with pixels, as 0:128,0.6:160,0.85:224"
-            )
-        return {share: int(size) for share, (_, size) in zip(shares, pairs)}
+        return parse_resolution_schedule(self.resolution_schedule)
 
 
 @dataclass

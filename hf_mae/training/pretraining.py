@@ -1,20 +1,28 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The Trainer of pre-training, with held-out losses and reconstructions."""
 
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.resolution import TransformSchedule
-from ..data.samples import collate
-from ..data.transforms import PretrainingTransform
+from ..data.resolution import schedule_resolutions
+from ..data.samples import Batch, ImageSamples, Samples, collate
 from ..models.costs import training_flops
-from ..models.functional import baseline_losses, masked_losses, patchify, pixel_target
+from ..models.functional import baseline_losses
+from ..models.image_processing_mae import MAEImageProcessor
 from ..models.masking import random_masking
 from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PANEL_FILE
+from .arguments import MAETrainingArguments
 from .metrics import knn_accuracy
 from .trainer import ImageTrainer
 from .visualization import reconstruction_panel
@@ -27,135 +35,167 @@ class MAETrainer(ImageTrainer):
     """`ImageTrainer` for `MAEForPreTraining`: AdamW, evaluation with fixed masks.
 
     Evaluation gives `eval_loss`, the losses of two baselines, a panel of reconstructions and, with
-    `args.knn_images`, the k-NN accuracy of the features.
+    a `knn_bank`, the k-NN accuracy of the features.
 
     Args:
         model: `MAEForPreTraining`.
         args: `MAETrainingArguments`.
-        train_dataset, eval_dataset: `ImageSamples` with a `PretrainingTransform` and a
-            `MaskedEvaluationTransform`.
+        train_dataset: `ImageSamples` with a `PretrainingTransform`. With
+            `args.resolution_schedule` they are given the schedule.
+        eval_dataset: `ImageSamples` with a `MaskedEvaluationTransform`.
         processing_class: `MAEImageProcessor`.
         knn_bank: `ImageSamples` with labels and a `CenterCropTransform`: what held-out images,
             which then must have labels too, are compared with.
+        data_collator, callbacks, optimizers: As for transformers' Trainer.
+
+    Raises:
+        ValueError: nothing is masked, or the schedule doesn't fit the model or the run.
 
     Example: `scripts/run_mae.py`.
     """
 
     eval_metrics = ("loss", "loss_visible_mean", "loss_best_constant", "knn_accuracy")
 
-    def __init__(self, model, args, *data, knn_bank=None, **kwargs):
-        super().__init__(model, args, *data, compute_metrics=_mean_losses, **kwargs)
-        self.knn_bank = knn_bank
-        *_, num_visible = random_masking(
-            torch.zeros(1, model.config.num_patches), model.config.mask_ratio
+    args: MAETrainingArguments
+    model: MAEForPreTraining
+
+    def __init__(
+        self,
+        model: MAEForPreTraining,
+        args: MAETrainingArguments,
+        train_dataset: ImageSamples | None = None,
+        eval_dataset: Samples | None = None,
+        processing_class: MAEImageProcessor | None = None,
+        knn_bank: Samples | None = None,
+        data_collator: Callable[[list[Any]], Batch] = collate,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+    ):
+        super().__init__(
+            model,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            data_collator,
+            compute_metrics=_mean_losses,
+            callbacks=callbacks,
+            optimizers=optimizers,
         )
-        if num_visible == model.config.num_patches:
+        config = model.config
+        self.knn_bank = knn_bank
+        *_, num_visible = random_masking(torch.zeros(1, config.num_patches), config.mask_ratio)
+        if num_visible == config.num_patches:
             raise ValueError(
-                f"mask_ratio is {model.config.mask_ratio}: no patch is masked, so there is nothing "
-                "to learn"
+                f"mask_ratio is {config.mask_ratio}: no patch is masked, so there is nothing to "
+                "learn"
             )
-        self._flops = {}  # of an image, by its size
-        if args.resolution_schedule:
-            self.train_dataset.transform = self._resolution_schedule()
-
-    def _resolution_schedule(self):
-        """`TransformSchedule` of `args.resolution_schedule`.
-
-        Raises:
-            ValueError: a size is impossible for the model, the last is not the model's, or the run
-                is too short for all.
-        """
-        config, resolutions = self.model.config, self.args.resolutions
-        sizes = list(resolutions.values())
-        if (sizes[-1], sizes[-1]) != config.image_hw:
-            raise ValueError(
-                f"resolution_schedule ends with {sizes[-1]} pixels and the model's image_size is "
-                f"{config.image_size}; they "
-                "must be the same, a square"
+        self._flops: dict[tuple[int, int], int] = {}  # of an image, by its size
+        if args.resolution_schedule and train_dataset is not None:
+            epochs = self.planned_updates / self.updates_per_epoch
+            train_dataset.schedule = schedule_resolutions(
+                train_dataset.transform, args.resolutions, config, epochs
             )
-        transforms = [PretrainingTransform(config.changed(image_size=size)) for size in sizes]
-        epochs = self.planned_updates / self.updates_per_epoch
-        starts = [
-            math.ceil(round(share * epochs, 6)) for share in resolutions
-        ]  # 0.55 * 100 is more than 55
-        if starts != sorted(set(starts)) or starts[-1] >= epochs:
-            raise ValueError(
-                f"resolution_schedule changes sizes at whole epochs and the run has {epochs:.4g}: "
-                "they would start at "
-                f"epochs {', '.join(map(str, starts))}, so that some are never trained at; train "
-                "longer or take fewer sizes"
-            )
-        return TransformSchedule(dict(zip(starts, transforms)))
 
-    def compute_loss(self, model, inputs, *args, **kwargs):
+    # training ------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         if self.args.resolution_schedule:
-            inputs = {
-                **inputs,
-                "interpolate_pos_encoding": True,
-            }  # positions for whatever grid the images have
-        return super().compute_loss(model, inputs, *args, **kwargs)
+            # positions for whatever grid the images have
+            inputs = {**inputs, "interpolate_pos_encoding": True}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def floating_point_ops(self, inputs):
-        """Of matrix products, forward and backward, of a batch."""
-        batch, _, *size = inputs["pixel_values"].shape
-        if tuple(size) not in self._flops:
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Counts those of matrix products, forward and backward, of a batch."""
+        images = inputs["images"] if "images" in inputs else inputs["pixel_values"]
+        batch_size, _, height, width = images.shape
+        size = (height, width)
+        if size not in self._flops:
             config = self.model.config.changed(image_size=size)
-            self._flops[tuple(size)] = training_flops(MAEForPreTraining, config)
-        return batch * self._flops[tuple(size)]
+            self._flops[size] = training_flops(MAEForPreTraining, config)
+        return batch_size * self._flops[size]
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs["training_flops"] = self.state.total_flos
         super().log(logs, start_time)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Losses of each image (B, 3): the model's and two baselines'; labels are the image
-        numbers."""
+    # evaluation ----------------------------------------------------------------------------------
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """Computes losses of each image (B, 3): the model's and two baselines'.
+
+        The labels that go with them are the image numbers.
+        """
         index = self._take_notes(inputs, "validation")
         inputs.pop("labels", None)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        config = self.model.config
-        target = pixel_target(
-            patchify(inputs["pixel_values"], config.patch_hw), config.norm_pix_loss
-        )
-        losses = masked_losses(outputs.logits, target, outputs.mask)
-        return None, torch.stack([losses, *baseline_losses(target, outputs.mask)], dim=1), index
+        baselines = baseline_losses(outputs.target, outputs.mask)
+        return None, torch.stack([outputs.losses, *baselines], dim=1), index
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        self._draw_panel()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluates, draws the panel and compares with the k-NN bank."""
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        samples = dataloader.dataset
+        self._draw_panel(samples)
         if self.knn_bank is not None:
-            bank, queries = (
-                self.encode(self.knn_bank, "k-NN bank"),
-                self.encode(self.eval_dataset, "validation"),
-            )
-            pairs = (
-                (features[labels != -100], labels[labels != -100])
-                for features, labels in (bank, queries)
-            )
-            output.metrics[f"{metric_key_prefix}_knn_accuracy"] = knn_accuracy(
-                *next(pairs), *next(pairs)
-            )
+            accuracy = self._knn_accuracy(self.knn_bank, samples)
+            output.metrics[f"{metric_key_prefix}_knn_accuracy"] = accuracy
         return output
 
-    def _draw_panel(self):
-        """The first held-out images into the output folder and TensorBoard."""
-        samples = [self.eval_dataset[i] for i in range(min(PANEL_IMAGES, len(self.eval_dataset)))]
-        batch = collate(samples)
-        inputs = self._prepare_inputs({name: batch[name] for name in ("pixel_values", "noise")})
+    def _knn_accuracy(self, bank: Samples, queries: Samples) -> float:
+        features, labels = self.encode(bank, "k-NN bank")
+        query_features, query_labels = self.encode(queries, "validation")
+        known, query_known = labels != -100, query_labels != -100
+        return knn_accuracy(
+            features[known],
+            labels[known],
+            query_features[query_known],
+            query_labels[query_known],
+        )
+
+    def _draw_panel(self, samples: Samples) -> None:
+        """Draws the first held-out images into the output folder and TensorBoard."""
+        numbers = range(min(PANEL_IMAGES, len(samples)))
+        batch = collate([samples[number] for number in numbers])
+        names = {"images", "pixel_values", "noise"} & batch.keys()
+        inputs = self._prepare_inputs({name: batch[name] for name in names})
         self.model.eval()
         with self.compute_loss_context_manager():
             figure = reconstruction_panel(self.model, self.processing_class, **inputs)
-        if self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(self.args.output_dir) / PANEL_FILE, dpi=120)
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                    callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / PANEL_FILE, dpi=120)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)
 
 
-def _mean_losses(prediction):
-    names = ("loss", "loss_visible_mean", "loss_best_constant")
-    return dict(zip(names, prediction.predictions.mean(axis=0).tolist()))
+def _mean_losses(prediction: EvalPrediction) -> dict[str, float]:
+    losses = prediction.predictions.mean(axis=0).tolist()  # (3,)
+    return dict(zip(("loss", "loss_visible_mean", "loss_best_constant"), losses))

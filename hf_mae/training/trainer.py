@@ -1,27 +1,37 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""The common part of our Trainers: exact draws, schedule, guards against bad images and losses."""
+"""What all our Trainers share: samples, schedule, guards against bad images and losses."""
 
-import dataclasses
-import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch.optim.lr_scheduler import LambdaLR
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import Sampler
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..data.labels import own_labels
-from ..data.samples import EpochSampler, collate
-from ..data.streaming import ImageStream, StreamPlan, StreamSampler
+from ..data.samples import Batch, BatchShape, Samples, collate
 from ..errors import BadImageError
 from ..models.costs import peak_memory
-from ..models.image_processing_mae import normalize_images
-from ..output_folder import BAD_IMAGES_FILE, STREAM_FILE
+from ..models.image_processing_mae import MAEImageProcessor, normalize_images
+from ..output_folder import BAD_IMAGES_FILE
+from .arguments import ImageTrainingArguments
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
 
@@ -32,26 +42,27 @@ MAX_BAD_SHARE = 0.01
 class _StepCallback(TrainerCallback):
     """Tells the sampler its epoch, and the guard of each update before the optimizer makes it."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: "ImageTrainer"):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        counts = (
-            entry["nonfinite_skipped"]
-            for entry in reversed(state.log_history)
-            if "nonfinite_skipped" in entry
-        )
-        self.trainer.nonfinite.skipped = next(counts, 0)  # of the run that is resumed
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs):
+        self.trainer.nonfinite.skipped = 0
+        for entry in state.log_history:  # of the run that is resumed
+            self.trainer.nonfinite.skipped = entry.get(
+                "nonfinite_skipped", self.trainer.nonfinite.skipped
+            )
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs):
         # from the count of updates, for accelerate's set_epoch doesn't reach a sampler below two
         # wrappers (a resumed run on several processes), and state.epoch is a fraction
         self.trainer.epoch_sampler.epoch = state.global_step // self.trainer.updates_per_epoch
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+    def on_pre_optimizer_step(
+        self, args, state: TrainerState, control: TrainerControl, model=None, **kwargs
+    ):
         self.trainer.nonfinite.before_update(state.global_step + 1, model, self.trainer.optimizer)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **kwargs):
         # with each save a line of the log, so that the mean of the next line doesn't reach back
         # across a resume
         control.should_log |= control.should_save
@@ -60,28 +71,31 @@ class _StepCallback(TrainerCallback):
 
     on_epoch_end = on_step_end
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args, state: TrainerState, control: TrainerControl, **kwargs):
         self.trainer.nonfinite.wait_for_verdict()
 
 
 class ImageTrainer(Trainer):
-    """transformers' Trainer on `ImageSamples`: what pre-training, fine-tuning and probing have in
-    common.
+    """transformers' Trainer on `Samples`: what pre-training, fine-tuning and probing share.
 
-    - lr from `base_learning_rate`, warm-up and cosine a step;
-    - order and all that happens to an image follow from (seed, epoch, index): any number of
-      processes and workers sees the same, and a run that was killed goes on as if it hadn't been;
-    - an epoch is as many whole batches (over processes and accumulation) as the data set has;
-    - a loss that is not finite never reaches the weights;
-    - images that can't be decoded are listed in `bad_images.tsv`; more than 1 % of a data set is an
+    - The learning rate comes from `base_learning_rate`, with a warm-up and a cosine by step.
+    - Order and all that happens to an image follow from (seed, epoch, index): any number of
+      processes and workers sees the same, and a run that was killed goes on as if it hadn't been.
+    - An epoch is as many whole batches (over processes and accumulation) as the data set has.
+    - A loss that is not finite never reaches the weights.
+    - Images that can't be decoded are listed in `bad_images.tsv`; more than 1 % of a data set is an
       error.
 
     Args:
         model: One of ours.
         args: `ImageTrainingArguments`.
-        train_dataset, eval_dataset: `ImageSamples`.
+        train_dataset, eval_dataset: `ImageSamples`, or other `Samples`.
         processing_class: `MAEImageProcessor`; its mean and deviation normalise the batches, on the
             device.
+        data_collator, compute_metrics, callbacks, optimizers: As for transformers' Trainer.
+
+    Raises:
+        ValueError: `metric_for_best_model` is none of the metrics.
     """
 
     # the loss is a mean over the batch: the Trainer has to divide it by the accumulation steps
@@ -89,17 +103,32 @@ class ImageTrainer(Trainer):
 
     eval_metrics = ("loss",)  # what `metric_for_best_model` can name
 
+    args: ImageTrainingArguments
+    train_dataset: Samples
+    eval_dataset: Samples | None
+
     def __init__(
-        self, model, args, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs
+        self,
+        model: PreTrainedModel,
+        args: ImageTrainingArguments,
+        train_dataset: Samples | None = None,
+        eval_dataset: Samples | None = None,
+        processing_class: MAEImageProcessor | None = None,
+        data_collator: Callable[[list[Any]], Batch] = collate,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
     ):
-        kwargs.setdefault("data_collator", collate)
         super().__init__(
-            model,
-            args,
+            model=model,
+            args=args,
+            data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            **kwargs,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
         )
         best = (args.metric_for_best_model or "loss").removeprefix("eval_")
         if best not in self.eval_metrics:  # transformers finds out at the first evaluation
@@ -108,174 +137,120 @@ class ImageTrainer(Trainer):
                 f"{', '.join(self.eval_metrics)}"
             )
         self.add_callback(_StepCallback(self))
-        self.epoch_sampler = None
+        self.epoch_sampler: Sampler | None = None
         self.nonfinite = NonFiniteGuard(args, self.accelerator)
-        self._bad_images, self._unreported_bad_images = {}, []
+        self._bad_images: dict[tuple[str, int], str] = {}  # (split, index) → path
+        self._unreported_bad_images: list[tuple[str, int, str, str]] = []
+        self._resumed_from_step = 0
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
         self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
 
     # data ----------------------------------------------------------------------------------------
 
     @property
-    def updates_per_epoch(self):
-        """Optimizer updates an epoch: whole total batches only."""
-        total, there = self.args.total_batch_size, len(self.train_dataset)
-        whole = 1
-        if isinstance(self.train_dataset, ImageStream):  # as many batches for each worker
-            workers = max(1, self.args.dataloader_num_workers)
-            whole = workers // math.gcd(workers, self.args.gradient_accumulation_steps)
-        if there < total * whole:
-            raise ValueError(
-                f"there are {there:,} training images and the total batch is {total:,}; take a "
-                "smaller "
-                "per_device_train_batch_size or gradient_accumulation_steps"
-                + ", or fewer workers: their number has to divide an epoch's "
-                f"{there // total} batches" * (whole > 1)
-            )
-        return there // total // whole * whole
+    def batch_shape(self) -> BatchShape:
+        """How the run cuts its samples into batches."""
+        args = self.args
+        return BatchShape(
+            batch_size=args.train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            num_processes=args.world_size,
+            num_workers=args.dataloader_num_workers,
+            seed=args.seed,
+        )
 
     @property
-    def planned_updates(self):
-        """Optimizer updates of the whole run.
+    def updates_per_epoch(self) -> int:
+        """Updates of an epoch: whole total batches only.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return self.train_dataset.updates_per_epoch(self.batch_shape)
+
+    @property
+    def planned_updates(self) -> int:
+        """Updates of the whole run.
 
         Raises:
             ValueError: there is no whole batch, or the warm-up would be longer than the run.
         """
         args, per_epoch = self.args, self.updates_per_epoch
-        planned = (
-            args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-        )
-        if args.warmup_epochs * per_epoch >= planned:
+        planned = math.ceil(args.num_train_epochs * per_epoch)
+        if args.max_steps > 0:
+            planned = args.max_steps
+        warmup = args.warmup_epochs * per_epoch
+        if warmup >= planned:
             raise ValueError(
-                f"warmup_epochs is {args.warmup_epochs:g}, which is "
-                f"{args.warmup_epochs * per_epoch:,.0f} updates, and the "
+                f"warmup_epochs is {args.warmup_epochs:g}, which is {warmup:,.0f} updates, and the "
                 f"whole run has {planned:,}; take a shorter warm-up"
             )
         return planned
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Samples | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        num_samples = self.updates_per_epoch * self.args.total_batch_size
-        if isinstance(dataset, ImageStream):
-            dataset.plan = self.stream_plan
-            self.epoch_sampler = StreamSampler(num_samples)
-            return self.epoch_sampler
-        self.epoch_sampler = EpochSampler(
-            len(dataset), self.args.seed, num_samples, dataset.crops_per_image
-        )
+        self.epoch_sampler = dataset.sampler(self.batch_shape)
         return self.epoch_sampler
 
-    @property
-    def stream_plan(self):
-        """`StreamPlan` of this run, if it streams."""
-        args = self.args
-        batches = self.updates_per_epoch * args.gradient_accumulation_steps * args.world_size
-        return StreamPlan(
-            args.train_batch_size, batches, args.world_size, args.dataloader_num_workers
-        )
+    def check_resume(self, checkpoint: str | None) -> None:
+        """Lets the data set take from a checkpoint what it has to know.
 
-    @property
-    def _stream_facts(self):
-        """What decides which rows a batch of the stream has."""
-        images = self.train_dataset
-        own = {
-            name: getattr(images, name) for name in ("seed", "shuffle_buffer", "crops_per_image")
-        }
-        return {
-            **dataclasses.asdict(self.stream_plan),
-            **own,
-            "num_shards": images.dataset.num_shards,
-        }
-
-    def check_resume(self, checkpoint):
-        """Takes from a checkpoint what is known of the shards.
+        Args:
+            checkpoint: Folder; None for a fresh start.
 
         Raises:
             ValueError: the run that is to be resumed read other images, or the same ones otherwise.
         """
-        streams, path = (
-            isinstance(self.train_dataset, ImageStream),
-            checkpoint and Path(checkpoint, STREAM_FILE),
-        )
-        if not checkpoint or not (streams or path.is_file()):
-            return
-        if not streams or not path.is_file():
-            raise ValueError(
-                f"{checkpoint} is of a run with{'out' * streams} --streaming; it can't be resumed "
-                "otherwise"
-            )
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            facts, rows = (
-                kept["facts"],
-                {int(shard): int(count) for shard, count in kept["shard_rows"].items()},
-            )
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged; resume an earlier checkpoint") from error
-        now = self._stream_facts
-        changed = [
-            f"{name} is {now[name]}, and was {facts.get(name)}"
-            for name in now
-            if now[name] != facts.get(name)
-        ]
-        if changed:
-            raise ValueError(f"a stream can't be resumed so: {', '.join(changed)}")
-        self.train_dataset.shard_rows = rows
+        if checkpoint:
+            self.train_dataset.load_state(Path(checkpoint), self.batch_shape)
 
-    def _save_checkpoint(self, model, trial):
-        if isinstance(self.train_dataset, ImageStream):
-            rows = dict(gather_object(list(self.train_dataset.shard_rows.items())))
-            if self.is_world_process_zero():
-                folder = Path(
-                    self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-                )
-                folder.mkdir(parents=True, exist_ok=True)
-                text = json.dumps({"facts": self._stream_facts, "shard_rows": rows})
-                (folder / STREAM_FILE).write_text(text, encoding="utf-8")
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # before the rest, whose last file says that a checkpoint is whole
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = Path(self._get_output_dir(trial), name)
+        self.train_dataset.save_state(folder, self.batch_shape)
         super()._save_checkpoint(model, trial)
 
-    def _prepare_inputs(self, inputs):
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
         inputs = super()._prepare_inputs(inputs)
-        if "pixel_values" in inputs and inputs["pixel_values"].dtype == torch.uint8:
-            processor = self.processing_class
-            pixels = normalize_images(
-                inputs["pixel_values"], processor.image_mean, processor.image_std
+        if "images" in inputs:
+            images, processor = inputs.pop("images"), self.processing_class  # (B, C, H, W), uint8
+            inputs["pixel_values"] = normalize_images(
+                images, processor.image_mean, processor.image_std
             )
-            inputs = {**inputs, "pixel_values": pixels}
         return inputs
 
-    def _take_notes(self, inputs, split):
-        """Keeps what is in a batch beside the model's inputs; returns the sample numbers (B,)."""
-        self._unreported_bad_images += [(split, *bad) for bad in inputs.pop("bad_images")]
-        if "read_shards" in inputs:
-            self.train_dataset.shard_rows.update(inputs.pop("read_shards"))
+    def _take_notes(self, inputs: Batch, split: str) -> torch.Tensor:
+        """Takes out of a batch what isn't for the model; returns the images' numbers (B,)."""
+        for bad in inputs.pop("bad_images"):
+            self._unreported_bad_images.append((split, *bad))
         return inputs.pop("index")
 
     # optimizer and schedule ----------------------------------------------------------------------
 
-    def parameter_groups(self, model):
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What the optimizer gets: the trainable parameters in groups, each with its options."""
         return parameter_groups(model, self.args.weight_decay)
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             groups = self.parameter_groups(model or self.model)
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(groups, **kwargs)
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps, optimizer=None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optimizer | None = None
+    ) -> LRScheduler:
         if self.lr_scheduler is None:
-            args, steps, num_training_steps = (
-                self.args,
-                self.updates_per_epoch,
-                self.planned_updates,
-            )
+            args, per_epoch, planned = self.args, self.updates_per_epoch, self.planned_updates
             min_ratio = args.min_learning_rate / args.learning_rate
 
-            def share_of_peak(step):
-                return warmup_cosine(
-                    step, steps, num_training_steps / steps, args.warmup_epochs, min_ratio
-                )
+            def share_of_peak(step: int) -> float:
+                epochs = planned / per_epoch
+                return warmup_cosine(step, per_epoch, epochs, args.warmup_epochs, min_ratio)
 
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share_of_peak)
             self._created_lr_scheduler = True
@@ -283,34 +258,56 @@ class ImageTrainer(Trainer):
 
     # training ------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(
+        self,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Trains, from the start or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: Folder; None for a fresh start. `check_resume` comes first.
+            trial, ignore_keys_for_eval: As for transformers' Trainer.
+
+        Raises:
+            BadImageError: more than 1 % of a data set can't be decoded.
+            NonFiniteLossError: a loss is not finite, and the run is to stop at such.
+            ValueError: the data set or the run is too short.
+        """
         self._clock, self._resumed_from_step = time.perf_counter(), 0
         if not resume_from_checkpoint:
             if self.is_world_process_zero():
                 (Path(self.args.output_dir) / BAD_IMAGES_FILE).unlink(missing_ok=True)
-            return super().train(**kwargs)
+            return super().train(None, trial, ignore_keys_for_eval)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if state.global_step >= self.planned_updates:
-            # the run was over: transformers would make one more update
-            best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
-            self._load_from_checkpoint(
-                best if best and Path(best).is_dir() else str(resume_from_checkpoint)
-            )
-            self.state = state
-            return TrainOutput(state.global_step, float("nan"), {})
+            return self._load_finished_run(str(resume_from_checkpoint), state)
         self._resumed_from_step = state.global_step
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def _load_finished_run(self, checkpoint: str, state: TrainerState) -> TrainOutput:
+        """Loads what a run that is over ended with; transformers would make one more update."""
+        best = state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best and Path(best).is_dir():
+            checkpoint = best
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        return TrainOutput(state.global_step, float("nan"), {})
+
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        self.train_dataset.record(inputs)
         indices = self._take_notes(inputs, "train")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._images += self.args.train_batch_size * self.args.world_size
         return self.nonfinite.record_loss(loss, indices)
 
-    def floating_point_ops(self, inputs):
+    def floating_point_ops(self, inputs: Batch) -> int:
         return 0  # transformers takes every pixel for a token; no figure is better than that
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             elapsed = time.perf_counter() - self._clock - self._time_evaluating
             logs["samples"] = self.state.global_step * self.args.total_batch_size
@@ -318,44 +315,57 @@ class ImageTrainer(Trainer):
             logs["peak_memory_gib"] = round(peak_memory(self.args.device) / 2**30, 3)
             if self.nonfinite.skipped:
                 logs["nonfinite_skipped"] = self.nonfinite.skipped
-            self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
+            self._restart_clock()
         if "train_runtime" in logs and self._resumed_from_step:
             logs["resumed_from_step"] = self._resumed_from_step  # what the time is counted from
         super().log(logs, start_time)
         self._report_bad_images()
 
-    def evaluate(self, *args, **kwargs):
+    # evaluation ----------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        eval_dataset: Samples | dict[str, Samples] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measures the model on held-out samples; as transformers' Trainer."""
         start = time.perf_counter()
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # data loaders draw from it, and so would change what drop path drops
-            metrics = super().evaluate(*args, **kwargs)
+        # data loaders draw from the generator, and so would change what drop path drops
+        with torch.random.fork_rng(devices=[]):
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._time_evaluating += time.perf_counter() - start
         return metrics
 
     @torch.no_grad()
-    def encode(self, draws, split):
-        """Features of every image of `ImageSamples`, on each process.
+    def encode(self, samples: Samples, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Computes the features of every image of a data set, on each process.
+
+        Args:
+            samples: With labels.
+            split: What they are, for the list of bad images.
 
         Returns:
             features (N, D) and labels (N,), in order, on the CPU; the label of an image that can't
             be decoded is -100.
         """
         features, labels = [], []
-        loader = self.get_test_dataloader(draws)
+        loader = self.get_test_dataloader(samples)
         self.model.eval()
         for inputs in tqdm(loader, desc=f"encoding {split} images", disable=self.args.disable_tqdm):
             inputs["labels"] = own_labels(inputs)
             self._take_notes(inputs, split)
             inputs = self._prepare_inputs(inputs)
             with self.accelerator.autocast():
-                pooled = self.model.vit(inputs["pixel_values"]).pooler_output
-            pair = self.accelerator.gather_for_metrics((pooled.float(), inputs["labels"]))
-            for whole, part in zip((features, labels), pair):
-                whole.append(part.cpu())
+                pooled = self.model.vit(inputs["pixel_values"]).pooler_output.float()
+            pooled, known = self.accelerator.gather_for_metrics((pooled, inputs["labels"]))
+            features.append(pooled.cpu())
+            labels.append(known.cpu())
         return torch.cat(features), torch.cat(labels)
 
-    def _report_bad_images(self):
+    # bad images ----------------------------------------------------------------------------------
+
+    def _report_bad_images(self) -> None:
         """Lists new bad images in a file and stops at more than 1 % of a data set."""
         fresh = gather_object(self._unreported_bad_images)
         self._unreported_bad_images = []
@@ -372,11 +382,10 @@ class ImageTrainer(Trainer):
                 known = set(stream)  # by the run that is resumed
                 stream.writelines(line for line in lines if line not in known)
         for split, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset)):
-            bad = [path for (s, _), path in self._bad_images.items() if s == split]
-            if bad and len(bad) > MAX_BAD_SHARE * len(dataset):
+            count = sum(its_split == split for its_split, _ in self._bad_images)
+            if dataset is not None and count > MAX_BAD_SHARE * len(dataset):
                 raise BadImageError(
-                    f"{len(bad)} of {len(dataset):,} {split} images can't be decoded, which is "
-                    "more than "
-                    f"{MAX_BAD_SHARE:.0%}; {file} lists them. Repair them and resume, or start "
-                    "again without them"
+                    f"{count} of {len(dataset):,} {split} images can't be decoded, which is more "
+                    f"than {MAX_BAD_SHARE:.0%}; {file} lists them. Repair them and resume, or "
+                    "start again without them"
                 )

@@ -1,23 +1,43 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Panels that show what a model makes of masked images, and curves of its training."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from ..models.functional import patchify, unpatchify
+from ..models.image_processing_mae import MAEImageProcessor
+from ..models.modeling_mae import MAEForPreTraining
 
 
 _GREY = 128
 
+# title of a panel → key in the log → name of its curve
+_CURVES = {
+    "loss": {"loss": "training", "eval_loss": "held out"},
+    "accuracy": {
+        "eval_top1_accuracy": "top-1, held out",
+        "eval_knn_accuracy": "k-NN of the features",
+    },
+}
 
-def reconstruction_panel(model, processor, pixel_values, noise=None):
-    """A row an image: original, masked, reconstructed.
+
+def reconstruction_panel(
+    model: MAEForPreTraining,
+    processor: MAEImageProcessor,
+    pixel_values: torch.Tensor,
+    noise: torch.Tensor | None = None,
+) -> Figure:
+    """Draws a row an image: original, masked, reconstructed.
 
     Args:
         model: `MAEForPreTraining`.
         processor: Its image processor.
         pixel_values: (B, C, H, W), normalised, on the model's device.
-        noise: (B, N), decides the masks.
+        noise: (B, N), decides the masks; random by default.
 
     Returns:
         `matplotlib.figure.Figure`. Images that aren't grey or RGB are shown as the mean of their
@@ -26,7 +46,7 @@ def reconstruction_panel(model, processor, pixel_values, noise=None):
     result = model.reconstruct(pixel_values, noise=noise)
     originals = processor.post_process_reconstruction(pixel_values)
     filled = processor.post_process_reconstruction(result.images)
-    removed = _pixel_mask(result.mask, model.config.patch_hw, pixel_values)
+    removed = _removed_pixels(result.mask, model.config.patch_hw, pixel_values)
     masked = np.where(removed, _GREY, originals).astype(np.uint8)
 
     figure = Figure(figsize=(5.4, 1.75 * len(originals) + 0.6), layout="constrained")
@@ -45,47 +65,39 @@ def reconstruction_panel(model, processor, pixel_values, noise=None):
     return figure
 
 
-def training_curves(log_history):
-    """Losses over the epochs, and accuracies if there are any.
+def training_curves(log_history: Sequence[dict[str, Any]]) -> Figure:
+    """Draws losses over the epochs, and accuracies if there are any.
 
     Args:
         log_history: The Trainer's.
-
-    Returns:
-        `matplotlib.figure.Figure`
     """
-    panels = {
-        "loss": {"loss": "training", "eval_loss": "held out"},
-        "accuracy": {
-            "eval_top1_accuracy": "top-1, held out",
-            "eval_knn_accuracy": "k-NN of the features",
-        },
-    }
-    logged = {key for entry in log_history for key in entry}
-    panels = {
-        title: {k: name for k, name in keys.items() if k in logged}
-        for title, keys in panels.items()
-    }
-    panels = {title: keys for title, keys in panels.items() if keys}
-    figure = Figure(figsize=(4.2 * max(1, len(panels)), 3), layout="constrained")
-    for axis, (title, keys) in zip(
-        figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels.items()
-    ):
-        for key, name in keys.items():
-            points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
-            axis.plot(*zip(*points), label=name, marker="." if len(points) < 30 else None)
+    logged = set().union(*log_history)
+    panels = [title for title, curves in _CURVES.items() if logged & curves.keys()]
+    width = max(1, len(panels))
+    figure = Figure(figsize=(4.2 * width, 3), layout="constrained")
+    axes = figure.subplots(1, width, squeeze=False)[0]
+    for axis, title in zip(axes, panels):
+        for key, name in _CURVES[title].items():
+            entries = [entry for entry in log_history if key in entry]
+            if entries:
+                epochs = [entry["epoch"] for entry in entries]
+                values = [entry[key] for entry in entries]
+                marker = "." if len(entries) < 30 else None
+                axis.plot(epochs, values, label=name, marker=marker)
         axis.set_xlabel("epoch")
         axis.set_ylabel(title)
         axis.legend(frameon=False)
     return figure
 
 
-def _pixel_mask(mask, patch_hw, pixel_values):
+def _removed_pixels(
+    mask: torch.Tensor, patch_hw: tuple[int, int], pixel_values: torch.Tensor
+) -> np.ndarray:
     """mask (B, N) → (B, H, W, 1) booleans."""
     patches = patchify(pixel_values[:, :1], patch_hw)
     pixels = unpatchify(mask.unsqueeze(-1).expand_as(patches), patch_hw, pixel_values.shape[2:])
     return pixels.bool().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _displayable(image):
+def _displayable(image: np.ndarray) -> np.ndarray:
     return image if image.shape[-1] == 3 else image.mean(axis=-1)

@@ -11,20 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, decode, encoded
 from datasets import Array3D, Dataset, Features
+from helpers import ROOT, TINY, decode, encoded
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
 
 from hf_mae import MAEConfig
-from hf_mae.data.samples import ImageSamples, collate
-from hf_mae.errors import ImageDecodeError
 from hf_mae.data.decoding import Jpeg, _decoder, _nvimgcodec, crop_pixels, open_image
+from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
-from hf_mae.errors import DECODE_ERRORS
-from hf_mae.models.image_processing_mae import image_to_array
 from hf_mae.data.transforms import MaskedEvaluationTransform, PretrainingTransform
+from hf_mae.errors import DECODE_ERRORS, ImageDecodeError
+from hf_mae.models.image_processing_mae import image_to_array
 
 
 def pil(data, channels):
@@ -42,7 +41,10 @@ def ours(data, channels, rng):
         with warnings.catch_warnings(action="ignore"):
             image = open_image({"bytes": data, "path": None}, channels)
             height, width = (int(rng.integers(1, side + 1)) for side in image.shape[:2])
-            top, left = int(rng.integers(image.shape[0] - height + 1)), int(rng.integers(image.shape[1] - width + 1))
+            top, left = (
+                int(rng.integers(image.shape[0] - height + 1)),
+                int(rng.integers(image.shape[1] - width + 1)),
+            )
             return (top, left, height, width), crop_pixels(image, (top, left, height, width))
     except ImageDecodeError:
         return None
@@ -74,11 +76,19 @@ def back_end(request, monkeypatch):
 def test_crops_of_jpegs_are_pils(mode, subsampling, channels, photos):
     rng = np.random.default_rng(0)
     for i in range(40):
-        picture = photos[i % 2].convert(mode).resize((int(rng.integers(1, 200)), int(rng.integers(1, 200))))
+        picture = (
+            photos[i % 2]
+            .convert(mode)
+            .resize((int(rng.integers(1, 200)), int(rng.integers(1, 200))))
+        )
         exif = Image.Exif()
         exif[0x0112] = i % 10  # all orientations, and two that there aren't
         options = {} if mode == "L" else {"subsampling": subsampling}
-        options |= {"quality": int(rng.integers(5, 101)), "restart_marker_blocks": i % 3, "progressive": i % 7 == 0}
+        options |= {
+            "quality": int(rng.integers(5, 101)),
+            "restart_marker_blocks": i % 3,
+            "progressive": i % 7 == 0,
+        }
         assert assert_as_pil(encoded(picture, "jpeg", exif=exif, **options), channels, rng)
 
 
@@ -87,11 +97,14 @@ def test_the_fast_path_is_taken(photos):
     decode_region = _decoder(0)
     assert decode_region is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_mae.data.decoding._decoder", lambda process: lambda *a, **k: calls.append(a) or decode_region(*a, **k))
+        patch.setattr(
+            "hf_mae.data.decoding._decoder",
+            lambda process: lambda *a, **k: calls.append(a) or decode_region(*a, **k),
+        )
         image = open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
         assert isinstance(image, Jpeg)
         crop_pixels(image, (10, 20, 100, 120))
-        patch.setattr("hf_mae.models.image_processing_mae.image_to_array", None)  # PIL isn't asked
+        patch.setattr("hf_mae.data.decoding.image_to_array", None)  # PIL isn't asked
         crop_pixels(image, (10, 20, 100, 120))
     assert [call[1] for call in calls] == [(10, 20, 100, 120)] * 2
 
@@ -105,24 +118,37 @@ def damaged(data, rng, count):
         for place in rng.integers(0, len(data), int(rng.integers(1, 4))):
             turned[place] ^= 1 << int(rng.integers(8))
         yield bytes(turned)
-    yield from (b"", data[:-1], data[:-2], data + b"more", data[:-2] + b"more", data[: len(data) // 2] + data)
+    yield from (
+        b"",
+        data[:-1],
+        data[:-2],
+        data + b"more",
+        data[:-2] + b"more",
+        data[: len(data) // 2] + data,
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"mode": "CMYK"}, {"mode": "L"}], ids=str
+    "options",
+    [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"mode": "CMYK"}, {"mode": "L"}],
+    ids=str,
 )
 def test_damaged_jpegs(options, photos, capfd):
     """Cut off at 200 places, and as often with bits turned: PIL's pixels or PIL's verdict, and a
     quiet terminal."""
     rng, options = np.random.default_rng(1), dict(options)
     picture = photos[0].resize((90, 70)).convert(options.pop("mode", "RGB"))
-    good = [assert_as_pil(data, 3, rng) for data in damaged(encoded(picture, "jpeg", **options), rng, 200)]
+    good = [
+        assert_as_pil(data, 3, rng)
+        for data in damaged(encoded(picture, "jpeg", **options), rng, 200)
+    ]
     assert 20 < sum(good) < len(good) - 200 + 20
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    "name", ["YCCK", "16 bits", "animated", "wrong extension", "EXIF-bad", "arithmetic", "no size", "bomb"]
+    "name",
+    ["YCCK", "16 bits", "animated", "wrong extension", "EXIF-bad", "arithmetic", "no size", "bomb"],
 )
 def test_odd_files(name, photos, back_end, tmp_path):
     picture, rng = photos[0].resize((90, 70)), np.random.default_rng(2)
@@ -137,7 +163,9 @@ def test_odd_files(name, photos, back_end, tmp_path):
     elif name == "EXIF-bad":
         data = encoded(picture, "jpeg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xffgarbage")
     elif name == "16 bits":
-        data = encoded(Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "png")
+        data = encoded(
+            Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "png"
+        )
     elif name == "animated":
         data = encoded(picture, "gif", save_all=True, append_images=[photos[1].resize((90, 70))])
     elif name == "YCCK":
@@ -155,12 +183,23 @@ def test_odd_files(name, photos, back_end, tmp_path):
 def test_no_file_hangs_or_kills(photos):
     """A process of its own reads what the others were spared: huge sides, loops, nothing."""
     at = (data := bytearray(encoded(photos[0].resize((90, 70)), "jpeg"))).index(b"\xff\xc0")
-    hostile = [b"", b"\xff\xd8", b"\xff\xd8\xff" * 1000, b"\xff\xd8" + b"\xff\xe1\x00\x00" * 5000, bytes(1000)]
-    for sides in (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x30\x00\x20\x00", b"\x00\x01\xff\xff"):
+    hostile = [
+        b"",
+        b"\xff\xd8",
+        b"\xff\xd8\xff" * 1000,
+        b"\xff\xd8" + b"\xff\xe1\x00\x00" * 5000,
+        bytes(1000),
+    ]
+    for sides in (
+        b"\x00\x00\x00\x00",
+        b"\xff\xff\xff\xff",
+        b"\x30\x00\x20\x00",
+        b"\x00\x01\xff\xff",
+    ):
         data[at + 5 : at + 9] = sides
         hostile.append(bytes(data))
     code = (
-        "import sys, hf_mae.decoding as D\n"
+        "import sys, hf_mae.data.decoding as D\n"
         f"for data in {hostile!r}:\n"
         "    try: image = D.open_image({'bytes': data, 'path': None}, 3); D.crop_pixels(image, (0, "
         "0, *image.shape[:2]))\n"
@@ -168,28 +207,35 @@ def test_no_file_hangs_or_kills(photos):
         "print('end')"
     )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert done.stdout.endswith("end\n"), done.stderr
     assert done.returncode == 0
     assert time.perf_counter() - start < 60
 
 
-def draws_of(folder, **options):
+def samples_of(folder, **options):
     images = load_image_dataset(train_dir=folder, train_val_split=0)["train"]
     return ImageSamples(images, PretrainingTransform(MAEConfig(**TINY)), 3, seed=4, **options)
 
 
-def test_a_draw_is_the_same_by_every_back_end_and_number_of_workers(photo_folder, monkeypatch):
-    draws, numbers = draws_of(photo_folder), list(range(40, 100))
-    batches = [collate([draws[number] for number in numbers])]
+def test_a_sample_is_the_same_by_every_back_end_and_number_of_workers(photo_folder, monkeypatch):
+    dataset, numbers = samples_of(photo_folder), list(range(40, 100))
+    batches = [collate([dataset[number] for number in numbers])]
     for workers in (1, 2):
-        loader = DataLoader(draws, 15, sampler=numbers, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(dataset, 15, sampler=numbers, num_workers=workers, collate_fn=collate)
         parts = list(loader)
-        batches.append({name: torch.cat([part[name] for part in parts]) for name in ("pixel_values", "noise", "index")})
+        batches.append(
+            {
+                name: torch.cat([part[name] for part in parts])
+                for name in ("images", "noise", "index")
+            }
+        )
     monkeypatch.setattr("hf_mae.data.decoding._decoder", lambda process: None)
-    batches.append(collate([draws[number] for number in numbers]))
+    batches.append(collate([dataset[number] for number in numbers]))
     for batch in batches[1:]:
-        for name in ("pixel_values", "noise", "index"):
+        for name in ("images", "noise", "index"):
             assert torch.equal(batch[name], batches[0][name])
 
 
@@ -199,7 +245,10 @@ def test_resized_crops_are_pils(photos):
     torchvision's weights have 16 bits, PIL's 32: of the values, less than one in ten thousand is
     more than a level off, most of them where a side is enlarged.
     """
-    rng, image = np.random.default_rng(0), open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
+    rng, image = (
+        np.random.default_rng(0),
+        open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3),
+    )
     whole = Image.open(io.BytesIO(encoded(photos[0], "jpeg")))
     differences = []
     for _ in range(60):
@@ -207,7 +256,9 @@ def test_resized_crops_are_pils(photos):
         top, left = int(rng.integers(427 - height)), int(rng.integers(640 - width))
         pixels = torch.from_numpy(crop_pixels(image, (top, left, height, width))).permute(2, 0, 1)
         resized = TF.resize(pixels, [64, 64], TF.InterpolationMode.BICUBIC, antialias=True)
-        expected = whole.crop((left, top, left + width, top + height)).resize((64, 64), Image.Resampling.BICUBIC)
+        expected = whole.crop((left, top, left + width, top + height)).resize(
+            (64, 64), Image.Resampling.BICUBIC
+        )
         difference = np.abs(resized.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected))
         differences.append(difference)
         assert difference.max() <= 16
@@ -218,18 +269,35 @@ def test_large_photographs_at_reduced_scale(photos, back_end):
     """A crop that begins anywhere is where it is at full scale: noise of 20 pixels' blocks
     tells."""
     blocks = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
-    picture, exif = Image.fromarray(blocks).resize((4000, 3000), Image.Resampling.NEAREST), Image.Exif()
+    picture, exif = (
+        Image.fromarray(blocks).resize((4000, 3000), Image.Resampling.NEAREST),
+        Image.Exif(),
+    )
     for orientation in (1, 6):
         exif[0x0112] = orientation
-        image = open_image({"bytes": encoded(picture, "jpeg", quality=95, exif=exif), "path": None}, 3)
+        image = open_image(
+            {"bytes": encoded(picture, "jpeg", quality=95, exif=exif), "path": None}, 3
+        )
         height, width, _ = image.shape
         assert (height, width) == ((3000, 4000) if orientation == 1 else (4000, 3000))
-        for box in ((104, 104, 1800, 1800), (100, 103, 1801, 1799), (height - 900, width - 905, 900, 905)):
+        for box in (
+            (104, 104, 1800, 1800),
+            (100, 103, 1801, 1799),
+            (height - 900, width - 905, 900, 905),
+        ):
             reduced, full = crop_pixels(image, box, (224, 224)), crop_pixels(image, box)
             assert (reduced.shape, full.shape) == ((224, 224, 3), (box[2], box[3], 3))
-            expected = np.asarray(Image.fromarray(full).resize((224, 224), Image.Resampling.BICUBIC))
-            assert np.abs(reduced.astype(int) - expected).mean() < 10  # 20 to 30 where it is half a pixel off
-    assert crop_pixels(image, (0, 0, 447, 2000), (224, 224)).shape == (447, 2000, 3)  # not twice the target
+            expected = np.asarray(
+                Image.fromarray(full).resize((224, 224), Image.Resampling.BICUBIC)
+            )
+            assert (
+                np.abs(reduced.astype(int) - expected).mean() < 10
+            )  # 20 to 30 where it is half a pixel off
+    assert crop_pixels(image, (0, 0, 447, 2000), (224, 224)).shape == (
+        447,
+        2000,
+        3,
+    )  # not twice the target
     assert crop_pixels(image, (0, 0, 448, 2000), (224, 224)).shape == (224, 224, 3)
     grey = open_image({"bytes": encoded(picture.convert("L"), "jpeg"), "path": None}, 1)
     assert crop_pixels(grey, (5, 5, 900, 900), (224, 112)).shape == (224, 112, 1)
@@ -239,10 +307,10 @@ def test_large_photographs_at_reduced_scale(photos, back_end):
 
 def test_several_crops_of_a_large_photograph(photos, tmp_path):
     photos[0].resize((3200, 2400)).save(tmp_path / "a.jpg")
-    one, two = draws_of(tmp_path), draws_of(tmp_path, crops_per_image=2)
+    one, two = samples_of(tmp_path), samples_of(tmp_path, crops_per_image=2)
     samples = two.__getitems__([0, 1])
-    assert torch.equal(samples[0]["pixel_values"], one[0]["pixel_values"])
-    assert not torch.equal(samples[1]["pixel_values"], samples[0]["pixel_values"])
+    assert torch.equal(samples[0]["images"], one[0]["images"])
+    assert not torch.equal(samples[1]["images"], samples[0]["images"])
 
 
 def test_orientation_in_exif_data_that_pil_cannot_write(photos, back_end):
@@ -278,27 +346,31 @@ def test_threads(photos):
 
 
 def test_several_crops_of_one_decode(photo_folder, monkeypatch):
-    draws = draws_of(photo_folder, crops_per_image=4)
+    dataset = samples_of(photo_folder, crops_per_image=4)
     opened = []
     really = open_image
-    monkeypatch.setattr("hf_mae.data.decoding.open_image", lambda *args: opened.append(args) or really(*args))
+    monkeypatch.setattr(
+        "hf_mae.data.samples.open_image", lambda *args: opened.append(args) or really(*args)
+    )
     first = (60 + 7) * 4  # epoch 1, image 7
-    samples = draws.__getitems__([first, first + 1, first + 2, first + 3, first + 4])
+    samples = dataset.__getitems__([first, first + 1, first + 2, first + 3, first + 4])
     assert len(opened) == 2
     assert [s["index"] for s in samples] == [7, 7, 7, 7, 8]
-    for name in ("pixel_values", "noise"):
+    for name in ("images", "noise"):
         assert len({s[name].contiguous().numpy().tobytes() for s in samples}) == 5
     for number, sample in zip(range(first, first + 5), samples):
-        assert torch.equal(draws[number]["pixel_values"], sample["pixel_values"])
-    alone = draws_of(photo_folder)[60 + 7]
-    assert torch.equal(alone["pixel_values"], samples[0]["pixel_values"])  # the first crop is that of one crop an image
+        assert torch.equal(dataset[number]["images"], sample["images"])
+    alone = samples_of(photo_folder)[60 + 7]
+    assert torch.equal(
+        alone["images"], samples[0]["images"]
+    )  # the first crop is that of one crop an image
 
 
 def test_without_the_codec(tmp_path):
     """Where it isn't installed, PIL decodes."""
     code = (
         "import sys; sys.modules['nvidia'] = None\n"
-        "import hf_mae.decoding as D, io\n"
+        "import hf_mae.data.decoding as D, io\n"
         "from PIL import Image\n"
         "buffer = io.BytesIO(); Image.new('RGB', (60, 40), 'red').save(buffer, 'jpeg')\n"
         "image = D.open_image({'bytes': buffer.getvalue(), 'path': None}, 3)\n"
@@ -309,7 +381,7 @@ def test_without_the_codec(tmp_path):
 
 
 def test_importing_the_codec_is_silent():
-    code = "import hf_mae.decoding as D; assert D._decoder(0)"
+    code = "import hf_mae.data.decoding as D; assert D._decoder(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -319,7 +391,9 @@ def test_importing_the_codec_is_silent():
 def test_any_mode_to_any_channels(mode, channels, photos):
     grey = np.asarray(photos[0].convert("L").resize((30, 20)))
     deep = {"I;16": grey.astype(np.uint16) * 257, "F": grey.astype(np.float32)}
-    image = Image.fromarray(deep[mode]) if mode in deep else photos[0].resize((30, 20)).convert(mode)
+    image = (
+        Image.fromarray(deep[mode]) if mode in deep else photos[0].resize((30, 20)).convert(mode)
+    )
     array = decode({"bytes": encoded(image, "tiff"), "path": None}, channels)
     assert array.shape == (20, 30, channels)
     assert array.dtype == np.uint8
@@ -335,8 +409,8 @@ def test_twelve_channels():
     assert np.array_equal(decode(dataset[2]["image"], 12), arrays[2])
     for transform in (PretrainingTransform, MaskedEvaluationTransform):
         sample = ImageSamples(dataset, transform(config), 12, seed=0)[3]
-        assert sample["pixel_values"].shape == (12, 32, 32)
-        assert sample["pixel_values"].dtype == torch.uint8
+        assert sample["images"].shape == (12, 32, 32)
+        assert sample["images"].dtype == torch.uint8
 
 
 @pytest.mark.parametrize(
@@ -361,7 +435,19 @@ def test_values_that_are_no_image(value):
 
 def test_damaged_files_raise_what_is_expected(photos):
     rng = np.random.default_rng(0)
-    for fmt in ("jpeg", "png", "gif", "webp", "tiff", "bmp", "avif", "dds", "jpeg2000", "tga", "ppm"):
+    for fmt in (
+        "jpeg",
+        "png",
+        "gif",
+        "webp",
+        "tiff",
+        "bmp",
+        "avif",
+        "dds",
+        "jpeg2000",
+        "tga",
+        "ppm",
+    ):
         whole = encoded(photos[0].resize((64, 48)), fmt)
         for i in range(40):
             data = bytearray(whole[: int(rng.integers(len(whole)))] if i % 2 else whole)

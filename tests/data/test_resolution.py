@@ -6,14 +6,17 @@ import torch
 from helpers import TINY, TINY_FLAGS, logged_losses, run_script, script_error, trace
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.models.functional import resize_position_table
-from hf_mae.models.functional import sincos_position_table
+from hf_mae.data.resolution import ResolutionSchedule
 from hf_mae.models.costs import training_flops
+from hf_mae.models.functional import resize_position_table, sincos_position_table
 from hf_mae.training.arguments import MAETrainingArguments
-from hf_mae.data.resolution import TransformSchedule
 
 
-SCHEDULE = {"resolution_schedule": "0:16,0.5:24,0.75:32", "num_train_epochs": 4, "max_steps": -1}  # 25 updates an epoch
+SCHEDULE = {
+    "resolution_schedule": "0:16,0.5:24,0.75:32",
+    "num_train_epochs": 4,
+    "max_steps": -1,
+}  # 25 updates an epoch
 
 
 @pytest.fixture
@@ -61,11 +64,20 @@ def test_operations_are_logged(sizes_seen):
     trainer, _ = sizes_seen()
     trainer.train()
     config = trainer.model.config
-    each = {size: training_flops(MAEForPreTraining, config.changed(image_size=size)) for size in (16, 24, 32)}
+    each = {
+        size: training_flops(MAEForPreTraining, config.changed(image_size=size))
+        for size in (16, 24, 32)
+    }
     assert each[16] < each[24] < each[32]
-    logged = [entry["training_flops"] for entry in trainer.state.log_history if "training_flops" in entry]
+    logged = [
+        entry["training_flops"] for entry in trainer.state.log_history if "training_flops" in entry
+    ]
     assert logged[49] == 50 * 64 * each[16]
-    assert logged[-1] == 64 * (50 * each[16] + 25 * each[24] + 25 * each[32]) == trainer.state.total_flos
+    assert (
+        logged[-1]
+        == 64 * (50 * each[16] + 25 * each[24] + 25 * each[32])
+        == trainer.state.total_flos
+    )
 
 
 def test_positions_are_those_of_the_grid():
@@ -73,7 +85,9 @@ def test_positions_are_those_of_the_grid():
     interpolation."""
     table = sincos_position_table((14, 14), 64)
     small = resize_position_table(table, (14, 14), (8, 8))
-    steps = (torch.arange(8) + 0.5) * 14 / 8 - 0.5  # the centers of 8 patches, in patches of the large grid
+    steps = (
+        torch.arange(8) + 0.5
+    ) * 14 / 8 - 0.5  # the centers of 8 patches, in patches of the large grid
     angles = steps[:, None] * 10000.0 ** -(torch.arange(16) / 16)
     across = torch.cat([angles.sin(), angles.cos()], dim=1)  # (8, 32)
     found = small[0, 1:].reshape(8, 8, 64)
@@ -83,8 +97,10 @@ def test_positions_are_those_of_the_grid():
 
 
 def test_schedule_of_transforms():
-    schedule = TransformSchedule({2.4: "middle", 0: "small", 5.0: "large"})
-    assert [schedule.at(epoch) for epoch in range(7)] == ["small"] * 3 + ["middle"] * 2 + ["large"] * 2
+    schedule = ResolutionSchedule({2.4: "middle", 0: "small", 5.0: "large"})
+    assert [schedule.transform_at(epoch) for epoch in range(7)] == ["small"] * 3 + [
+        "middle"
+    ] * 2 + ["large"] * 2
 
 
 @pytest.mark.parametrize(
@@ -108,13 +124,19 @@ def test_wrong_schedules(schedule, tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 2, 3.5])
 def test_runs_that_are_too_short(make_trainer, epochs):
-    with pytest.raises(ValueError, match="some are never trained at; train longer or take fewer sizes"):
-        make_trainer(**{**SCHEDULE, "resolution_schedule": "0:16,0.5:24,0.9:32", "num_train_epochs": epochs})
+    with pytest.raises(
+        ValueError, match="some are never trained at; train longer or take fewer sizes"
+    ):
+        make_trainer(
+            **{**SCHEDULE, "resolution_schedule": "0:16,0.5:24,0.9:32", "num_train_epochs": epochs}
+        )
 
 
 def test_starts_are_not_rounded_up(make_trainer):
-    trainer = make_trainer(**{**SCHEDULE, "resolution_schedule": "0:16,0.55:32", "num_train_epochs": 100})
-    assert list(trainer.train_dataset.transform.starts) == [0, 55]
+    trainer = make_trainer(
+        **{**SCHEDULE, "resolution_schedule": "0:16,0.55:32", "num_train_epochs": 100}
+    )
+    assert list(trainer.train_dataset.schedule.starts) == [0, 55]
 
 
 def test_sizes_that_the_model_cannot_have(make_trainer):
@@ -123,21 +145,42 @@ def test_sizes_that_the_model_cannot_have(make_trainer):
     with pytest.raises(ValueError, match="30; it must be a multiple of patch_size, 8"):
         make_trainer(resolution_schedule="0:30,0.5:32")
     with pytest.raises(ValueError, match="they must be the same, a square"):
-        make_trainer(resolution_schedule="0:16,0.5:32", config=MAEConfig(**{**TINY, "image_size": (32, 64)}))
-    assert "resolution_schedule is" in script_error("run_mae.py", "--dataset_name=digits", "--resolution_schedule=128")
+        make_trainer(
+            resolution_schedule="0:16,0.5:32", config=MAEConfig(**{**TINY, "image_size": (32, 64)})
+        )
+    assert "resolution_schedule is" in script_error(
+        "run_mae.py", "--dataset_name=digits", "--resolution_schedule=128"
+    )
 
 
 def test_streams_have_it_too(tmp_path, photo_folder):
     from datasets import Dataset
 
     files = sorted(photo_folder.rglob("*.jpg"))
-    rows = Dataset.from_dict({"image": [{"bytes": path.read_bytes(), "path": None} for path in files]})
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": path.read_bytes(), "path": None} for path in files]}
+    )
     (tmp_path / "shards").mkdir()
     for i in range(2):
         rows.shard(2, i).to_parquet(tmp_path / "shards" / f"{i}.parquet")
-    flags = [f"--dataset_name={tmp_path / 'shards'}", "--streaming", "--epoch_samples=56", "--num_train_epochs=4"]
-    flags += ["--warmup_epochs=0", "--per_device_train_batch_size=14", "--dataloader_num_workers=2", "--logging_steps=1"]
-    flags += ["--use_cpu", "--resolution_schedule=0:16,0.5:32", "--crops_per_image=2", f"--output_dir={tmp_path / 'run'}"]
+    flags = [
+        f"--dataset_name={tmp_path / 'shards'}",
+        "--streaming",
+        "--epoch_samples=56",
+        "--num_train_epochs=4",
+    ]
+    flags += [
+        "--warmup_epochs=0",
+        "--per_device_train_batch_size=14",
+        "--dataloader_num_workers=2",
+        "--logging_steps=1",
+    ]
+    flags += [
+        "--use_cpu",
+        "--resolution_schedule=0:16,0.5:32",
+        "--crops_per_image=2",
+        f"--output_dir={tmp_path / 'run'}",
+    ]
     output = run_script("run_mae.py", *TINY_FLAGS, *flags)
     assert "pixels by share of the run 0:16,0.5:32" in output
     flops = [value for _, value in trace(tmp_path / "run", "training_flops")]

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from helpers import TINY
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from helpers import TINY
 
 from hf_mae import MAEConfig
-from hf_mae.errors import BadImageError
 from hf_mae.data.samples import EpochSampler, ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.transforms import PretrainingTransform
+from hf_mae.errors import BadImageError
 
 
 @pytest.fixture
@@ -17,24 +17,24 @@ def config():
     return MAEConfig(**TINY)
 
 
-# draws -------------------------------------------------------------------------------------------
+# samples -----------------------------------------------------------------------------------------
 
 
-def test_draws_follow_from_seed_epoch_and_index(config, photo_folder):
+def test_samples_follow_from_seed_epoch_and_index(config, photo_folder):
     dataset = load_image_dataset(train_dir=photo_folder, train_val_split=0)["train"]
 
-    def draw(number, seed=0):
+    def sample(number, seed=0):
         return ImageSamples(dataset, PretrainingTransform(config), 3, seed)[number]
 
-    first, again, next_epoch, other_seed = draw(7), draw(7), draw(67), draw(7, seed=1)
-    for key in ("pixel_values", "noise"):
+    first, again, next_epoch, other_seed = sample(7), sample(7), sample(67), sample(7, seed=1)
+    for key in ("images", "noise"):
         assert torch.equal(first[key], again[key])
         assert not torch.equal(first[key], next_epoch[key])
         assert not torch.equal(first[key], other_seed[key])
     assert first["index"] == next_epoch["index"] == 7
     torch.manual_seed(0)
     np.random.seed(0)
-    assert torch.equal(draw(7)["noise"], first["noise"])
+    assert torch.equal(sample(7)["noise"], first["noise"])
 
 
 def test_sampler():
@@ -59,7 +59,10 @@ def test_sampler_of_several_crops(crops):
         numbers = list(sampler)
         assert len(numbers) == len(sampler) == 12
         groups = [numbers[i : i + crops] for i in range(0, 12, crops)]
-        assert all(group == list(range(group[0], group[0] + crops)) and group[0] % crops == 0 for group in groups)
+        assert all(
+            group == list(range(group[0], group[0] + crops)) and group[0] % crops == 0
+            for group in groups
+        )
         epochs, images = zip(*(divmod(group[0] // crops, 12) for group in groups))
         assert set(epochs) == {epoch}
         taken += images
@@ -79,38 +82,42 @@ def half_bad(photo_folder, tmp_path):
 
 
 def test_bad_images_are_replaced_and_named(config, half_bad):
-    draws = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0)
-    batch = collate([draws[i] for i in range(20)])
-    again = collate([draws[i] for i in range(20)])
-    assert torch.equal(batch["pixel_values"], again["pixel_values"])
+    samples = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0)
+    batch = collate([samples[i] for i in range(20)])
+    again = collate([samples[i] for i in range(20)])
+    assert torch.equal(batch["images"], again["images"])
     assert batch["bad_images"] == again["bad_images"]
     bad = {path.rsplit("/", 1)[-1] for _, path, _ in batch["bad_images"]}
-    assert bad == {row["image"]["path"].rsplit("/", 1)[-1] for i, row in enumerate(half_bad) if i % 2}
+    assert bad == {
+        row["image"]["path"].rsplit("/", 1)[-1] for i, row in enumerate(half_bad) if i % 2
+    }
     assert {index for index, _, _ in batch["bad_images"]} == set(range(1, 20, 2))
     assert batch["index"].tolist() == list(range(20))
     # other epochs replace by other images
-    epochs = [draws[20 * epoch + 1]["pixel_values"] for epoch in range(6)]
+    epochs = [samples[20 * epoch + 1]["images"] for epoch in range(6)]
     assert len({image.numpy().tobytes() for image in epochs}) == 6
 
 
 def test_bad_images_can_raise(config, half_bad):
-    draws = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0, on_bad_image="raise")
-    draws[0]
+    samples = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0, on_bad_image="raise")
+    samples[0]
     with pytest.raises(BadImageError, match=r"image 1 \(.*\.jpg\) can't be decoded"):
-        draws[1]
+        samples[1]
     with pytest.raises(ValueError, match="on_bad_image is 'ignore'; it must be 'skip' or 'raise'"):
         ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0, on_bad_image="ignore")
 
 
 def test_nothing_but_bad_images_ends(config):
     features = Features({"image": ImageFeature(decode=False)})
-    dataset = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}] * 5}, features=features)
+    dataset = Dataset.from_dict(
+        {"image": [{"bytes": b"no image", "path": None}] * 5}, features=features
+    )
     with pytest.raises(BadImageError, match="100 images in a row"):
         ImageSamples(dataset, PretrainingTransform(config), 3, seed=0)[0]
 
 
 def test_errors_cross_process_borders(config, half_bad):
-    draws = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0, on_bad_image="raise")
-    loader = torch.utils.data.DataLoader(draws, batch_size=4, collate_fn=collate, num_workers=1)
+    samples = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=0, on_bad_image="raise")
+    loader = torch.utils.data.DataLoader(samples, batch_size=4, collate_fn=collate, num_workers=1)
     with pytest.raises(BadImageError, match="image 1 .*can't be decoded"):
         list(loader)

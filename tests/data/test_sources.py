@@ -2,13 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import TINY, decode, encoded
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
+from helpers import TINY, decode, encoded
 
 from hf_mae import MAEConfig
-from hf_mae.data.sources import load_evaluation_dataset, load_image_dataset
 from hf_mae.data.labels import readable_names
+from hf_mae.data.sources import load_evaluation_dataset, load_image_dataset
 
 
 @pytest.fixture
@@ -55,7 +55,10 @@ def test_files_are_numbered_by_name_not_by_the_disk(photo_folder, tmp_path):
     (tmp_path / "linked").symlink_to(photo_folder / "group0")
     for video in ("film.mpg", "plot.eps"):
         (tmp_path / video).write_bytes(b"")
-    paths = [row["image"]["path"] for row in load_image_dataset(train_dir=tmp_path, train_val_split=0)["train"]]
+    paths = [
+        row["image"]["path"]
+        for row in load_image_dataset(train_dir=tmp_path, train_val_split=0)["train"]
+    ]
     assert paths == sorted(paths)
     assert len(paths) == 60 + 30
 
@@ -73,12 +76,17 @@ def test_validation_dir_is_honoured(photo_folder, tmp_path):
     splits = load_image_dataset(train_dir=photo_folder, validation_dir=tmp_path)
     assert splits.num_rows == {"train": 60, "validation": 1}
     assert names(splits["validation"]) == {"mine.jpg"}
-    assert load_image_dataset("digits", validation_dir=tmp_path).num_rows == {"train": 1797, "validation": 1}
+    assert load_image_dataset("digits", validation_dir=tmp_path).num_rows == {
+        "train": 1797,
+        "validation": 1,
+    }
 
 
 @pytest.fixture
 def image_table(photos):
-    rows = [{"bytes": encoded(photos[i % 2].resize((40 + i, 50))), "path": f"{i}.png"} for i in range(8)]
+    rows = [
+        {"bytes": encoded(photos[i % 2].resize((40 + i, 50))), "path": f"{i}.png"} for i in range(8)
+    ]
     features = Features({"picture": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
     return Dataset.from_dict({"picture": rows, "label": [0, 1] * 4}, features=features)
 
@@ -89,13 +97,27 @@ def test_saved_by_datasets_and_parquet(image_table, tmp_path):
     (tmp_path / "parquet").mkdir()
     image_table.to_parquet(tmp_path / "parquet" / "train-00000.parquet")
     image_table.to_parquet(tmp_path / "one.parquet")
-    expected = [decode(row, 3) for row in image_table.cast_column("picture", ImageFeature(decode=False))["picture"]]
-    for name, rows in {"table": (8, 0), "dict": (8, 3), "parquet": (8, 0), "one.parquet": (8, 0)}.items():
+    expected = [
+        decode(row, 3)
+        for row in image_table.cast_column("picture", ImageFeature(decode=False))["picture"]
+    ]
+    for name, rows in {
+        "table": (8, 0),
+        "dict": (8, 3),
+        "parquet": (8, 0),
+        "one.parquet": (8, 0),
+    }.items():
         splits = load_image_dataset(str(tmp_path / name), train_val_split=0)
-        assert splits.num_rows == {"train": rows[0]} | ({"validation": rows[1]} if rows[1] else {}), name
+        assert splits.num_rows == {"train": rows[0]} | (
+            {"validation": rows[1]} if rows[1] else {}
+        ), name
         assert splits["train"].column_names == ["image"]
-        assert all(np.array_equal(decode(row["image"], 3), e) for row, e in zip(splits["train"], expected))
-    by_name = load_image_dataset(str(tmp_path / "dict"), train_split="val", image_column="picture", train_val_split=0)
+        assert all(
+            np.array_equal(decode(row["image"], 3), e) for row, e in zip(splits["train"], expected)
+        )
+    by_name = load_image_dataset(
+        str(tmp_path / "dict"), train_split="val", image_column="picture", train_val_split=0
+    )
     assert by_name.num_rows == {"train": 3}
 
 
@@ -108,9 +130,14 @@ def test_shards_laid_out_as_on_the_hub(image_table, tmp_path):
         "validation-00000-of-00001": 2,
         "test-00000-of-00001": 5,
     }.items():
-        image_table.select(range(rows)).rename_column("picture", "image").to_parquet(tmp_path / "data" / f"{name}.parquet")
+        image_table.select(range(rows)).rename_column("picture", "image").to_parquet(
+            tmp_path / "data" / f"{name}.parquet"
+        )
     assert load_image_dataset(str(tmp_path)).num_rows == {"train": 7, "validation": 2}
-    assert load_image_dataset(str(tmp_path), validation_split="test").num_rows == {"train": 7, "validation": 5}
+    assert load_image_dataset(str(tmp_path), validation_split="test").num_rows == {
+        "train": 7,
+        "validation": 5,
+    }
 
 
 @pytest.mark.parametrize("only", ["test", "validation", "data"])
@@ -122,7 +149,10 @@ def test_the_only_split_is_not_validated_on_itself(image_table, tmp_path, only):
 
 
 def test_plain_bytes_in_a_parquet_file(image_table, tmp_path):
-    raw = [row["bytes"] for row in image_table.cast_column("picture", ImageFeature(decode=False))["picture"]]
+    raw = [
+        row["bytes"]
+        for row in image_table.cast_column("picture", ImageFeature(decode=False))["picture"]
+    ]
     Dataset.from_dict({"png": raw}).to_parquet(tmp_path / "raw.parquet")
     splits = load_image_dataset(str(tmp_path / "raw.parquet"), train_val_split=0)
     assert decode(splits["train"][3]["image"], 3).shape == (50, 43, 3)
@@ -140,16 +170,34 @@ def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
         ({"train_dir": tmp_path / "nope"}, "nope is not a folder; in .* there is .*two/"),
         ({"train_dir": tmp_path / "empty"}, "holds no images; in it there is nothing"),
         ({"train_dir": tmp_path / "whole"}, "holds whole splits: train/, val/"),
-        ({"train_dir": photo_folder, "validation_dir": tmp_path / "nope"}, "validation_dir .*nope is not a folder"),
-        ({"dataset_name": "digits", "train_split": "trian"}, "train_split is 'trian'; the data set has train"),
-        ({"dataset_name": "digits", "validation_split": "val"}, "validation_split is 'val'; the data set has train"),
-        ({"dataset_name": "digits", "image_column": "img"}, "image_column is 'img'; the data set has image, label"),
+        (
+            {"train_dir": photo_folder, "validation_dir": tmp_path / "nope"},
+            "validation_dir .*nope is not a folder",
+        ),
+        (
+            {"dataset_name": "digits", "train_split": "trian"},
+            "train_split is 'trian'; the data set has train",
+        ),
+        (
+            {"dataset_name": "digits", "validation_split": "val"},
+            "validation_split is 'val'; the data set has train",
+        ),
+        (
+            {"dataset_name": "digits", "image_column": "img"},
+            "image_column is 'img'; the data set has image, label",
+        ),
         ({"dataset_name": str(tmp_path / "two")}, "several columns have images .a, b."),
-        ({"dataset_name": "digits", "image_column": "label"}, "image_column 'label' holds no images but ClassLabel"),
+        (
+            {"dataset_name": "digits", "image_column": "label"},
+            "image_column 'label' holds no images but ClassLabel",
+        ),
         ({"dataset_name": "digits", "train_dir": photo_folder}, "not both"),
         ({}, "either dataset_name or train_dir"),
         ({"dataset_name": "digits", "train_val_split": 1.5}, "train_val_split is 1.5"),
-        ({"dataset_name": "no/such"}, "'no/such' is not a folder or parquet file here, nor 'digits'"),
+        (
+            {"dataset_name": "no/such"},
+            "'no/such' is not a folder or parquet file here, nor 'digits'",
+        ),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -179,25 +227,39 @@ def test_validation_classes_are_the_training_ones(photo_folder, tmp_path):
     """A folder of held-out images may lack classes: the numbers stay those of training."""
     group = tmp_path / "held_out" / "group1"
     shutil.copytree(photo_folder / "group1", group)
-    splits = load_image_dataset(train_dir=photo_folder, validation_dir=tmp_path / "held_out", labels=True)
+    splits = load_image_dataset(
+        train_dir=photo_folder, validation_dir=tmp_path / "held_out", labels=True
+    )
     assert splits["validation"].features["label"].names == ["group0", "group1"]
     assert set(splits["validation"]["label"]) == {1}
     shutil.copytree(group, tmp_path / "held_out" / "zebra")
-    with pytest.raises(ValueError, match=r"1 classes that training hasn't, as 'zebra'; it has group0, group1"):
-        load_image_dataset(train_dir=photo_folder, validation_dir=tmp_path / "held_out", labels=True)
+    with pytest.raises(
+        ValueError, match=r"1 classes that training hasn't, as 'zebra'; it has group0, group1"
+    ):
+        load_image_dataset(
+            train_dir=photo_folder, validation_dir=tmp_path / "held_out", labels=True
+        )
 
 
 def test_images_in_no_class(photo_folder, tmp_path):
     shutil.copytree(photo_folder, tmp_path / "mixed")
     shutil.copy(photo_folder / "group0" / "class0" / "000.jpg", tmp_path / "mixed" / "loose.jpg")
-    with pytest.raises(ValueError, match=r"holds 1 images that lie in no class, as loose.jpg; each class needs a folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds 1 images that lie in no class, as loose.jpg; each class needs a folder",
+    ):
         load_image_dataset(train_dir=tmp_path / "mixed", labels=True)
     assert load_image_dataset(train_dir=tmp_path / "mixed").num_rows["train"] == 58
 
 
 def labelled(photos, labels, **columns):
-    files = [{"bytes": encoded(photos[i % 2].resize((40, 30))), "path": f"{i}.png"} for i in range(len(labels))]
-    return Dataset.from_dict({"photo": files, "kind": labels, **columns}).cast_column("photo", ImageFeature())
+    files = [
+        {"bytes": encoded(photos[i % 2].resize((40, 30))), "path": f"{i}.png"}
+        for i in range(len(labels))
+    ]
+    return Dataset.from_dict({"photo": files, "kind": labels, **columns}).cast_column(
+        "photo", ImageFeature()
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,12 +295,21 @@ def test_class_labels_of_another_order(photos, tmp_path):
 
 def test_wrong_labels(photos, tmp_path):
     data = labelled(photos, [0, 1, -1], other=[0, 1, 2], score=[0.5, 1.0, 2.0])
-    both = data.cast_column("kind", ClassLabel(names=["a", "b"])).cast_column("other", ClassLabel(names=["x", "y", "z"]))
-    Dataset.from_dict({"photo": data["photo"], "label": ["a", None, "b"]}).save_to_disk(tmp_path / "gaps")
+    both = data.cast_column("kind", ClassLabel(names=["a", "b"])).cast_column(
+        "other", ClassLabel(names=["x", "y", "z"])
+    )
+    Dataset.from_dict({"photo": data["photo"], "label": ["a", None, "b"]}).save_to_disk(
+        tmp_path / "gaps"
+    )
     data.save_to_disk(tmp_path / "plain")
     both.save_to_disk(tmp_path / "both")
     cases = [
-        ("plain", None, "no column has labels; name one by label_column: the data set has photo, kind, other, score"),
+        (
+            "plain",
+            None,
+            "no column has labels; name one by label_column: the data set has photo, kind, other, "
+            "score",
+        ),
         ("plain", "score", "label_column 'score' holds .*; it must be one class an image"),
         ("plain", "nope", "label_column is 'nope'; the data set has photo, kind"),
         ("both", None, "several columns have labels .kind, other."),
@@ -248,7 +319,11 @@ def test_wrong_labels(photos, tmp_path):
     for name, column, message in cases:
         with pytest.raises(ValueError, match=message):
             load_image_dataset(
-                str(tmp_path / name), image_column="photo", label_column=column, labels=True, train_val_split=0
+                str(tmp_path / name),
+                image_column="photo",
+                label_column=column,
+                labels=True,
+                train_val_split=0,
             )
 
 
@@ -270,7 +345,9 @@ def test_evaluation_split(photos, photo_folder, tmp_path):
     assert (pairs(folder)["000.jpg"], split) == ("group0", None)
     with pytest.raises(ValueError, match="the data set has train, extra; name one by split"):
         load(dataset_name=str(tmp_path / "no_held_out"))
-    with pytest.raises(ValueError, match="split is for dataset_name; it says nothing about validation_dir"):
+    with pytest.raises(
+        ValueError, match="split is for dataset_name; it says nothing about validation_dir"
+    ):
         load_evaluation_dataset(validation_dir=photo_folder, split="train")
     with pytest.raises(ValueError, match="split is 'tset'; the data set has train, val, test"):
         load(dataset_name=str(tmp_path / "data"), split="tset")

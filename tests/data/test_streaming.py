@@ -16,15 +16,15 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, TINY_FLAGS, encoded, run_script, script_error
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
+from helpers import TINY, TINY_FLAGS, encoded, run_script, script_error
 
 from hf_mae import MAEConfig
-from hf_mae.errors import BadImageError
 from hf_mae.data.samples import collate
 from hf_mae.data.streaming import ImageStream, StreamPlan, _Reader, load_image_stream
 from hf_mae.data.transforms import PretrainingTransform
+from hf_mae.errors import BadImageError
 
 
 ROWS = (7, 12, 3, 9, 5, 4)  # of each shard
@@ -39,7 +39,9 @@ def shards(photos, tmp_path_factory):
         rows = []
         for row in range(count):
             left = 7 * (20 * shard + row) % 500
-            picture = encoded(photos[shard % 2].crop((left, 3 * row, left + 60, 3 * row + 50)), "jpeg")
+            picture = encoded(
+                photos[shard % 2].crop((left, 3 * row, left + 60, 3 * row + 50)), "jpeg"
+            )
             rows.append({"image": {"bytes": picture, "path": f"{shard}-{row}.jpg"}, "caption": "a"})
         Dataset.from_list(rows, features=features).to_parquet(folder / f"train-{shard:05d}.parquet")
     return folder
@@ -48,7 +50,13 @@ def shards(photos, tmp_path_factory):
 def stream(folder, plan, buffer=4, **options):
     train, _, _ = load_image_stream(str(folder))
     images = ImageStream(
-        train, PretrainingTransform(MAEConfig(**TINY)), 3, 5, epoch_samples=sum(ROWS), shuffle_buffer=buffer, **options
+        train,
+        PretrainingTransform(MAEConfig(**TINY)),
+        3,
+        5,
+        epoch_samples=sum(ROWS),
+        shuffle_buffer=buffer,
+        **options,
     )
     images.plan = plan
     return images
@@ -68,11 +76,14 @@ def test_every_row_once_a_pass(shards, num_streams, buffer):
     for wanted in (0, 3):
         rows = Counter()
         for number in range(num_streams):
-            for drawn in _Reader(images, number, position=0):
-                if drawn[0] > wanted:
+            for read in _Reader(images, number, position=0):
+                number_of_pass, shard, row = read.place
+                if number_of_pass > wanted:
                     break
-                rows[drawn[1:3]] += drawn[0] == wanted
-        assert +rows == Counter((shard, row) for shard, count in enumerate(ROWS) for row in range(count))
+                rows[shard, row] += number_of_pass == wanted
+        assert +rows == Counter(
+            (shard, row) for shard, count in enumerate(ROWS) for row in range(count)
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
@@ -81,7 +92,10 @@ def test_any_batch_can_be_asked_for(shards, workers):
     plan = StreamPlan(batch_size=2, epoch_batches=14, num_processes=2, num_workers=workers)
     for number in range(plan.num_streams):
         whole = stream(shards, plan)
-        batches = [(slots, collate(whole.__getitems__(slots))) for slots in itertools.islice(slots_of(plan, number), 60)]
+        batches = [
+            (slots, collate(whole.__getitems__(slots)))
+            for slots in itertools.islice(slots_of(plan, number), 60)
+        ]
         rows = dict(shard for _, batch in batches for shard in batch["read_shards"])
         assert rows.items() <= dict(enumerate(ROWS)).items()
         for known in ({}, rows):
@@ -91,7 +105,7 @@ def test_any_batch_can_be_asked_for(shards, workers):
                 for slots, expected in batches[start : start + 2]:
                     batch = collate(resumed.__getitems__(slots))
                     assert torch.equal(batch["index"], expected["index"])
-                    assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+                    assert torch.equal(batch["images"], expected["images"])
                     assert torch.equal(batch["noise"], expected["noise"])
 
 
@@ -101,7 +115,9 @@ def test_known_shards_are_not_read_again(shards, monkeypatch):
     images.shard_rows = dict(enumerate(ROWS))
     read = []
     shard = datasets.IterableDataset.shard
-    monkeypatch.setattr(datasets.IterableDataset, "shard", lambda self, n, i: read.append(i) or shard(self, n, i))
+    monkeypatch.setattr(
+        datasets.IterableDataset, "shard", lambda self, n, i: read.append(i) or shard(self, n, i)
+    )
     images.__getitems__([20 * 40 * 50, 20 * 40 * 50 + 1])  # epoch 1000
     assert len(read) <= 2
 
@@ -120,8 +136,8 @@ def test_passes_differ(shards):
     first, second = (images.__getitems__(list(range(40 * i, 40 * i + 40))) for i in range(2))
     assert [s["index"] for s in first] != [s["index"] for s in second]
     assert sorted(s["index"] for s in first) == sorted(s["index"] for s in second)
-    pixels = {s["index"]: s["pixel_values"] for s in first}
-    assert not any(torch.equal(pixels[s["index"]], s["pixel_values"]) for s in second)
+    pixels = {s["index"]: s["images"] for s in first}
+    assert not any(torch.equal(pixels[s["index"]], s["images"]) for s in second)
 
 
 def test_crops_of_an_image(shards):
@@ -133,7 +149,9 @@ def test_crops_of_an_image(shards):
 
 
 def test_too_many_workers(tmp_path, shards):
-    Dataset.from_parquet(str(shards / "train-00002.parquet")).to_parquet(tmp_path / "a.parquet")  # 3 rows
+    Dataset.from_parquet(str(shards / "train-00002.parquet")).to_parquet(
+        tmp_path / "a.parquet"
+    )  # 3 rows
     plan = StreamPlan(batch_size=1, epoch_batches=4, num_processes=4, num_workers=0)
     images = stream(tmp_path, plan)
     images.__getitems__([2])
@@ -147,7 +165,10 @@ def write_webdataset(folder, photos, counts, bad=()):
             for row in range(count):
                 data = encoded(photos[row % 2].crop((row, shard, row + 60, shard + 50)), "jpeg")
                 data = data[:200] if (shard, row) in bad else data
-                for name, content in {f"{shard}_{row}.jpg": data, f"{shard}_{row}.json": b'{"a": 1}'}.items():
+                for name, content in {
+                    f"{shard}_{row}.jpg": data,
+                    f"{shard}_{row}.json": b'{"a": 1}',
+                }.items():
                     entry = tarfile.TarInfo(name)
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
@@ -209,7 +230,9 @@ def flags(folder, output_dir, steps):
 
 def losses(folder):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return {entry["step"]: (entry["loss"], entry["samples"]) for entry in history if "loss" in entry}
+    return {
+        entry["step"]: (entry["loss"], entry["samples"]) for entry in history if "loss" in entry
+    }
 
 
 def test_two_processes_and_two_workers(shards, tmp_path, monkeypatch):
@@ -226,7 +249,9 @@ def test_two_processes_and_two_workers(shards, tmp_path, monkeypatch):
     for step in first:
         assert second[step] == pytest.approx(first[step], rel=1e-5), step
     again = [*flags(shards, tmp_path / "parts", 30), *resume]
-    error = script_error("run_mae.py", *again, "--dataloader_num_workers=4", "--seed=7", "--shuffle_buffer=5")
+    error = script_error(
+        "run_mae.py", *again, "--dataloader_num_workers=4", "--seed=7", "--shuffle_buffer=5"
+    )
     for change in (
         "num_processes is 1, and was 2",
         "num_workers is 4, and was 2",
@@ -236,7 +261,9 @@ def test_two_processes_and_two_workers(shards, tmp_path, monkeypatch):
         assert change in error
     (checkpoint,) = (tmp_path / "parts").glob("checkpoint-23")
     (checkpoint / "stream.json").write_text("{}")
-    assert "stream.json is damaged; resume an earlier checkpoint" in script_error("run_mae.py", *again)
+    assert "stream.json is damaged; resume an earlier checkpoint" in script_error(
+        "run_mae.py", *again
+    )
     (checkpoint / "stream.json").unlink()
     message = "is of a run without --streaming; it can't be resumed otherwise"
     assert message in script_error("run_mae.py", *again)
@@ -248,7 +275,9 @@ def test_an_epoch_has_as_many_batches_for_every_worker(shards, tmp_path):
         options = [f"--dataloader_num_workers={workers}", "--max_steps=1"]
         printed = run_script("run_mae.py", *flags(shards, tmp_path / f"{workers}", 1), *options)
         assert f"epochs of {steps})" in printed
-    error = script_error("run_mae.py", *flags(shards, tmp_path / "x", 1), "--dataloader_num_workers=25")
+    error = script_error(
+        "run_mae.py", *flags(shards, tmp_path / "x", 1), "--dataloader_num_workers=25"
+    )
     assert "fewer workers: their number has to divide an epoch's 20 batches" in error
 
 
@@ -257,11 +286,26 @@ def test_an_epoch_has_as_many_batches_for_every_worker(shards, tmp_path):
     [
         (["--train_dir=x"], "train_dir can't be streamed; give dataset_name"),
         ([], "streaming needs a dataset_name"),
-        (["--dataset_name=digits"], "dataset_name digits can't be streamed; a Hub id or a folder of shards can"),
-        (["--dataset_name=SHARDS"], "the data set doesn't say how many images it has; give --epoch_samples"),
-        (["--dataset_name=SHARDS", "--epoch_samples=0"], "epoch_samples is 0; it must be at least 1"),
-        (["--dataset_name=SHARDS", "--knn_images=5"], "knn_images needs labels, which --streaming doesn't read"),
-        (["--dataset_name=SHARDS", "--train_split=other"], "train_split is 'other'; the data set has train"),
+        (
+            ["--dataset_name=digits"],
+            "dataset_name digits can't be streamed; a Hub id or a folder of shards can",
+        ),
+        (
+            ["--dataset_name=SHARDS"],
+            "the data set doesn't say how many images it has; give --epoch_samples",
+        ),
+        (
+            ["--dataset_name=SHARDS", "--epoch_samples=0"],
+            "epoch_samples is 0; it must be at least 1",
+        ),
+        (
+            ["--dataset_name=SHARDS", "--knn_images=5"],
+            "knn_images needs labels, which --streaming doesn't read",
+        ),
+        (
+            ["--dataset_name=SHARDS", "--train_split=other"],
+            "train_split is 'other'; the data set has train",
+        ),
         (
             ["--dataset_name=SHARDS", "--image_column=caption2"],
             "image_column is 'caption2'; the data set has image, caption",
@@ -270,17 +314,24 @@ def test_an_epoch_has_as_many_batches_for_every_worker(shards, tmp_path):
 )
 def test_what_is_wrong_in_a_line(options, message, shards, tmp_path):
     options = [option.replace("SHARDS", str(shards)) for option in options]
-    assert message in script_error("run_mae.py", "--streaming", *options, f"--output_dir={tmp_path}")
+    assert message in script_error(
+        "run_mae.py", "--streaming", *options, f"--output_dir={tmp_path}"
+    )
 
 
 def test_epoch_samples_is_for_streams(tmp_path):
-    error = script_error("run_mae.py", "--dataset_name=digits", "--epoch_samples=5", f"--output_dir={tmp_path}")
+    error = script_error(
+        "run_mae.py", "--dataset_name=digits", "--epoch_samples=5", f"--output_dir={tmp_path}"
+    )
     assert "epoch_samples is for --streaming" in error
 
 
 def test_a_validation_split_is_held_in_memory(photos, tmp_path):
     for split, count in (("train", 6), ("validation", 4)):
-        rows = [{"image": {"bytes": encoded(photos[i % 2].resize((60, 50)), "jpeg"), "path": None}} for i in range(count)]
+        rows = [
+            {"image": {"bytes": encoded(photos[i % 2].resize((60, 50)), "jpeg"), "path": None}}
+            for i in range(count)
+        ]
         features = Features({"image": ImageFeature(decode=False)})
         Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{split}-0.parquet")
     train, validation, _ = load_image_stream(str(tmp_path))
@@ -293,23 +344,30 @@ ITERATE = """
 import json, sys
 import torch
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
-from hf_mae.streaming import ImageStream, load_image_stream
-from hf_mae.trainer import MAETrainer
-from hf_mae.training_arguments import MAETrainingArguments
-from hf_mae.transforms import PretrainingTransform
+from hf_mae.data.streaming import ImageStream, load_image_stream
+from hf_mae.data.transforms import PretrainingTransform
+from hf_mae.training.arguments import MAETrainingArguments
+from hf_mae.training.pretraining import MAETrainer
 
 folder, out, config = sys.argv[1], sys.argv[2], MAEConfig(**json.loads(sys.argv[3]))
 torch.manual_seed(0)
 args = MAETrainingArguments(
-    out, per_device_train_batch_size=3, dataloader_num_workers=2, num_train_epochs=3, warmup_epochs=0, use_cpu=True,
-    report_to="none", eval_strategy="no", dataloader_persistent_workers=True,
+    out, per_device_train_batch_size=3, dataloader_num_workers=2, num_train_epochs=3,
+    warmup_epochs=0, use_cpu=True, report_to="none", eval_strategy="no",
+    dataloader_persistent_workers=True,
 )
-images = ImageStream(
-    load_image_stream(folder)[0], PretrainingTransform(config), 3, 0, epoch_samples=48, shuffle_buffer=5
-)
-trainer = MAETrainer(MAEForPreTraining(config), args, images, processing_class=MAEImageProcessor.from_model_config(config))
-seen, take = [], trainer._take_notes
-trainer._take_notes = lambda inputs, split: seen.append(take(inputs, split).tolist()) or torch.zeros(1)
+train, _, _ = load_image_stream(folder)
+transform = PretrainingTransform(config)
+images = ImageStream(train, transform, 3, 0, epoch_samples=48, shuffle_buffer=5)
+processor = MAEImageProcessor.from_model_config(config)
+trainer = MAETrainer(MAEForPreTraining(config), args, images, processing_class=processor)
+seen, take_notes = [], trainer._take_notes
+
+def remember(inputs, split):
+    seen.append(take_notes(inputs, split).tolist())
+    return torch.zeros(1)
+
+trainer._take_notes = remember
 trainer.train()
 json.dump(seen, open(f"{out}/rank{args.process_index}.json", "w"))
 """
@@ -322,13 +380,23 @@ def test_every_row_once_an_epoch_on_real_processes(photos, tmp_path):
     write_webdataset(tmp_path / "shards", photos, (12, 12, 12, 12))
     (tmp_path / "iterate.py").write_text(ITERATE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(tmp_path / part) for part in ("iterate.py", "shards", "out")] + [json.dumps(TINY)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    command += [str(tmp_path / part) for part in ("iterate.py", "shards", "out")] + [
+        json.dumps(TINY)
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in range(2)]
     orders = []
     for epoch in range(3):
         batches = [batch for rank in ranks for batch in rank[8 * epoch : 8 * epoch + 8]]
         orders.append([index for batch in batches for index in batch])
-        assert sorted(orders[-1]) == [10**8 * shard + row for shard in range(4) for row in range(12)]
+        assert sorted(orders[-1]) == [
+            10**8 * shard + row for shard in range(4) for row in range(12)
+        ]
     assert orders[0] != orders[1] != orders[2]

@@ -6,11 +6,18 @@ from PIL import Image
 from scipy import stats
 
 from hf_mae import MAEConfig
+from hf_mae.data.augmentation import PairMixing, erase, global_generators
 from hf_mae.data.samples import ImageSamples
 from hf_mae.data.sources import load_image_dataset
+from hf_mae.data.transforms import (
+    FineTuningTransform,
+    LinearProbeTransform,
+    MaskedEvaluationTransform,
+    PretrainingTransform,
+    RandomCropFlip,
+    random_crop_box,
+)
 from hf_mae.models.image_processing_mae import channel_statistics, normalize_images
-from hf_mae.data.transforms import FineTuningTransform, MaskedEvaluationTransform, LinearProbeTransform, PretrainingTransform, RandomCropFlip, random_crop_box
-from hf_mae.data.augmentation import PairMixing, erase, global_generators
 
 
 @pytest.fixture
@@ -24,7 +31,10 @@ def test_crop_boxes_are_torchvisions_distribution():
     rng, image = np.random.default_rng(0), torch.zeros(3, 300, 400)
     ours = np.array([random_crop_box(300, 400, rng) for _ in range(4000)], dtype=float)
     torch.manual_seed(0)
-    theirs = np.array([RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)], dtype=float)
+    theirs = np.array(
+        [RandomResizedCrop.get_params(image, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)],
+        dtype=float,
+    )
     for column in range(4):
         # two samples of one distribution differ so much once in a million times
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-6
@@ -47,18 +57,22 @@ def test_crop_boxes_of_odd_images(height, width):
 
 
 def test_training_crop_is_torchvisions_resize(config, photos):
-    """The crop of a draw, cut and resized by PIL, bicubic and antialiased."""
+    """The crop of a sample, cut and resized by PIL, bicubic and antialiased."""
     array = np.array(photos[0])
     transform, flips = PretrainingTransform(config), 0
     for i in range(40):
         sample = transform(array, np.random.default_rng(i))
         rng = np.random.default_rng(i)
         top, left, height, width = random_crop_box(*array.shape[:2], rng)
-        expected = photos[0].crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
+        expected = (
+            photos[0]
+            .crop((left, top, left + width, top + height))
+            .resize((32, 32), Image.Resampling.BICUBIC)
+        )
         expected = np.asarray(expected).astype(int)
         if rng.random() < 0.5:
             expected, flips = expected[:, ::-1], flips + 1
-        assert np.abs(sample["pixel_values"].permute(1, 2, 0).numpy() - expected).max() <= 1
+        assert np.abs(sample["images"].permute(1, 2, 0).numpy() - expected).max() <= 1
     assert 8 < flips < 32
 
 
@@ -66,12 +80,14 @@ def test_held_out_transform_is_the_processor(config, photo_folder):
     from hf_mae import MAEImageProcessor
 
     dataset = load_image_dataset(train_dir=photo_folder, train_val_split=0)["train"]
-    draws = ImageSamples(dataset, MaskedEvaluationTransform(config), 3, seed=0)
+    samples = ImageSamples(dataset, MaskedEvaluationTransform(config), 3, seed=0)
     processor = MAEImageProcessor.from_model_config(config)
     for i in range(10):
         image = Image.open(dataset[i]["image"]["path"])
-        expected = processor(image, return_tensors="pt", do_rescale=False, do_normalize=False).pixel_values[0]
-        assert torch.equal(draws[i]["pixel_values"], expected)
+        expected = processor(
+            image, return_tensors="pt", do_rescale=False, do_normalize=False
+        ).pixel_values[0]
+        assert torch.equal(samples[i]["images"], expected)
 
 
 # fine-tuning -------------------------------------------------------------------------------------
@@ -82,7 +98,7 @@ def channels(config, number):
 
 
 def test_fine_tuning_is_timms_stack(config, photos):
-    """Crop and flip as everywhere, then timm's own transforms, drawn by the same generators."""
+    """Crop and flip as everywhere, then timm's own transforms, by the same generators."""
     from timm.data.transforms_factory import transforms_imagenet_train
 
     array = np.array(photos[0])
@@ -106,12 +122,15 @@ def test_fine_tuning_is_timms_stack(config, photos):
                 expected = step(expected)
         ours = transform(array, np.random.default_rng(i))
         # the trainer's part, on the device
-        pixel_values = normalize_images(ours["pixel_values"][None], *channel_statistics(3))
+        pixel_values = normalize_images(ours["images"][None], *channel_statistics(3))
         erase(pixel_values, [ours["erased"]])
         torch.testing.assert_close(pixel_values[0], expected, rtol=0, atol=1e-5)
         plain = normalize_images(cropped, *channel_statistics(3))
         differs = (pixel_values[0] - plain).abs().amax(dim=0) > 0.01
-        changed, erased = changed + differs.any().item(), erased + (0 < differs.float().mean() < 0.4).item()
+        changed, erased = (
+            changed + differs.any().item(),
+            erased + (0 < differs.float().mean() < 0.4).item(),
+        )
     assert changed > 40
     assert erased > 3
 
@@ -125,12 +144,12 @@ def test_global_generators_leave_no_trace():
     def numbers():
         return random.random(), np.random.rand(), torch.rand(()).item()
 
-    before, drawn = states(), []
+    before, found = states(), []
     for seed in (0, 0, 1):
         with global_generators(np.random.default_rng(seed)):
-            drawn.append(numbers())
+            found.append(numbers())
     assert states() == before
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert found[0] == found[1] != found[2]
     with pytest.raises(KeyError), global_generators(np.random.default_rng(0)):
         raise KeyError
     assert states() == before
@@ -139,12 +158,14 @@ def test_global_generators_leave_no_trace():
 @pytest.mark.parametrize("number", [1, 3])
 def test_every_policy_of_rand_augment_runs(config, photos, number):
     """On grey pictures too, and at magnitudes where Pillow refuses to posterize."""
-    array = np.array(photos[0].convert("L" if number == 1 else "RGB")).reshape(*photos[0].size[::-1], number)
+    array = np.array(photos[0].convert("L" if number == 1 else "RGB")).reshape(
+        *photos[0].size[::-1], number
+    )
     transform, black = FineTuningTransform(channels(config, number), random_erasing=0), 0
     for op in transform.augment.ops:
         op.prob, op.magnitude = 1.0, 10
     for i in range(300):
-        pixels = transform(array, np.random.default_rng(i))["pixel_values"]
+        pixels = transform(array, np.random.default_rng(i))["images"]
         assert pixels.shape == (number, 32, 32)
         assert pixels.dtype == torch.uint8
         black += (pixels == pixels[:, :1, :1]).all().item()
@@ -155,24 +176,30 @@ def test_augmentation_can_be_turned_off(config, photos):
     array = np.array(photos[0])
     transform = FineTuningTransform(config, auto_augment="none", random_erasing=0)
     expected = RandomCropFlip(config, (0.08, 1.0))(array, np.random.default_rng(3))
-    pixels = transform(array, np.random.default_rng(3))["pixel_values"]
+    pixels = transform(array, np.random.default_rng(3))["images"]
     assert torch.equal(pixels, expected)
 
 
 def test_impossible_augmentation(config):
-    with pytest.raises(ValueError, match="auto_augment is 'augmix-m5'; it must be a policy of timm's RandAugment"):
+    with pytest.raises(
+        ValueError, match="auto_augment is 'augmix-m5'; it must be a policy of timm's RandAugment"
+    ):
         FineTuningTransform(config, "augmix-m5")
-    with pytest.raises(ValueError, match="1 or 3 channels and the model has 12; pass --auto_augment none"):
+    with pytest.raises(
+        ValueError, match="1 or 3 channels and the model has 12; pass --auto_augment none"
+    ):
         FineTuningTransform(channels(config, 12))
-    sample = FineTuningTransform(channels(config, 12), "none")(np.zeros((40, 40, 12), np.uint8), np.random.default_rng(0))
-    assert sample["pixel_values"].shape == (12, 32, 32)
+    sample = FineTuningTransform(channels(config, 12), "none")(
+        np.zeros((40, 40, 12), np.uint8), np.random.default_rng(0)
+    )
+    assert sample["images"].shape == (12, 32, 32)
 
 
 def test_linear_probe_crops_and_flips_only(config, photos):
     sample = LinearProbeTransform(config)(np.array(photos[0]), np.random.default_rng(5))
     expected = RandomCropFlip(config, (0.08, 1.0))(np.array(photos[0]), np.random.default_rng(5))
-    assert sample.keys() == {"pixel_values"}
-    assert torch.equal(sample["pixel_values"], expected)
+    assert sample.keys() == {"images"}
+    assert torch.equal(sample["images"], expected)
 
 
 # mixing ------------------------------------------------------------------------------------------
@@ -201,7 +228,9 @@ def test_each_pair_is_mixed_by_its_share(batch):
                 assert own.float().mean().item() == pytest.approx(share, abs=1e-6)
             else:
                 kinds.add("mixup")
-                torch.testing.assert_close(mixed[i], share * pixels[i] + (1 - share) * pixels[partner])
+                torch.testing.assert_close(
+                    mixed[i], share * pixels[i] + (1 - share) * pixels[partner]
+                )
     assert kinds == {"mixup", "cutmix"}
 
 

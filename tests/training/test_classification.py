@@ -77,7 +77,7 @@ def test_cached_features_are_the_encoders(make_classifier_trainer):
     assert len(trainer.eval_dataset) == 180
     for i in (0, 7, 179):
         sample = images[i]
-        pixels = normalize_images(sample["pixel_values"][None], (0.449,), (0.226,))
+        pixels = normalize_images(sample["images"][None], (0.449,), (0.226,))
         with torch.no_grad():
             expected = trainer.model.eval().vit(pixels).pooler_output[0]
         cached = trainer.eval_dataset[i]
@@ -119,7 +119,7 @@ def test_without_mixing_the_labels_are_smoothed(make_classifier_trainer, smoothi
     trainer = make_classifier_trainer(max_steps=1, **{**PLAIN, "label_smoothing_factor": smoothing})
     nn.init.normal_(trainer.model.classifier.weight)
     sampler = trainer._get_train_sampler()
-    samples = [trainer.train_dataset[draw] for draw in list(sampler)[:64]]
+    samples = [trainer.train_dataset[number] for number in list(sampler)[:64]]
     labels = torch.stack([sample["labels"] for sample in samples])
     with torch.no_grad():
         logits = trainer.model.train()(
@@ -244,7 +244,7 @@ def test_evaluation_against_a_loop(make_classifier_trainer, labelled_digits):
     metrics, losses, ranks = trainer.evaluate(), [], []
     for i in range(23):
         sample = trainer.eval_dataset[i]
-        pixels = normalize_images(sample["pixel_values"][None], (0.449,), (0.226,))
+        pixels = normalize_images(sample["images"][None], (0.449,), (0.226,))
         with torch.no_grad():
             logits = trainer.model.eval()(pixels).logits[0]
         losses.append(-logits.log_softmax(0)[sample["labels"]].item())
@@ -277,14 +277,14 @@ def test_knn_in_pre_trainings_evaluation(make_trainer, labelled_digits):
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] == plain["eval_loss"]
 
-    def encode(draws):
-        pixels = torch.stack([draws[i]["pixel_values"] for i in range(len(draws))])
+    def encode(samples):
+        pixels = torch.stack([samples[i]["images"] for i in range(len(samples))])
         pixels = normalize_images(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         with torch.no_grad():
             return trainer.model.vit.eval()(pixels).last_hidden_state[:, 1:].mean(dim=1)
 
     queries = trainer.eval_dataset
-    labels = [torch.tensor(draws.dataset["label"][:]) for draws in (trainer.knn_bank, queries)]
+    labels = [torch.tensor(samples.dataset["label"][:]) for samples in (trainer.knn_bank, queries)]
     expected = knn_accuracy(encode(trainer.knn_bank), labels[0], encode(queries), labels[1])
     assert metrics["eval_knn_accuracy"] == pytest.approx(expected, abs=0.02)
     assert metrics["eval_knn_accuracy"] > 0.3

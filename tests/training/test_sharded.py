@@ -56,12 +56,12 @@ import json, os, sys
 import numpy as np
 import torch
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
-from hf_mae.nonfinite import NonFiniteLossError
-from hf_mae.data import ImageSamples
-from hf_mae.image_datasets import load_image_dataset
-from hf_mae.trainer import MAETrainer
-from hf_mae.training_arguments import MAETrainingArguments
-from hf_mae.transforms import PretrainingTransform
+from hf_mae.errors import NonFiniteLossError
+from hf_mae.data.samples import ImageSamples
+from hf_mae.data.sources import load_image_dataset
+from hf_mae.training.pretraining import MAETrainer
+from hf_mae.training.arguments import MAETrainingArguments
+from hf_mae.data.transforms import PretrainingTransform
 
 class Poisoned(MAEForPreTraining):
     def forward(self, pixel_values, noise=None, **kwargs):
@@ -77,10 +77,10 @@ args = MAETrainingArguments(
 )
 torch.manual_seed(0)
 model = Poisoned(MAEConfig(**tiny))
-draws = ImageSamples(load_image_dataset("digits")["train"], PretrainingTransform(model.config), 3, args.seed)
-number = int(np.random.default_rng([args.seed, 0]).permutation(len(draws))[2 * 16 + 11])
-model.poison = draws[number]["noise"]
-trainer = MAETrainer(model, args, draws, processing_class=MAEImageProcessor.from_model_config(model.config))
+samples = ImageSamples(load_image_dataset("digits")["train"], PretrainingTransform(model.config), 3, args.seed)
+number = int(np.random.default_rng([args.seed, 0]).permutation(len(samples))[2 * 16 + 11])
+model.poison = samples[number]["noise"]
+trainer = MAETrainer(model, args, samples, processing_class=MAEImageProcessor.from_model_config(model.config))
 said = "nothing"
 try:
     trainer.train()

@@ -24,7 +24,7 @@ def test_losses_are_those_of_a_loop_written_out(make_trainer):
     trainer = make_trainer(max_steps=60, warmup_epochs=1)
     trainer.train()
     torch.manual_seed(0)
-    model, draws = MAEForPreTraining(MAEConfig(**TINY)).train(), trainer.train_dataset
+    model, dataset = MAEForPreTraining(MAEConfig(**TINY)).train(), trainer.train_dataset
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "token" not in n]
     vectors = [p for n, p in model.named_parameters() if p.ndim < 2 or "token" in n]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
@@ -35,8 +35,8 @@ def test_losses_are_those_of_a_loop_written_out(make_trainer):
         order = np.random.default_rng([42, epoch]).permutation(1617)[
             position * 64 : position * 64 + 64
         ]
-        samples = [draws[epoch * 1617 + int(index)] for index in order]
-        pixels = torch.stack([sample["pixel_values"] for sample in samples])
+        samples = [dataset[epoch * 1617 + int(index)] for index in order]
+        pixels = torch.stack([sample["images"] for sample in samples])
         pixels = (pixels / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
             [0.229, 0.224, 0.225]
         ).view(3, 1, 1)
@@ -152,7 +152,7 @@ def test_evaluation_against_a_loop(make_trainer, digits, norm_pix_loss):
     for i in range(23):
         sample = trainer.eval_dataset[i]
         pixels = normalize_images(
-            sample["pixel_values"][None], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            sample["images"][None], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         )
         with torch.no_grad():
             outputs = trainer.model.eval()(pixels, noise=sample["noise"][None])
