@@ -9,7 +9,7 @@ import yaml
 from helpers import GOLDEN, ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
-from test_export import OLDEST, make, write
+from tiny_models import OLDEST, make, write
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
 from hf_mae.conversion.zoo import ZOO

@@ -9,9 +9,7 @@ import yaml
 from helpers import GOLDEN, TINY, run_script, script_error
 from PIL import Image
 from test_cards import CLASSIFIER_FACTS, FACTS
-from test_conversion import upstream_tensors
-from test_export import make
-from test_hub import save
+from tiny_models import make, save, upstream_tensors
 
 from hf_mae import MAEModel
 from hf_mae.conversion.from_others import convert
