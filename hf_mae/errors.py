@@ -7,13 +7,14 @@ import sys
 import zlib
 from collections.abc import Iterator
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors import SafetensorError
 
 
 # what the Hub's client raises when the network fails, whichever HTTP library it uses
-NETWORK_ERRORS = HfHubHTTPError.__bases__
+NETWORK_ERRORS: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore[reportAssignmentType]
 
 # what PIL raises on files that are cut off, damaged or hostile
 DECODE_ERRORS = (
@@ -58,6 +59,8 @@ USER_ERRORS = (
 def reported_as(script: str) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
+    The user's Hub token is left out of the line.
+
     Args:
         script: Its name, which starts the line.
 
@@ -71,4 +74,8 @@ def reported_as(script: str) -> Iterator[None]:
     try:
         yield
     except USER_ERRORS as error:
-        sys.exit(f"{script}: error: {' '.join(str(error).splitlines())}")
+        message = " ".join(str(error).splitlines())
+        token = get_token()
+        if token:  # whoever put it there
+            message = message.replace(token, "(token)")
+        sys.exit(f"{script}: error: {message}")

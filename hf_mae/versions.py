@@ -10,7 +10,7 @@ import torch
 PACKAGES = ("hf-mae", "torch", "torchvision", "transformers", "accelerate", "datasets")
 
 
-def version(package):
+def version(package: str) -> str:
     """The version of an installed package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
@@ -18,19 +18,24 @@ def version(package):
         return "not installed"
 
 
-def package_versions():
-    """Versions of what a model is trained with, in a line."""
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
-    )
+def package_versions() -> str:
+    """The versions of what a model is trained with, in a line."""
+    python = f"Python {platform.python_version()}"
+    packages = [f"{package} {version(package)}" for package in PACKAGES]
+    return ", ".join([python, *packages])
 
 
-def hardware(device, num_processes):
-    """The devices in words."""
+def hardware(device: torch.device, num_processes: int) -> str:
+    """The devices of a run in words.
+
+    Example:
+
+    >>> hardware(torch.device("cpu"), 2).startswith("2 processes of ")
+    True
+    """
     if device.type == "cuda":
         return f"{num_processes} x {torch.cuda.get_device_name(device)}"
-    threads = torch.get_num_threads()
-    return (
-        f"{num_processes} process{'es' * (num_processes > 1)} of {threads} CPU "
-        f"thread{'s' * (threads > 1)}"
-    )
+    num_threads = torch.get_num_threads()
+    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    threads = "1 CPU thread" if num_threads == 1 else f"{num_threads} CPU threads"
+    return f"{processes} of {threads}"

@@ -13,58 +13,53 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from hf_mae import MAEImageProcessor
 from hf_mae.conversion.checkpoint_files import check_digest, download, read_checkpoint
 from hf_mae.conversion.from_others import convert
 from hf_mae.conversion.provenance import provenance, save_provenance
-from hf_mae.conversion.zoo import ZOO, published_model
+from hf_mae.conversion.zoo import ZOO, PublishedModel, published_model
+from hf_mae.errors import reported_as
 from hf_mae.output_folder import PROVENANCE_FILE
 
 
-def main():
+UNTOLD_FIELDS = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss")
+
+
+def main() -> None:
     args = parse()
-    try:
-        output_dir = Path(args.output_dir)
+    output_dir = Path(args.output_dir)
+    with reported_as("convert_checkpoint.py"):
         published = published_model(args.name) if args.name else None
-        path = Path(args.checkpoint) if args.checkpoint else fetch(published)
+        path = find_file(args.checkpoint, published)
         state_dict, extras = read_checkpoint(path)
         if published and published.digest:
             check_digest(path, published.digest)
-        beside = path.with_name("config.json")
-        if beside.is_file():
-            extras["config"] = read_config(beside)
-        given = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss")
-        fields = {name: getattr(args, name) for name in given if getattr(args, name) is not None}
-        conversion = convert(state_dict, extras, published, **fields)
+        extras |= read_config_beside(path)
+        conversion = convert(state_dict, extras, published, **explicit_fields(args))
         facts = provenance(conversion, path, published)
         processor = MAEImageProcessor.from_model_config(conversion.model.config)
-        if path.with_name("preprocessor_config.json").is_file():
-            conversion.notes.append(
-                "preprocessor_config.json beside the file isn't taken over; compare it with the "
-                "new one"
-            )
         output_dir.mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
         conversion.model.save_pretrained(output_dir)
         processor.save_pretrained(output_dir)
         save_provenance(facts, output_dir)
-    except (ValueError, OSError, SafetensorError) as error:
-        sys.exit(f"convert_checkpoint.py: error: {error}")
-    print(report(facts, conversion.notes, processor, output_dir))
+    notes = conversion.notes
+    if path.with_name("preprocessor_config.json").is_file():
+        notes.append(
+            "preprocessor_config.json beside the file isn't taken over; compare it with the new one"
+        )
+    print(report(facts, processor, output_dir))
+    for note in notes:
+        print(f"{'note':8} {note}")
 
 
-def read_config(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}, which says what no tensor tells, is damaged: {error}") from error
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--name", help="published model, by upstream's name or ours")
     parser.add_argument(
         "--checkpoint",
@@ -84,12 +79,9 @@ def parse():
     parser.add_argument("--list", action="store_true", help="list the published models")
     args = parser.parse_args()
     if args.list:
-        print(
-            "\n".join(
-                f"{m.hub_name:40} {m.name}{'' if m.url else '  (results only, no file)'}"
-                for m in ZOO.values()
-            )
-        )
+        for model in ZOO.values():
+            weights = "" if model.url else "  (results only, no file)"
+            print(f"{model.hub_name:40} {model.name}{weights}")
         sys.exit()
     if not args.output_dir or not (args.name or args.checkpoint):
         parser.error("give --output_dir, and --name or --checkpoint or both")
@@ -100,8 +92,16 @@ def parse():
     return args
 
 
-def fetch(published):
-    """Path of a published model's file, from the cache or the network."""
+def explicit_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """What the user says of the model, which no tensor tells."""
+    fields = {name: getattr(args, name) for name in UNTOLD_FIELDS}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def find_file(checkpoint: str | None, published: PublishedModel | None) -> Path:
+    """The file that the user gives, else the published one, from the cache or the network."""
+    if checkpoint or published is None:
+        return Path(checkpoint or "")
     if published.url is None:
         raise ValueError(
             f"no file of {published.name} was published, results only; train it with "
@@ -111,12 +111,25 @@ def fetch(published):
     return download(published.url, Path(torch.hub.get_dir()) / "checkpoints")
 
 
-def report(facts, notes, processor, output_dir):
-    outputs, crop = facts["outputs"], processor.crop_size
-    mean, std = (
-        [round(value, 3) for value in values]
-        for values in (processor.image_mean, processor.image_std)
-    )
+def read_config_beside(path: Path) -> dict[str, Any]:
+    """transformers' configuration beside a file of weights, as `config`, if there is one."""
+    beside = path.with_name("config.json")
+    if not beside.is_file():
+        return {}
+    try:
+        return {"config": json.loads(beside.read_text(encoding="utf-8"))}
+    except ValueError as error:
+        raise ValueError(
+            f"{beside}, which says what no tensor tells, is damaged: {error}"
+        ) from error
+
+
+def report(facts: dict[str, Any], processor: MAEImageProcessor, output_dir: Path) -> str:
+    """What was converted into what, a row for each fact."""
+    outputs = facts["outputs"]
+    crop = processor.crop_size
+    mean = [round(value, 3) for value in processor.image_mean]
+    std = [round(value, 3) for value in processor.image_std]
     rows = {
         "source": f"{facts['source_file']} ({facts['source_format']}), "
         f"{facts['source_tensors']} tensors",
@@ -125,15 +138,13 @@ def report(facts, notes, processor, output_dir):
         f"{facts['parameters']:,} parameters and positions",
         "keys": "none left over, none missing",
         "outputs": f"{outputs['output']} {outputs['shape']} of a fixed input: mean "
-        f"{outputs['mean']:.6g}, "
-        f"mean absolute {outputs['mean_absolute']:.6g}",
+        f"{outputs['mean']:.6g}, mean absolute {outputs['mean_absolute']:.6g}",
         "pictures": f"shortest edge to {processor.size.shortest_edge}, the middle "
-        f"{crop.height} x {crop.width}, "
-        f"mean {mean}, deviation {std}; if it was trained on others, mend preprocessor_config.json",
+        f"{crop.height} x {crop.width}, mean {mean}, deviation {std}; if it was trained on others, "
+        "mend preprocessor_config.json",
         "folder": f"{output_dir} ({PROVENANCE_FILE} has these figures)",
     }
-    lines = [f"{name:8} {text}" for name, text in rows.items()]
-    return "\n".join(lines + [f"{'note':8} {note}" for note in notes])
+    return "\n".join(f"{name:8} {text}" for name, text in rows.items())
 
 
 if __name__ == "__main__":

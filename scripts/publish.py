@@ -1,65 +1,49 @@
-"""Publishes a model on the Hub, in transformers' own format: exports, checks, writes the card,
-uploads in one commit.
+"""Publishes a model on the Hub, in transformers' own format.
 
     python scripts/publish.py --model_name_or_path DIR --repo_id ORG/NAME [--public] [--dry_run]
 
-Needs a token that may write: `hf auth login`, or HF_TOKEN. The repository is private unless
-`--public`. `--dry_run` shows
-what would be uploaded, and the card. A broken upload is repeated by the same command.
+Exports, checks, writes the card and uploads in one commit. Needs a token that may write:
+`hf auth login`, or HF_TOKEN. The repository is private unless `--public`. `--dry_run` shows what
+would be uploaded, and the card. A broken upload is repeated by the same command.
 """
 
 import argparse
-import sys
 import tempfile
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import get_token, validate_repo_id
-from safetensors import SafetensorError
+from huggingface_hub.utils import validate_repo_id
 
-from hf_mae.errors import NETWORK_ERRORS
-from hf_mae.hub.publishing import base_is_missing, prepare, upload
+from hf_mae.errors import reported_as
+from hf_mae.hub.publishing import Publication, base_is_missing, prepare, upload
 
 
-def main():
+def main() -> None:
     args = parse()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            publication = prepare(
-                args.model_name_or_path,
-                args.repo_id,
-                folder,
-                args.license,
-                args.widget_images,
-                args.with_reconstructions,
-            )
-        except (ValueError, OSError, SafetensorError) as error:
-            sys.exit(f"publish.py: error: {error}")
-        print(f"{publication.architecture}, for {args.repo_id}")
-        print("\n".join(f"  {size:15,} bytes  {name}" for name, size in publication.files.items()))
-        print(
-            "\n".join(
-                f"  {name} equal to ours, but for {by:.1e}"
-                for name, by in publication.differences.items()
-            )
+    with tempfile.TemporaryDirectory() as folder, reported_as("publish.py"):
+        publication = prepare(
+            args.model_name_or_path,
+            args.repo_id,
+            folder,
+            args.license,
+            args.widget_images,
+            args.with_reconstructions,
         )
+        print(summary(publication, args.repo_id))
         if args.dry_run:
             print(f"\n{publication.card}")
             return
-        try:
-            print(f"published at {upload(publication, args.repo_id, args.public)}")
-            if base_is_missing(publication.card):
-                print(
-                    f"note: the card's base_model, {publication.card.data.base_model}, isn't on "
-                    "the Hub: publish it too"
-                )
-        except (*NETWORK_ERRORS, ValueError) as error:
-            sys.exit(
-                f"publish.py: error: {said(error)}; nothing is lost: the same command tries again"
+        print(f"published at {upload(publication, args.repo_id, args.public)}")
+        if base_is_missing(publication.card):
+            print(
+                f"note: the card's base_model, {publication.card.data.base_model}, isn't on the "
+                "Hub: publish it too"
             )
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
+    )
     parser.add_argument(
         "--model_name_or_path",
         required=True,
@@ -99,11 +83,14 @@ def parse():
     return args
 
 
-def said(error):
-    """An error in a line, without the token, whoever put it there."""
-    text = " ".join(str(error).split())
-    token = get_token()
-    return text.replace(token, "(token)") if token else text
+def summary(publication: Publication, repo_id: str) -> str:
+    """What is about to be uploaded, and how near it is to ours."""
+    lines = [f"{publication.architecture}, for {repo_id}"]
+    for name, size in publication.files.items():
+        lines.append(f"  {size:15,} bytes  {name}")
+    for name, difference in publication.differences.items():
+        lines.append(f"  {name} equal to ours, but for {difference:.1e}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

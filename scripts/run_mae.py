@@ -18,7 +18,7 @@ from hf_mae.data.transforms import (
     MaskedEvaluationTransform,
     PretrainingTransform,
 )
-from hf_mae.hub.training_cards import PreTrainingCard
+from hf_mae.hub.cards import PreTrainingCard
 from hf_mae.models.costs import parameter_counts
 from hf_mae.output_folder import PANEL_FILE
 from hf_mae.training.arguments import MAETrainingArguments

@@ -1,5 +1,5 @@
 """Loads native folders as a user without hf_mae does, and says what they give. Run by
-test_export.py, on any transformers.
+test_to_transformers.py, on any transformers.
 
 python native_process.py REQUESTS.json: [{"do": …, "folder": …, …}] → a list of answers in
 REQUESTS.json.out, torch.save's

@@ -1,29 +1,37 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Provenance of a conversion: what went in, what came out, and what the model computes, for anybody
-to check again."""
+"""Provenance of a conversion: what went in, what came out, and what the model computes."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ..models.masking import seeded_noise
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PROVENANCE_FILE
 from .checkpoint_files import file_digest
+from .from_others import Conversion
+from .zoo import PublishedModel
 
 
-def provenance(conversion, path, published):
-    """What was converted into what.
+def provenance(
+    conversion: Conversion, path: Path, published: PublishedModel | None
+) -> dict[str, Any]:
+    """Says what was converted into what, for anybody to check again.
 
     Args:
-        conversion: `conversion.Conversion`.
+        conversion: What became of the file.
         path: The foreign file.
-        published: `zoo.PublishedModel`, or None.
+        published: What it is supposed to be.
 
     Returns:
-        dict, for `save_provenance`.
+        Facts for `save_provenance`.
+
+    Raises:
+        ValueError: the model's outputs aren't finite.
     """
     tensors = conversion.model.state_dict().values()
     return {
@@ -39,68 +47,45 @@ def provenance(conversion, path, published):
     }
 
 
-def save_provenance(facts, folder):
-    """Writes it beside the model."""
-    Path(folder, PROVENANCE_FILE).write_text(
-        json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-    )
-
-
-def load_provenance(folder):
-    """The provenance kept in a folder, {} if there is none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = Path(folder, PROVENANCE_FILE)
-    if not path.is_file():
-        return {}
-    damaged = (
-        f"{path} is damaged; convert the model again, or delete the file if you trained it further"
-    )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{damaged} ({error})") from error
-    wanted = ("name", "source_file", "source_format", "source_sha256", "outputs")
-    missing = [name for name in wanted if not isinstance(facts, dict) or name not in facts]
-    if missing:
-        raise ValueError(f"{damaged} (it lacks {', '.join(missing)})")
-    return facts
+def save_provenance(facts: dict[str, Any], folder: str | Path) -> None:
+    """Writes the provenance beside the model."""
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    Path(folder, PROVENANCE_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
-def output_checksum(model):
-    """What a model makes of an image of noise, in figures that any machine can check.
+def output_checksum(model: PreTrainedModel) -> dict[str, Any]:
+    """Says what a model makes of an image of noise, in figures that any machine can check.
 
     The image and the mask are `torch.randn` and `torch.rand` on the CPU, seed 0.
 
     Returns:
-        dict: `output` (what it is), `shape`, `mean`, `mean_absolute`, `first` (five values).
+        `output` (what it is), `shape`, `mean`, `mean_absolute` and `first` (five values).
 
     Raises:
         ValueError: the output isn't finite.
     """
-    config, generator = model.config, torch.Generator().manual_seed(0)
-    image = torch.randn(1, config.num_channels, *config.image_hw, generator=generator)
-    noise = seeded_noise(1, config.num_patches, generator)  # after the image, of one generator
-    training = model.training
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, config.num_channels, *config.image_hw, generator=generator)
+    noise = seeded_noise(1, config.num_patches, generator)  # (1, N), after the images
+    was_training = model.training
     model.eval()
     if isinstance(model, MAEForImageClassification):
-        what, output = "logits", model(image).logits
+        name, output = "logits", model(images).logits
     elif isinstance(model, MAEForPreTraining):
-        what, output = "logits", model(image, noise=noise).logits
+        name, output = "logits", model(images, noise=noise).logits
     else:
-        what, output = "last_hidden_state", model(image).last_hidden_state
-    model.train(training)
+        name, output = "last_hidden_state", model(images).last_hidden_state
+    model.train(was_training)
     output = output.double()
     if not output.isfinite().all():
         raise ValueError(
-            f"the model's {what} of a fixed input are not all finite: its weights are of no use"
+            f"the model's {name} of a fixed input are not all finite: its weights are of no use"
         )
     return {
         "input": "torch.randn and, for the mask, torch.rand; torch.Generator().manual_seed(0)",
-        "output": what,
+        "output": name,
         "shape": list(output.shape),
         "mean": output.mean().item(),
         "mean_absolute": output.abs().mean().item(),
@@ -108,12 +93,17 @@ def output_checksum(model):
     }
 
 
-def same_checksum(one, other):
-    """Whether two checksums are of the same function: as far as float32 goes on another machine."""
+def same_checksum(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two checksums are of the same function, as far as float32 goes between machines."""
     try:
         if one["shape"] != other["shape"] or one["output"] != other["output"]:
             return False
-        figures = [(c["mean"], c["mean_absolute"], *c["first"]) for c in (one, other)]
-        return all(abs(a - b) <= 1e-3 * one["mean_absolute"] for a, b in zip(*figures, strict=True))
+        tolerance = 1e-3 * one["mean_absolute"]
+        pairs = zip(_figures(one), _figures(other), strict=True)
+        return all(abs(a - b) <= tolerance for a, b in pairs)
     except (LookupError, TypeError, ValueError):  # one isn't a checksum
         return False
+
+
+def _figures(checksum: dict[str, Any]) -> list[float]:
+    return [checksum["mean"], checksum["mean_absolute"], *checksum["first"]]

@@ -1,17 +1,18 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Ours → native: folders that plain transformers loads, from 4.57 on, without our code and to the
-same outputs.
+"""Ours → native: folders that plain transformers loads, from 4.57 on, without our code.
 
-A pre-training model becomes transformers' `vit_mae`; a classifier on the mean of the patches
-`beit`, which has that head; one on the class token `vit`; and any encoder, on request, a bare
-`vit`.
+They compute what ours do. A pre-training model becomes transformers' `vit_mae`; a classifier on
+the mean of the patches `beit`, which has that head; one on the class token `vit`; and any encoder,
+on request, a bare `vit`.
 
 transformers' pipelines make every picture RGB. A model of grey images that they are to use takes
 RGB too: the luminance of a picture is folded into its patch projection.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,14 @@ from transformers import (
     AutoModelForPreTraining,
     BeitConfig,
     BitImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
     ViTConfig,
     ViTMAEConfig,
 )
 
+from ..models.configuration_mae import MAEConfig
+from ..models.image_processing_mae import MAEImageProcessor
 from ..models.key_names import NATIVE_RENAMES, rename
 from ..models.masking import seeded_noise
 from ..models.modeling_classification import MAEForImageClassification
@@ -35,41 +40,64 @@ from ..models.modeling_mae import MAEForPreTraining, MAEModel
 
 
 _SHARED_FIELDS = (
-    *(
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "hidden_act",
-        "hidden_dropout_prob",
-    ),
-    *("attention_probs_dropout_prob", "initializer_range", "layer_norm_eps", "num_channels"),
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "num_channels",
 )
 _DECODER_FIELDS = (
-    *(
-        "decoder_hidden_size",
-        "decoder_num_hidden_layers",
-        "decoder_num_attention_heads",
-        "decoder_intermediate_size",
-    ),
-    *("mask_ratio", "norm_pix_loss"),
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_num_attention_heads",
+    "decoder_intermediate_size",
+    "mask_ratio",
+    "norm_pix_loss",
 )
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601-2, as PIL's conversion to grey
 TOLERANCE = 1e-5
 
 
-def export(model, processor, folder, bare_encoder=False):
+@dataclass(frozen=True)
+class Export:
+    """What `export` wrote.
+
+    Attributes:
+        architecture: The native class.
+        differences: Output → its greatest difference from ours.
+    """
+
+    architecture: str
+    differences: dict[str, float]
+
+
+@dataclass(kw_only=True)
+class _NativeModel:
+    """A model in transformers' terms: its class, its configuration, its tensors by name."""
+
+    architecture: str
+    config: PreTrainedConfig
+    tensors: dict[str, torch.Tensor]
+
+
+def export(
+    model: PreTrainedModel,
+    processor: MAEImageProcessor,
+    folder: str | Path,
+    bare_encoder: bool = False,
+) -> Export:
     """Writes a native folder, loads it with plain transformers and compares.
 
     Args:
         model: `MAEForPreTraining`, `MAEForImageClassification` or `MAEModel`.
-        processor: Its `MAEImageProcessor`.
+        processor: Its image processor.
         folder: Where to.
         bare_encoder: Whether to leave decoder or head behind and write a `vit` for features.
-
-    Returns:
-        dict: `architecture` (the native class), and the greatest difference of each output from
-            ours.
 
     Raises:
         ValueError: there is no native model that computes the same; or, having been written, it
@@ -79,38 +107,40 @@ def export(model, processor, folder, bare_encoder=False):
 
     >>> from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
     >>> model = MAEForPreTraining(MAEConfig.from_size("tiny", image_size=32, patch_size=8))
-    >>> result = export(model, MAEImageProcessor.from_model_config(model.config), "/tmp/native")
-    >>> result["architecture"]
+    >>> processor = MAEImageProcessor.from_model_config(model.config)
+    >>> export(model, processor, "/tmp/native").architecture
     'ViTMAEForPreTraining'
     """
+    _check_that_a_native_model_fits(model.config)
     _check_that_a_native_processor_fits(model.config, processor)
-    architecture, config, tensors = _native(model, bare_encoder)
-    if model.config.num_channels == 1 and architecture != "ViTMAEForPreTraining":
-        config.num_channels, tensors = 3, _of_rgb(tensors)
+    native = _make_native(model, bare_encoder)
+    if model.config.num_channels == 1 and native.architecture != "ViTMAEForPreTraining":
+        native.config.num_channels = 3
+        native.tensors = _take_rgb(native.tensors)
+    num_channels = native.config.num_channels
     Path(folder).mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
-    config.architectures = [architecture]
-    config.dtype = "float32"
-    config.save_pretrained(folder)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    native.config.architectures = [native.architecture]
+    native.config.dtype = "float32"
+    native.config.save_pretrained(folder)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in native.tensors.items()}
     save_torch_state_dict(tensors, folder)
-    _native_processor(processor, config.num_channels).save_pretrained(folder)
-    _compare_processors(processor, folder, model.config.num_channels, config.num_channels)
-    return {
-        "architecture": architecture,
-        **_compare(model, folder, architecture, config.num_channels),
-    }
+    _native_processor(processor, num_channels).save_pretrained(folder)
+    _compare_processors(processor, folder, model.config.num_channels, num_channels)
+    differences = _compare_models(model, folder, native.architecture, num_channels)
+    return Export(native.architecture, differences)
 
 
-def _check_that_a_native_processor_fits(config, processor):
-    for name, (height, width) in {
-        "image_size": config.image_hw,
-        "patch_size": config.patch_hw,
-    }.items():
+def _check_that_a_native_model_fits(config: MAEConfig) -> None:
+    sides = {"image_size": config.image_hw, "patch_size": config.patch_hw}
+    for name, (height, width) in sides.items():
         if height != width:
             raise ValueError(
                 f"{name} is {height} x {width}; transformers' own models take squares only: this "
                 "one stays ours"
             )
+
+
+def _check_that_a_native_processor_fits(config: MAEConfig, processor: MAEImageProcessor) -> None:
     if config.num_channels not in (1, 3):
         raise ValueError(
             f"num_channels is {config.num_channels}; transformers' own image processors take 1 and "
@@ -119,59 +149,87 @@ def _check_that_a_native_processor_fits(config, processor):
     if len(processor.image_mean) != config.num_channels:
         raise ValueError(
             f"the image processor makes {len(processor.image_mean)} channels, as many as "
-            "image_mean has, and the model "
-            f"takes {config.num_channels}; mend preprocessor_config.json"
+            f"image_mean has, and the model takes {config.num_channels}; mend "
+            "preprocessor_config.json"
         )
     size = dict(processor.size)
     if not (size.get("shortest_edge") or (size.get("height") and size.get("width"))):
         raise ValueError("the image processor's size must be a shortest_edge, or height and width")
 
 
-def _native(model, bare_encoder):
-    """(class name, configuration, tensors)"""
-    if isinstance(model, MAEForPreTraining) and not bare_encoder:
-        config = ViTMAEConfig(**_fields(model, *_DECODER_FIELDS, "qkv_bias"))
-        return "ViTMAEForPreTraining", config, _renamed(model)
-    if isinstance(model, MAEForImageClassification) and not bare_encoder:
-        labels = {"id2label": model.config.id2label, "label2id": model.config.label2id}
-        labels["problem_type"] = model.config.problem_type
-        if model.config.pooling == "mean":
-            return "BeitForImageClassification", _beit_config(model, labels), _beit_tensors(model)
-        return (
-            "ViTForImageClassification",
-            ViTConfig(**_fields(model, "qkv_bias"), **labels),
-            _folded(model),
+def _make_native(model: PreTrainedModel, bare_encoder: bool) -> _NativeModel:
+    if bare_encoder or isinstance(model, MAEModel):
+        return _native_encoder(model if isinstance(model, MAEModel) else model.vit)
+    if isinstance(model, MAEForPreTraining):
+        config = ViTMAEConfig(**_read_fields(model.config, *_DECODER_FIELDS, "qkv_bias"))
+        return _NativeModel(
+            architecture="ViTMAEForPreTraining", config=config, tensors=_rename(model)
         )
-    return _bare_encoder(model if isinstance(model, MAEModel) else model.vit)
+    return _native_classifier(model)
 
 
-def _fields(model, *names):
-    config = model.config
-    sides = {"image_size": config.image_hw[0], "patch_size": config.patch_hw[0]}
-    return sides | {name: getattr(config, name) for name in (*_SHARED_FIELDS, *names)}
-
-
-def _renamed(model):
-    return rename(model.state_dict(), NATIVE_RENAMES)
-
-
-def _bare_encoder(encoder):
+def _native_encoder(encoder: MAEModel) -> _NativeModel:
     if not encoder.config.final_norm:
         raise ValueError(
             "the encoder has no final norm (a mean-pool classifier's: its norm comes after the "
-            "mean), and transformers' ViT "
-            "always has one; export the pre-trained model below it"
+            "mean), and transformers' ViT always has one; export the pre-trained model below it"
         )
     # transformers' ViT has a pooler: made the identity, it gives the class token
+    config = ViTConfig(**_read_fields(encoder.config, "qkv_bias"), pooler_act="linear")
     width = encoder.config.hidden_size
-    config = ViTConfig(**_fields(encoder, "qkv_bias"), pooler_act="linear")
-    pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
-    return "ViTModel", config, _renamed(encoder) | pooler
+    tensors = _rename(encoder)
+    tensors["pooler.dense.weight"] = torch.eye(width)
+    tensors["pooler.dense.bias"] = torch.zeros(width)
+    return _NativeModel(architecture="ViTModel", config=config, tensors=tensors)
 
 
-def _beit_config(model, labels):
+def _native_classifier(model: MAEForImageClassification) -> _NativeModel:
+    labels = {
+        "id2label": model.config.id2label,
+        "label2id": model.config.label2id,
+        "problem_type": model.config.problem_type,
+    }
+    tensors = _fold_batch_norm(model)
+    if model.config.pooling == "mean":
+        config = _beit_config(model.config, labels)
+        tensors = _beit_tensors(tensors, model.config)
+        return _NativeModel(
+            architecture="BeitForImageClassification", config=config, tensors=tensors
+        )
+    config = ViTConfig(**_read_fields(model.config, "qkv_bias"), **labels)
+    return _NativeModel(architecture="ViTForImageClassification", config=config, tensors=tensors)
+
+
+def _read_fields(config: MAEConfig, *names: str) -> dict[str, Any]:
+    """Those that every native configuration has, and the named ones."""
+    fields = {name: getattr(config, name) for name in (*_SHARED_FIELDS, *names)}
+    return {"image_size": config.image_hw[0], "patch_size": config.patch_hw[0], **fields}
+
+
+def _rename(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The tensors under native names."""
+    return rename(model.state_dict(), NATIVE_RENAMES)
+
+
+def _fold_batch_norm(model: MAEForImageClassification) -> dict[str, torch.Tensor]:
+    """The tensors under native names, the batch norm multiplied into the linear layer.
+
+    No native head has a batch norm.
+    """
+    tensors = _rename(model)
+    if not model.config.head_batch_norm:
+        return tensors
+    mean = tensors["batch_norm.running_mean"].double()
+    variance = tensors["batch_norm.running_var"].double()
+    weight = tensors["classifier.weight"].double() / (variance + model.batch_norm.eps).sqrt()
+    bias = tensors["classifier.bias"].double() - weight @ mean
+    kept = {name: t for name, t in tensors.items() if not name.startswith("batch_norm.")}
+    return kept | {"classifier.weight": weight.float(), "classifier.bias": bias.float()}
+
+
+def _beit_config(config: MAEConfig, labels: dict[str, Any]) -> BeitConfig:
     return BeitConfig(
-        **_fields(model),
+        **_read_fields(config),
         **labels,
         use_absolute_position_embeddings=True,
         use_relative_position_bias=False,
@@ -183,80 +241,73 @@ def _beit_config(model, labels):
     )
 
 
-def _beit_tensors(model):
-    """BEiT's keys have no bias: ours cancels in the softmax, being the same for every key that a
-    query asks."""
-    tensors = {}
-    for name, tensor in _folded(model).items():
-        if not name.endswith("attention.key.bias"):
-            name = name.replace("fc_norm.", "beit.pooler.layernorm.")
-            tensors[re.sub(r"^vit\.", "beit.", name)] = tensor
-    if not model.config.qkv_bias:
-        for name in [
-            name for name in tensors if re.search(r"attention\.(query|value)\.weight$", name)
-        ]:
-            tensors[name.replace("weight", "bias")] = torch.zeros(model.config.hidden_size)
-    return tensors
+def _beit_tensors(tensors: dict[str, torch.Tensor], config: MAEConfig) -> dict[str, torch.Tensor]:
+    """ViT's tensors as BEiT's.
+
+    BEiT's keys have no bias: ours cancels in the softmax, being the same for every key that a query
+    asks. Its queries and values always have one.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.endswith("attention.key.bias"):
+            continue
+        name = name.replace("fc_norm.", "beit.pooler.layernorm.")
+        name = re.sub(r"^vit\.", "beit.", name)
+        renamed[name] = tensor
+        if not config.qkv_bias and re.search(r"attention\.(query|value)\.weight$", name):
+            renamed[name.replace("weight", "bias")] = torch.zeros(config.hidden_size)
+    return renamed
 
 
-def _folded(model):
-    """Tensors under native names, with the batch norm, which no native head has, multiplied into
-    the linear layer."""
-    tensors = _renamed(model)
-    if model.config.head_batch_norm:
-        weight, bias = tensors["classifier.weight"].double(), tensors["classifier.bias"].double()
-        weight = weight / (model.batch_norm.running_var.double() + model.batch_norm.eps).sqrt()
-        bias = bias - weight @ model.batch_norm.running_mean.double()
-        tensors |= {"classifier.weight": weight.float(), "classifier.bias": bias.float()}
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith("batch_norm.")}
+def _take_rgb(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Makes a model of grey images one of RGB, whose grey it takes."""
+    (name,) = [name for name in tensors if name.endswith("patch_embeddings.projection.weight")]
+    luminance = torch.tensor(_LUMINANCE).view(1, 3, 1, 1)
+    return {**tensors, name: tensors[name] * luminance}  # (D, 1, p, p) to (D, 3, p, p)
 
 
-def _of_rgb(tensors):
-    """A model of grey images as one of RGB, whose grey it takes."""
-    weights = torch.tensor(_LUMINANCE).view(1, 3, 1, 1)
-    return {
-        name: t * weights if name.endswith("patch_embeddings.projection.weight") else t
-        for name, t in tensors.items()
-    }
-
-
-def _native_processor(processor, num_channels):
-    """BitImageProcessor: of the native ones, the one that resizes by the shortest edge in every
-    version."""
-    names = (
-        "do_resize",
-        "do_center_crop",
-        "do_rescale",
-        "do_normalize",
-        "resample",
-        "rescale_factor",
+def _native_processor(processor: MAEImageProcessor, num_channels: int) -> BitImageProcessor:
+    """Of the native ones, the one that resizes by the shortest edge in every version."""
+    copies = num_channels // len(processor.image_mean)
+    return BitImageProcessor(
+        do_resize=processor.do_resize,
+        size=_given_sides(processor.size),
+        resample=processor.resample,
+        do_center_crop=processor.do_center_crop,
+        crop_size=_given_sides(processor.crop_size),
+        do_rescale=processor.do_rescale,
+        rescale_factor=processor.rescale_factor,
+        do_normalize=processor.do_normalize,
+        image_mean=list(processor.image_mean) * copies,
+        image_std=list(processor.image_std) * copies,
+        do_convert_rgb=num_channels == 3,
     )
-    fields = {name: getattr(processor, name) for name in names}
-    for name in ("size", "crop_size"):
-        fields[name] = {
-            side: pixels for side, pixels in dict(getattr(processor, name)).items() if pixels
-        }
-    means = {name: list(getattr(processor, name)) for name in ("image_mean", "image_std")}
-    means = {name: values * (num_channels // len(values)) for name, values in means.items()}
-    return BitImageProcessor(**fields, **means, do_convert_rgb=num_channels == 3)
 
 
-def _compare_processors(processor, folder, num_channels, native_channels):
-    """Of a picture of one colour, which stays the same however it is resized and cropped.
+def _given_sides(size: Any) -> dict[str, int]:
+    return {side: pixels for side, pixels in dict(size).items() if pixels}
 
-    transformers' resizing isn't the same in all its versions, and its crop lies one pixel off ours
-    where the margin is odd.
+
+def _compare_processors(
+    processor: MAEImageProcessor, folder: str | Path, num_channels: int, native_channels: int
+) -> None:
+    """Raises ValueError unless both make the same of a picture of one colour.
+
+    Such a picture stays the same however it is resized and cropped: transformers' resizing isn't
+    the same in all its versions, and its crop lies one pixel off ours where the margin is odd.
     """
     size = dict(processor.size)
-    sides = (
-        size.get("height") or size["shortest_edge"],
-        size.get("width") or size["shortest_edge"],
-    )
+    height = size.get("height") or size["shortest_edge"]
+    width = size.get("width") or size["shortest_edge"]
     colour = (200, 100, 50) if num_channels == 3 else (100, 100, 100)
-    picture = Image.new("RGB", sides[::-1], colour)
-    asked = picture if native_channels == 3 else np.array(picture.convert("L"))[..., None]
-    ours = processor(picture, return_tensors="pt").pixel_values.expand(-1, native_channels, -1, -1)
-    theirs = AutoImageProcessor.from_pretrained(folder)(asked, return_tensors="pt").pixel_values
+    picture = Image.new("RGB", (width, height), colour)
+    native_picture = picture
+    if native_channels == 1:
+        native_picture = np.array(picture.convert("L"))[..., None]  # (H, W, 1)
+    native_processor = AutoImageProcessor.from_pretrained(folder)
+    ours = processor(picture, return_tensors="pt").pixel_values  # (1, C, H, W)
+    ours = ours.expand(-1, native_channels, -1, -1)
+    theirs = native_processor(native_picture, return_tensors="pt").pixel_values
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE):
         raise ValueError(
             f"{folder}: transformers' image processor makes other pixels of a picture than ours; "
@@ -265,39 +316,50 @@ def _compare_processors(processor, folder, num_channels, native_channels):
 
 
 @torch.no_grad()
-def _compare(model, folder, architecture, native_channels):
-    """Greatest difference of each output from that of the native folder, relative to 1 or the
-    greatest output."""
-    config, generator = model.config, torch.Generator().manual_seed(0)
+def _compare_models(
+    model: PreTrainedModel, folder: str | Path, architecture: str, native_channels: int
+) -> dict[str, float]:
+    """Compares each output with that of the native folder.
+
+    Returns:
+        Output → its greatest difference, relative to 1 or the greatest output.
+
+    Raises:
+        ValueError: one is greater than `TOLERANCE`.
+    """
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, config.num_channels, *config.image_hw, generator=generator)
-    asked = images.expand(-1, native_channels, -1, -1)
-    training = model.training
+    noise = seeded_noise(2, config.num_patches, generator)  # (B, N)
+    native_images = images.expand(-1, native_channels, -1, -1)
+    was_training = model.training
     model.eval()
     if architecture == "ViTMAEForPreTraining":
-        noise = seeded_noise(2, config.num_patches, generator)
+        names = ["loss", "logits"]
         native = AutoModelForPreTraining.from_pretrained(folder).eval()
-        ours, theirs = model(images, noise=noise), native(asked, noise=noise)
-        pairs = {"loss": (ours.loss, theirs.loss), "logits": (ours.logits, theirs.logits)}
+        ours = model(images, noise=noise)
+        theirs = native(native_images, noise=noise)
     elif architecture == "ViTModel":
+        names = ["last_hidden_state"]
         encoder = model if isinstance(model, MAEModel) else model.vit
         native = AutoModel.from_pretrained(folder).eval()
-        pairs = {
-            "last_hidden_state": (
-                encoder(images).last_hidden_state,
-                native(asked).last_hidden_state,
-            )
-        }
+        ours = encoder(images)
+        theirs = native(native_images)
     else:
+        names = ["logits"]
         native = AutoModelForImageClassification.from_pretrained(folder).eval()
-        pairs = {"logits": (model(images).logits, native(asked).logits)}
-    model.train(training)
-    differences = {}
-    for name, (ours, theirs) in pairs.items():
-        differences[name] = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1)).item()
-        if not differences[name] <= TOLERANCE:  # nor if it is NaN
+        ours = model(images)
+        theirs = native(native_images)
+    model.train(was_training)
+    differences = {name: _difference(ours[name], theirs[name]) for name in names}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:  # nor if it is NaN
             raise ValueError(
                 f"{folder}, loaded as {architecture}, gives other {name} than ours: they differ by "
-                f"{differences[name]:.3g}, "
-                f"and may by {TOLERANCE:g}; don't use it"
+                f"{difference:.3g}, and may by {TOLERANCE:g}; don't use it"
             )
     return differences
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1)).item()

@@ -1,227 +1,131 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""What every model card has in common: a dataclass says what is on it, one template writes it."""
+"""Model cards: a dataclass holds the figures and the metadata, templates/*.md say them in words."""
 
 import abc
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..conversion.zoo import KINDS, SOURCES, ZOO, PublishedModel
 from ..models.configuration_mae import MAEConfig
 from ..models.costs import count
+from ..output_folder import CURVES_FILE, FACTS_FILE, PANEL_FILE, OutputFolder
 
 
 TAGS = ["masked-autoencoder", "mae", "vision"]
+ORGANIZATION = "hf-mae"
+EXAMPLE_FILE = "china.jpg"  # a photograph that scikit-learn ships
+IMAGENET_HUB_ID = "ILSVRC/imagenet-1k"
 
-_TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ card.title }}
-
-{{ card.introduction }}
-{% for heading, text in card.sections.items() if text %}
-## {{ heading }}
-
-{{ text }}
-{% endfor %}"""
-
-MAE = "[arXiv 2111.06377](https://arxiv.org/abs/2111.06377)"
-CITATION = """```bibtex
-@Article{MaskedAutoencoders2021,
-  author  = {Kaiming He and Xinlei Chen and Saining Xie and Yanghao Li and Piotr Doll{\\'a}r and Ross Girshick},
-  journal = {arXiv:2111.06377},
-  title   = {Masked Autoencoders Are Scalable Vision Learners},
-  year    = {2021},
+# a name that a template misspells is an error, not an empty string
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.globals |= {
+    "count": count,
+    "curves_file": CURVES_FILE,
+    "imagenet": IMAGENET_HUB_ID,
+    "panel_file": PANEL_FILE,
+    "paper": "[arXiv 2111.06377](https://arxiv.org/abs/2111.06377)",
 }
-```"""
 
 
 @dataclass(kw_only=True)
 class Example:
-    """A picture on a card, and what the model said of it: [{"label": …, "score": …}, …], None if it
-    wasn't asked."""
+    """A picture on a card, and what the model said of it.
+
+    Attributes:
+        src: Its address.
+        title: What it is called.
+        output: [{"label": …, "score": …}, …]; None if the model wasn't asked.
+    """
 
     src: str
     title: str
-    output: list | None = None
+    output: list[dict[str, Any]] | None = None
 
     @property
-    def widget(self):
-        return {
-            "src": self.src,
-            "example_title": self.title,
-            **({"output": self.output} if self.output else {}),
-        }
+    def widget(self) -> dict[str, Any]:
+        """The example as the Hub's metadata have it."""
+        shown: dict[str, Any] = {"src": self.src, "example_title": self.title}
+        if self.output:
+            shown["output"] = self.output
+        return shown
 
 
 @dataclass(kw_only=True)
 class Card(abc.ABC):
-    """What every card says. Subclasses fill in the rest.
+    """What every card says; subclasses fill in the rest.
 
     Attributes:
         folder: Where the model lies: its name here, or its Hub id.
         config: Its configuration.
-        native: Whether it lies there in transformers' own format: the native architecture, or None.
-        license: Hub's name of the licence, or None where nobody has said.
+        native: The native class, if the model lies there in transformers' own format, or None.
+        license: The Hub's name of the licence, or None where nobody has said.
         examples: Pictures for the Hub's widget.
     """
+
+    template: ClassVar[str]
 
     folder: str
     config: MAEConfig
     native: str | None = None
     license: str | None = None
-    examples: list = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
     @property
     @abc.abstractmethod
-    def architecture(self):
-        """Name of our class."""
+    def architecture(self) -> str:
+        """The name of our class."""
 
     @property
-    def is_classifier(self):
+    def is_classifier(self) -> bool:
         return self.architecture == "MAEForImageClassification"
 
     @property
-    def data(self):
+    def costs(self) -> tuple[int, int, int]:
+        """Parameters, those of the encoder, and multiply-adds, counted on the model itself."""
+        parameters, encoder_parameters, multiply_adds = count(self.config, self.architecture)
+        return parameters, encoder_parameters, multiply_adds
+
+    @property
+    def channels(self) -> str:
+        """The number of channels in words."""
+        number = self.config.num_channels
+        return "1 channel" if number == 1 else f"{number} channels"
+
+    @property
+    def metadata_fields(self) -> dict[str, Any]:
         """The metadata's fields beside those of `Card`."""
         return {}
 
     @property
-    def metadata(self):
-        kind = "image-classification" if self.is_classifier else "image-feature-extraction"
+    def metadata(self) -> ModelCardData:
+        """What the Hub reads of the card."""
+        task = "image-classification" if self.is_classifier else "image-feature-extraction"
+        widget = [example.widget for example in self.examples]
         return ModelCardData(
             license=self.license,
             library_name="transformers" if self.native else "hf_mae",
-            pipeline_tag=kind,
+            pipeline_tag=task,
             tags=TAGS,
-            widget=[example.widget for example in self.examples] or None,
-            **self.data,
+            widget=widget or None,
+            **self.metadata_fields,
         )
 
-    @property
-    @abc.abstractmethod
-    def sections(self):
-        """Heading → text, None where there is nothing to say."""
-
-    def render(self):
-        """The card, `huggingface_hub.ModelCard`."""
-        return ModelCard.from_template(self.metadata, template_str=_TEMPLATE, card=self)
-
-    @property
-    def usage(self):
-        """Code for plain transformers and for hf_mae, as Markdown."""
-        own = self._own_code.format(
-            folder=self.folder, **(_ANY if self._opens_pictures else _ARRAYS)
-        )
-        if not self.native:
-            return own
-        plain = {"ViTModel": _NATIVE_ENCODER, "ViTMAEForPreTraining": _NATIVE_FEATURES}.get(
-            self.native, _NATIVE_CLASSIFIER
-        )
-        grey = self.config.num_channels == 1
-        opened = _GREY if grey and self.native == "ViTMAEForPreTraining" else _RGB
-        plain = plain.format(folder=self.folder, **opened) + f"\n\n{_GREY_PICTURES}" * grey
-        return f"With plain transformers, 4.57 or newer:\n\n{plain}\n\nWith hf_mae:\n\n{own}"
-
-    @property
-    def _opens_pictures(self):
-        return self.config.num_channels in (1, 3, 4)
-
-    @property
-    def _own_code(self):
-        if not self.is_classifier:
-            return _OWN_PRETRAINED if self.native == "ViTMAEForPreTraining" else _OWN_FEATURES
-        if self.native:
-            return _OWN_PREDICTION
-        return _OWN_CLASSIFIER if self._opens_pictures else _OWN_LOGITS
-
-    @property
-    def licence(self):
-        return f"{self.license}; as its publisher says." if self.license else None
-
-    @property
-    def size(self):
-        """Parameters and work, counted on the model itself."""
-        parameters, in_encoder, work = count(self.config, self.architecture)
-        (height, width), (p, q) = self.config.image_hw, self.config.patch_hw
-        channels = f"{self.config.num_channels} channel{'s' * (self.config.num_channels > 1)}"
-        encoder = (
-            f", {in_encoder / 1e6:.2f} M of them in the encoder" if in_encoder < parameters else ""
-        )
-        whole = "" if self.is_classifier else ", of which nothing is masked"
-        return (
-            f"{parameters / 1e6:.2f} M parameters{encoder} (position tables included); "
-            f"{work / 1e9:.2f} G multiply-adds for "
-            f"one image{whole}: {height} x {width} pixels in {channels}, "
-            f"patches of {p} x {q}."
-        )
-
-
-_NATIVE_CLASSIFIER = """```python
-from transformers import pipeline
-
-pipeline("image-classification", "{folder}")("picture.jpg")
-```"""
-_NATIVE_FEATURES = """```python
-{imports}
-from transformers import AutoImageProcessor, AutoModelForPreTraining, ViTModel
-
-inputs = AutoImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
-features = ViTModel.from_pretrained("{folder}", add_pooling_layer=False)(**inputs).last_hidden_state  # nothing masked
-loss = AutoModelForPreTraining.from_pretrained("{folder}")(**inputs).loss  # of what it fills in, masked at random
-```"""
-_NATIVE_ENCODER = """```python
-{imports}
-from transformers import AutoImageProcessor, AutoModel
-
-inputs = AutoImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
-features = AutoModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
-```"""
-_OWN_FEATURES = """```python
-{imports}
-from hf_mae import MAEImageProcessor, MAEModel
-
-inputs = MAEImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
-features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
-```"""
-_OWN_PRETRAINED = """```python
-{imports}
-from hf_mae import MAEForPreTraining, MAEImageProcessor, MAEModel
-
-inputs = MAEImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
-features = MAEModel.from_pretrained("{folder}")(**inputs).last_hidden_state  # class token, then patches in order
-pictures = MAEForPreTraining.from_pretrained("{folder}").reconstruct(**inputs).images  # hides most of it, fills it in
-```"""
-_OWN_CLASSIFIER = """```python
-import hf_mae
-from transformers import pipeline
-
-pipeline("image-classification", "{folder}")("picture.jpg")
-```"""
-_OWN_LOGITS = """```python
-{imports}
-from hf_mae import MAEForImageClassification, MAEImageProcessor
-
-inputs = MAEImageProcessor.from_pretrained("{folder}")({picture}, return_tensors="pt")
-logits = MAEForImageClassification.from_pretrained("{folder}")(**inputs).logits
-```"""
-_OWN_PREDICTION = """```
-python scripts/predict.py --model_name_or_path {folder} picture.jpg
-```"""
-# how the code opens a picture: as it is, in the channels that plain transformers is given, or an
-# array of any channels
-_ANY = {"imports": "from PIL import Image", "picture": 'Image.open("picture.jpg")'}
-_RGB = {**_ANY, "picture": 'Image.open("picture.jpg").convert("RGB")'}
-_GREY = {
-    "imports": "import numpy as np\nfrom PIL import Image",
-    "picture": 'np.array(Image.open("picture.jpg").convert("L"))[..., None]',
-}
-_ARRAYS = {"imports": "import numpy as np", "picture": 'np.load("picture.npy")'}
-_GREY_PICTURES = (
-    "It was trained on grey pictures; of one in colour it sees the luminance. Plain transformers "
-    "clips pictures of 16 bits: "
-    "scale them to 8 first (hf_mae does)."
-)
+    def render(self) -> ModelCard:
+        """Writes the card by its template."""
+        template = _TEMPLATES.get_template(self.template)
+        return ModelCard(template.render(metadata=self.metadata.to_yaml(), card=self))
 
 
 @dataclass(kw_only=True)
@@ -233,34 +137,254 @@ class PlainCard(Card):
         source: Where its weights come from, a sentence; None if nobody knows.
     """
 
+    template = "plain.md"
+
     class_name: str
     source: str | None = None
 
     @property
-    def architecture(self):
+    def architecture(self) -> str:
         return self.class_name
 
-    @property
-    def title(self):
-        return self.folder.rpartition("/")[2]
+
+@dataclass(kw_only=True)
+class TrainingCard(Card):
+    """The card of a freshly trained model; every figure is one that the run gave.
+
+    Attributes:
+        dataset: Name of what it was trained on.
+        hub_dataset: Its Hub id, if it has one.
+        base_model: Hub id of what it was trained from, if it has one.
+        num_parameters: Parameters of the encoder and in all.
+        num_train_images, num_held_out_images, epochs, steps, total_batch_size, learning_rate: The
+            run.
+        hardware: What it ran on.
+        versions: Of the packages that it ran with.
+        command: What repeats it.
+        results: Name → value, on held-out images; empty without them.
+        pictures: Files of the folder that the card shows, of `CURVES_FILE` and `PANEL_FILE`.
+    """
+
+    dataset: str
+    hub_dataset: str | None = None
+    base_model: str | None = None
+    num_parameters: tuple[int, int]
+    num_train_images: int
+    num_held_out_images: int
+    epochs: float
+    steps: int
+    total_batch_size: int
+    learning_rate: float
+    hardware: str
+    versions: str
+    command: str
+    results: dict[str, float] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
 
     @property
-    def introduction(self):
-        what = {
-            "MAEForPreTraining": "A Masked Autoencoder",
-            "MAEModel": "The encoder of a Masked Autoencoder",
-        }
-        return (
-            f"{what.get(self.class_name, 'A classifier on the encoder of a Masked Autoencoder')} "
-            f"({MAE})."
-        )
+    def metadata_fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"datasets": [self.hub_dataset] if self.hub_dataset else None}
+        if self.base_model:
+            fields |= {"base_model": self.base_model, "base_model_relation": "finetune"}
+        return fields
+
+    def save_facts(self, folder: str | Path) -> None:
+        """Keeps what the card says beside the model, for publishing to write it again."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "config"]
+        facts = {name: getattr(self, name) for name in names}
+        text = json.dumps({"card": type(self).__name__, **facts}, indent=2)
+        Path(folder, FACTS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+@dataclass(kw_only=True)
+class PreTrainingCard(TrainingCard):
+    """The card of a pre-trained model; `results` are predictor → held-out loss.
+
+    Attributes:
+        knn_accuracy: Of the features, if it was measured.
+    """
+
+    template = "pretraining.md"
+
+    knn_accuracy: float | None = None
 
     @property
-    def sections(self):
-        return {
-            "Use": self.usage,
-            "Origin": self.source,
-            "Size": self.size,
-            "Licence": self.licence,
-            "Citation": CITATION,
+    def architecture(self) -> str:
+        return "MAEForPreTraining"
+
+
+@dataclass(kw_only=True)
+class ClassifierCard(TrainingCard):
+    """The card of a classifier; `results` are metric → share.
+
+    Attributes:
+        method: How it was trained, a sentence.
+        started_from: The encoder's weights before, in words.
+    """
+
+    template = "classifier.md"
+
+    method: str
+    started_from: str
+
+    @property
+    def architecture(self) -> str:
+        return "MAEForImageClassification"
+
+    @property
+    def metadata_fields(self) -> dict[str, Any]:
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=self.hub_dataset or self.dataset,
+                dataset_name=self.dataset,
+                metric_type="accuracy",
+                metric_name=name,
+                metric_value=round(value, 5),
+            )
+            for name, value in self.results.items()
+        ]
+        measured = {"model_name": self.folder, "eval_results": results} if results else {}
+        return super().metadata_fields | measured
+
+
+# the names under which card.json keeps a card: they stay, whatever the classes are called
+_TRAINING_CARDS = {"PreTrainingCard": PreTrainingCard, "ClassifierCard": ClassifierCard}
+
+
+def load_training_card(
+    written: OutputFolder, config: MAEConfig, **published: Any
+) -> TrainingCard | None:
+    """Makes the card of a folder again, with fields changed for publishing.
+
+    Args:
+        written: The folder.
+        config: The configuration of its model.
+        published: Fields of the card.
+
+    Returns:
+        The card; None if no training script wrote the folder.
+
+    Raises:
+        ValueError: what the script kept for the card is damaged.
+    """
+    if written.card_facts is None:
+        return None
+    facts = dict(written.card_facts)
+    try:
+        card_class = _TRAINING_CARDS[facts.pop("card")]
+        return card_class(**{**facts, "config": config, **published})
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"{written.path / FACTS_FILE} is damaged; without it the card says less, so delete it "
+            f"to go on ({error})"
+        ) from error
+
+
+@dataclass(kw_only=True)
+class ZooCard(Card):
+    """The card of a published model; every figure on it is upstream's, or counted.
+
+    Attributes:
+        published: Its row of the table.
+        source_sha256: Digest of the file that it was converted from, if it was.
+        weights_are_upstreams: Whether upstream's figures are of these weights.
+    """
+
+    template = "zoo.md"
+
+    published: PublishedModel
+    source_sha256: str | None = None
+    weights_are_upstreams: bool = True
+
+    @classmethod
+    def of(cls, published: PublishedModel, **fields: Any) -> "ZooCard":
+        """Makes the card as it is before anybody converted the weights, or with fields changed."""
+        facts: dict[str, Any] = {
+            "folder": f"{ORGANIZATION}/{published.hub_name}",
+            "config": published.config,
+            "native": _native_architecture(published),
+            "license": published.license,
+            **fields,
         }
+        if published.kind != "pretrain" and "examples" not in facts:
+            address = f"https://huggingface.co/{facts['folder']}/resolve/main"
+            example = Example(src=f"{address}/examples/{EXAMPLE_FILE}", title="temple")
+            facts["examples"] = [example]
+        return cls(published=published, **facts)
+
+    @property
+    def architecture(self) -> str:
+        return self.published.architecture
+
+    @property
+    def organization(self) -> str:
+        """Whose models the card names."""
+        return self.folder.rpartition("/")[0] or ORGANIZATION
+
+    @property
+    def source(self) -> dict[str, str]:
+        """Who published it: `authors`, `url` and `license`."""
+        return SOURCES[self.published.source]
+
+    @property
+    def below(self) -> PublishedModel | None:
+        """The pre-trained model that a classifier starts from."""
+        return ZOO.get(self.published.starts_from or "")
+
+    @property
+    def classifiers(self) -> list[PublishedModel]:
+        """The published models that start from it, fine-tuned ones first."""
+        found = [model for model in ZOO.values() if model.starts_from == self.published.name]
+        return sorted(found, key=lambda model: KINDS.index(model.kind))
+
+    @property
+    def training_script(self) -> str:
+        """The script of its kind of training."""
+        scripts = {
+            "pretrain": "run_mae.py",
+            "finetune": "run_finetune.py",
+            "linear_probe": "run_linear_probe.py",
+        }
+        return scripts[self.published.kind]
+
+    @property
+    def num_processes(self) -> int:
+        """As many as the batch size of its recipe is written for."""
+        return 32 if self.published.recipe == "finetune/vit-huge-50e-448px" else 8
+
+    @property
+    def metadata_fields(self) -> dict[str, Any]:
+        published = self.published
+        fields: dict[str, Any] = {"datasets": ["imagenet-1k"]}
+        if self.below:
+            fields["base_model"] = f"{self.organization}/{self.below.hub_name}"
+            fields["base_model_relation"] = "finetune"
+        if published.top1 and self.weights_are_upstreams:
+            result = EvalResult(
+                task_type="image-classification",
+                dataset_type="imagenet-1k",
+                dataset_name="ImageNet-1k",
+                dataset_split="validation",
+                metric_type="accuracy",
+                metric_name=f"top-1 accuracy, as reported by {published.source}",
+                metric_value=published.top1,
+                source_name=published.source,
+                source_url=self.source["url"],
+            )
+            fields |= {"model_name": published.hub_name, "eval_results": [result]}
+        return fields
+
+
+def _native_architecture(published: PublishedModel) -> str:
+    """The class as which `export` writes it."""
+    if published.kind == "pretrain":
+        return "ViTMAEForPreTraining" if published.has_decoder else "ViTModel"
+    pools_mean = published.config.pooling == "mean"
+    return "BeitForImageClassification" if pools_mean else "ViTForImageClassification"
+
+
+def zoo_table() -> str:
+    """Writes the published models as a Markdown table for the README."""
+    table = _TEMPLATES.get_template("zoo_table.md").render(models=ZOO.values())
+    return table.rstrip("\n")

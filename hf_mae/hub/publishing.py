@@ -1,28 +1,37 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Publishing on the Hub: a native folder that was checked, its card, and one commit."""
 
+import contextlib
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import HfApi, ModelCard
+from jinja2 import UndefinedError
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from transformers import pipeline
+from transformers import PreTrainedModel, pipeline
 
 from ..conversion.from_others import check_published
-from ..conversion.provenance import load_provenance, output_checksum, same_checksum
+from ..conversion.provenance import output_checksum, same_checksum
 from ..conversion.to_transformers import export
-from ..conversion.zoo import published_model
+from ..conversion.zoo import PublishedModel, published_model
 from ..errors import NETWORK_ERRORS
 from ..models.image_processing_mae import image_to_array
 from ..models.loading import load_model
-from ..output_folder import CURVES_FILE, FACTS_FILE, PANEL_FILE, PROVENANCE_FILE, RECIPE_FILE
-from .cards import Example, PlainCard
-from .training_cards import TrainingCard, load_training_card
-from .zoo_cards import EXAMPLE, ZooCard
+from ..output_folder import (
+    CARD_FILE,
+    FACTS_FILE,
+    PANEL_FILE,
+    PROVENANCE_FILE,
+    RECIPE_FILE,
+    OutputFolder,
+)
+from .cards import EXAMPLE_FILE, Card, Example, PlainCard, TrainingCard, ZooCard, load_training_card
 
 
 @dataclass
@@ -31,7 +40,7 @@ class Publication:
 
     Attributes:
         folder: Where it lies, complete.
-        card: Its `huggingface_hub.ModelCard`.
+        card: Its card.
         architecture: The native class.
         differences: Output → greatest difference of the native model from ours.
     """
@@ -39,115 +48,71 @@ class Publication:
     folder: Path
     card: ModelCard
     architecture: str
-    differences: dict
+    differences: dict[str, float]
 
     @property
-    def files(self):
+    def files(self) -> dict[str, int]:
         """Name in the repository → size in bytes."""
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
 
 
-def prepare(source, repo_id, folder, license=None, widget_images=(), with_reconstructions=False):
+def prepare(
+    source: str | Path,
+    repo_id: str,
+    folder: str | Path,
+    license: str | None = None,
+    widget_images: Sequence[str | Path] = (),
+    with_reconstructions: bool = False,
+) -> Publication:
     """Makes the folder that is published: native model, processor, card, plots and recipe.
 
     Args:
         source: A folder that one of our scripts wrote.
         repo_id: Hub id of what it becomes.
         folder: Empty folder to write to.
-        license: Hub's name of the licence; else that of the published model or of the card in
-            `source`.
+        license: The Hub's name of the licence; else that of the published model, or the one that
+            was stated in `source`.
         widget_images: Image files for a classifier's widget; published models have one of their
             own.
         with_reconstructions: Whether to show held-out images that the run drew; they may be nobody
             else's business.
-
-    Returns:
-        `Publication`
 
     Raises:
         ValueError: there is no licence; or the model, or its native form, doesn't compute what it
             should.
         OSError: something is missing.
     """
-    source, folder = Path(source), Path(folder)
-    if not source.is_dir():
-        raise ValueError(f"model_name_or_path {source} is no folder here")
-    provenance = load_provenance(source)
-    published = published_model(provenance["name"]) if provenance.get("name") else None
-    license = _license_of(source, published, license)
-    model, processor = load_model(source)
-    if provenance and not same_checksum(provenance["outputs"], output_checksum(model)):
-        raise ValueError(
-            f"{source / PROVENANCE_FILE} says what the converted model computes, and this one computes "
-            "something else: its "
-            "weights were changed or damaged since; convert it again, or delete the file if you "
-            "trained it further"
-        )
-    if published:
-        check_published(model, published)
-    result = export(model, processor, folder)
-    architecture = result.pop("architecture")
-    for name in (PROVENANCE_FILE, CURVES_FILE, *[PANEL_FILE] * with_reconstructions):
-        if (source / name).is_file():
-            shutil.copy(source / name, folder / name)
-    examples = _examples(folder, repo_id, published, widget_images, architecture)
-    facts = {"folder": repo_id, "native": architecture, "license": license, "examples": examples}
-    card = _card(source, model, published, provenance, facts)
-    if (source / RECIPE_FILE).is_file():
-        (folder / RECIPE_FILE).write_text(
-            _public_recipe(source / RECIPE_FILE, card), encoding="utf-8"
-        )
-    card = (
-        _render_training_card(card, source, folder)
-        if isinstance(card, TrainingCard)
-        else card.render()
-    )
-    card.save(folder / "README.md")
-    return Publication(folder, card, architecture, result)
+    folder = Path(folder)
+    written = OutputFolder.read(source)
+    published = _find_published(written)
+    license = _choose_license(written, published, license)
+    model, processor = load_model(written.path)
+    _check_model(model, written, published)
+    exported = export(model, processor, folder)
+    hidden = () if with_reconstructions else (PANEL_FILE,)
+    pictures = [name for name in written.pictures if name not in hidden]
+    _copy_files(written, pictures, folder)
+    examples = _make_examples(folder, repo_id, published, widget_images, exported.architecture)
+    facts = {"folder": repo_id, "native": exported.architecture}
+    facts |= {"license": license, "examples": examples}
+    card = _make_card(written, published, model, facts)
+    _write_public_recipe(written, card, folder)
+    rendered = _render(card, written, pictures)
+    rendered.save(folder / CARD_FILE)
+    return Publication(folder, rendered, exported.architecture, exported.differences)
 
 
-def _render_training_card(card, source, folder):
-    """With the pictures that are published."""
-    try:
-        card.pictures = [name for name in card.pictures if (folder / name).is_file()]
-        return card.render()
-    except (TypeError, LookupError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{source / FACTS_FILE} is damaged: no card can be made of it ({error})"
-        ) from error
+def _find_published(written: OutputFolder) -> PublishedModel | None:
+    """The published model whose weights were converted, as their provenance says."""
+    if not written.provenance or not written.provenance["name"]:
+        return None
+    return published_model(written.provenance["name"])
 
 
-def _public_recipe(path, card):
-    """The recipe of a run, without tokens, and without the way to files: that is nobody else's
-    business."""
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kept = {name: value for name, value in recipe.items() if "token" not in name}
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no recipe; mend it, or delete it to go on ({error})"
-        ) from error
-    # anything else with a slash is a way to something here
-    hub_ids = [card.hub_dataset, card.base_model] if isinstance(card, TrainingCard) else []
-    return yaml.safe_dump(
-        {name: _without_folders(value, hub_ids) for name, value in kept.items()}, sort_keys=False
-    )
-
-
-def _without_folders(value, hub_ids):
-    if isinstance(value, dict):
-        return {name: _without_folders(part, hub_ids) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(part, hub_ids) for part in value]
-    if not isinstance(value, str) or value in hub_ids:
-        return value
-    if value.lstrip().startswith(("{", "[")):
-        return _without_folders(yaml.safe_load(value), hub_ids)
-    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-
-
-def _license_of(source, published, given):
+def _choose_license(
+    written: OutputFolder, published: PublishedModel | None, given: str | None
+) -> str:
     if published and published.url:
         if given and given != published.license:
             raise ValueError(
@@ -155,54 +120,79 @@ def _license_of(source, published, given):
                 "and stays so: leave it out"
             )
         return published.license
-    readme = source / "README.md"
-    try:
-        license = given or (readme.is_file() and ModelCard.load(readme).data.license)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{readme} has metadata that can't be read; mend it, or give --license: {error}"
-        ) from error
+    license = given or written.stated_license()
     if not license:
         raise ValueError(
             "nobody has said under which licence this may be used; give --license (apache-2.0, "
-            "mit, cc-by-4.0, …: the Hub's "
-            "names). Weights that started from others' carry their terms: the MAE authors' are "
-            "cc-by-nc-4.0"
+            "mit, cc-by-4.0, …: the Hub's names). Weights that started from others' carry their "
+            "terms: the MAE authors' are cc-by-nc-4.0"
         )
     return license
 
 
-def _examples(folder, repo_id, published, images, architecture):
-    """Copies the pictures of the widget into the folder, and asks the native model."""
+def _check_model(
+    model: PreTrainedModel, written: OutputFolder, published: PublishedModel | None
+) -> None:
+    """Raises ValueError unless a converted model computes what its provenance says, and is of the
+    size that its name says."""
+    provenance = written.provenance
+    if provenance and not same_checksum(provenance["outputs"], output_checksum(model)):
+        raise ValueError(
+            f"{written.path / PROVENANCE_FILE} says what the converted model computes, and this "
+            "one computes something else: its weights were changed or damaged since; convert it "
+            "again, or delete the file if you trained it further"
+        )
+    if published:
+        check_published(model, published)
+
+
+def _copy_files(written: OutputFolder, pictures: list[str], folder: Path) -> None:
+    """Copies what is published as it is."""
+    for name in pictures:
+        shutil.copy(written.path / name, folder / name)
+    if written.provenance:
+        shutil.copy(written.path / PROVENANCE_FILE, folder / PROVENANCE_FILE)
+
+
+def _make_examples(
+    folder: Path,
+    repo_id: str,
+    published: PublishedModel | None,
+    images: Sequence[str | Path],
+    architecture: str,
+) -> list[Example]:
+    """Copies the pictures of the widget into the folder, and asks the native model of each."""
     if not architecture.endswith("ForImageClassification"):
         if images:
             raise ValueError(
                 "widget images are for classifiers; the Hub has no widget for features"
             )
         return []
+    if not images and not published:
+        return []
     target = folder / "examples"
-    if published and not images:
-        target.mkdir()
-        Image.fromarray(load_sample_images().images[0]).save(target / EXAMPLE)
-        images = [target / EXAMPLE]
-    classify = pipeline("image-classification", model=str(folder)) if images else None
+    target.mkdir()
+    shown = [_copy_pixels(Path(image), target) for image in images]
+    if not shown:
+        shown = [target / EXAMPLE_FILE]
+        Image.fromarray(load_sample_images().images[0]).save(shown[0])
+    classify = pipeline("image-classification", model=str(folder))
     examples = []
-    for image in map(Path, images):
-        target.mkdir(exist_ok=True)
-        shown = image if image.parent == target else _copy_of_pixels(image, target)
-        with Image.open(shown) as picture:
+    for path in shown:
+        with Image.open(path) as picture:
             found = classify(picture, top_k=5)
         output = [{"label": guess["label"], "score": round(guess["score"], 4)} for guess in found]
-        src = f"https://huggingface.co/{repo_id}/resolve/main/examples/{shown.name}"
-        examples.append(
-            Example(src=src, title="temple" if shown.name == EXAMPLE else shown.stem, output=output)
-        )
+        src = f"https://huggingface.co/{repo_id}/resolve/main/examples/{path.name}"
+        title = "temple" if path.name == EXAMPLE_FILE else path.stem
+        examples.append(Example(src=src, title=title, output=output))
     return examples
 
 
-def _copy_of_pixels(image, folder):
-    """Writes an image's pixels, upright, and nothing else: a photograph's file also says where and
-    when it was taken."""
+def _copy_pixels(image: Path, folder: Path) -> Path:
+    """Writes an image's pixels, upright, and nothing else.
+
+    A photograph's file also says where and when it was taken.
+    """
     path = folder / f"{image.stem}.png"
     if path.exists():
         raise ValueError(f"two widget images are called {image.stem}; give them different names")
@@ -211,18 +201,24 @@ def _copy_of_pixels(image, folder):
     return path
 
 
-def _card(source, model, published, provenance, facts):
-    if published:
+def _make_card(
+    written: OutputFolder,
+    published: PublishedModel | None,
+    model: PreTrainedModel,
+    facts: dict[str, Any],
+) -> Card:
+    """The card of a published model, of a trained one, or of any other."""
+    provenance = written.provenance
+    if published and provenance:
         # upstream's figures belong to its file, whose digest was checked; under a name without a
         # file come any weights
-        theirs = published.digest is not None
         return ZooCard.of(
             published,
             **facts,
             source_sha256=provenance["source_sha256"],
-            weights_are_upstreams=theirs,
+            weights_are_upstreams=published.digest is not None,
         )
-    trained = load_training_card(source, model.config, **facts)
+    trained = load_training_card(written, model.config, **facts)
     if trained:
         return trained
     origin = None
@@ -234,8 +230,48 @@ def _card(source, model, published, provenance, facts):
     return PlainCard(config=model.config, class_name=type(model).__name__, source=origin, **facts)
 
 
-def upload(publication, repo_id, public=False):
-    """Puts it on the Hub in one commit, as a private repository unless `public`; may be repeated.
+def _write_public_recipe(written: OutputFolder, card: Card, folder: Path) -> None:
+    """Writes the recipe of a run without tokens, and without the way to files.
+
+    That way is nobody else's business.
+    """
+    if written.recipe is None:
+        return
+    kept = {name: value for name, value in written.recipe.items() if "token" not in name}
+    # anything else with a slash is a way to something here
+    hub_ids = [card.hub_dataset, card.base_model] if isinstance(card, TrainingCard) else []
+    public = _without_folders(kept, hub_ids)
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump(public, sort_keys=False), encoding="utf-8")
+
+
+def _without_folders(value: Any, hub_ids: list[str | None]) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_folders(part, hub_ids) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(part, hub_ids) for part in value]
+    if not isinstance(value, str) or value in hub_ids:
+        return value
+    if value.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(yaml.YAMLError):
+            return _without_folders(yaml.safe_load(value), hub_ids)
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+
+
+def _render(card: Card, written: OutputFolder, pictures: list[str]) -> ModelCard:
+    """Writes the card, with the pictures that are published."""
+    if not isinstance(card, TrainingCard):
+        return card.render()
+    try:
+        card.pictures = [name for name in card.pictures if name in pictures]
+        return card.render()
+    except (TypeError, LookupError, AttributeError, ValueError, UndefinedError) as error:
+        raise ValueError(
+            f"{written.path / FACTS_FILE} is damaged: no card can be made of it ({error})"
+        ) from error
+
+
+def upload(publication: Publication, repo_id: str, public: bool = False) -> str:
+    """Puts it on the Hub in one commit, as a private repository unless `public`.
 
     Returns:
         Address of the repository.
@@ -243,8 +279,15 @@ def upload(publication, repo_id, public=False):
     Raises:
         ValueError: the repository is there, public, and `public` wasn't asked for; the Hub doesn't
             know the licence, or finds something else wrong with the card.
-        huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
+        ConnectionError: the Hub refuses, or can't be reached.
     """
+    try:
+        return _commit(publication, repo_id, public)
+    except NETWORK_ERRORS as error:
+        raise ConnectionError(f"{error}; nothing is lost: the same command tries again") from error
+
+
+def _commit(publication: Publication, repo_id: str, public: bool) -> str:
     publication.card.validate()
     api = HfApi()
     api.create_repo(repo_id, private=not public, exist_ok=True)
@@ -262,12 +305,13 @@ def upload(publication, repo_id, public=False):
     )
     if is_private and public:
         api.update_repo_settings(repo_id, private=False)
-    return commit.repo_url
+    return str(commit.repo_url)
 
 
-def base_is_missing(card):
+def base_is_missing(card: ModelCard) -> bool:
     """Whether the Hub doesn't have what a card says that the model was trained from."""
+    base_model = card.data.to_dict().get("base_model")
     try:
-        return bool(card.data.base_model) and not HfApi().repo_exists(card.data.base_model)
+        return bool(base_model) and not HfApi().repo_exists(base_model)
     except NETWORK_ERRORS:
         return False  # nobody knows

@@ -13,7 +13,7 @@ from ..data.labels import readable_names
 from ..data.samples import ImageSamples
 from ..data.transforms import CenterCropTransform
 from ..errors import BadImageError, NonFiniteLossError
-from ..hub.training_cards import ClassifierCard
+from ..hub.cards import ClassifierCard
 from ..models.costs import parameter_counts
 from ..models.image_processing_mae import MAEImageProcessor
 from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE, resume_point

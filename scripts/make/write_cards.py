@@ -1,23 +1,38 @@
-"""Writes model_cards/ for all published models, and into the README the table of them and what
-benchmarks/ measured.
+"""Writes the cards of all published models, and the README's tables.
 
-python scripts/make/write_cards.py [FOLDER]
+    python scripts/make/write_cards.py [FOLDER]
+
+The cards go to model_cards/; into README.md go the table of the models and what
+scripts/benchmarks/results/ holds.
 """
 
 import argparse
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from hf_mae.conversion.zoo import ZOO
-from hf_mae.hub.zoo_cards import ZooCard, zoo_table
+from hf_mae.hub.cards import ZooCard, zoo_table
 
 
 SCRIPTS = Path(__file__).parents[1]
+COLUMNS = (
+    "batch",
+    "model",
+    "images/s",
+    "MiB at most",
+    "GFLOP an image",
+    "of a large product's rate",
+    "hf_mae over it",
+)
+PACKAGES = ("torch", "transformers", "timm", "mmpretrain", "lightly")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
+    )
     parser.add_argument(
         "folder",
         nargs="?",
@@ -25,56 +40,74 @@ def main():
         default=SCRIPTS.parent,
         help="with a README.md (default: the project)",
     )
-    root = parser.parse_args().folder
-    folder = root / "model_cards"
+    folder = parser.parse_args().folder
+    write_cards(folder / "model_cards")
+    write_tables(folder / "README.md")
+
+
+def write_cards(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for model in ZOO.values():
-        ZooCard.of(model).render().save(folder / f"{model.hub_name}.md")
-    readme = root / "README.md"
-    text = put(readme.read_text(encoding="utf-8"), "zoo table", zoo_table())
+        card = ZooCard.of(model).render()
+        card.save(folder / f"{model.hub_name}.md")
+
+
+def write_tables(readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    text = put_table(text, "zoo table", zoo_table())
     for command in ("train", "infer"):
         files = sorted((SCRIPTS / "benchmarks" / "results").glob(f"{command}-*.json"))
-        text = put(text, f"{command} tables", "\n\n".join(map(models_table, files)))
+        tables = [models_table(file) for file in files]
+        text = put_table(text, f"{command} tables", "\n\n".join(tables))
     readme.write_text(text, encoding="utf-8")
 
 
-def put(text, name, table):
+def put_table(text: str, name: str, table: str) -> str:
     """The text with a table in its place between two comments."""
-    begin, end = f"<!-- {name}, by make cards -->\n", f"<!-- end of {name} -->\n"
+    begin = f"<!-- {name}, by make cards -->\n"
+    end = f"<!-- end of {name} -->\n"
     before, rest = text.split(begin)
-    return before + begin + "\n" + table + "\n\n" + end + rest.split(end)[1]
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{table}\n\n{end}{after}"
 
 
-def models_table(path):
-    """Markdown of what `scripts/benchmark.py train` or `infer` wrote: the command, where it ran, a
-    row for each model."""
+def models_table(path: str | Path) -> str:
+    """Markdown of what `scripts/benchmark.py train` or `infer` wrote.
+
+    The command, where it ran, and a row for each model.
+    """
     found = json.loads(Path(path).read_text(encoding="utf-8"))
     command = re.sub(r" --output[ =]\S+", "", found["command"])
     where = found.get("gpu") or f"{found['cpu']}, {found['cores']} cores"
-    packages = ("torch", "transformers", "timm", "mmpretrain", "lightly")
-    versions = ", ".join(
-        f"{name} {found[name]}"
-        for name in packages
-        if found.get(name, "not installed") != "not installed"
-    )
-    lines = [f"`python scripts/benchmark.py {command}`, {where}, {versions}, {found['date']}:", ""]
-    lines.append(
-        "| batch | model | images/s | MiB at most | GFLOP an image | of a large product's rate | "
-        "hf_mae over it |"
-    )
-    lines.append("|---|---|---|---|---|---|---|")
+    versions = {name: found.get(name, "not installed") for name in PACKAGES}
+    installed = [f"{name} {v}" for name, v in versions.items() if v != "not installed"]
+    lines = [
+        f"`python scripts/benchmark.py {command}`, {where}, {', '.join(installed)}, "
+        f"{found['date']}:",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
+    ]
     for batch, measured in found["results"].items():
-        models = measured["models"]
-        for name, model in models.items():
-            median, least, greatest = model.get("hf_mae_over_it", (1, 1, 1))
-            lines.append(
-                f"| {batch} | {name} | {model['images_per_second']:,.2f} | "
-                f"{model['peak_memory'] / 2**20:,.0f} | "
-                f"{model['flops'] / int(batch) / 1e9:,.1f} | {model['share_of_product_rate']:.0%} "
-                "| "
-                + ("|" if name == "hf_mae" else f"{median:.2f} ({least:.2f} to {greatest:.2f}) |")
-            )
+        for name, model in measured["models"].items():
+            lines.append(model_row(batch, name, model))
     return "\n".join(lines)
+
+
+def model_row(batch: str, name: str, model: dict[str, Any]) -> str:
+    cells = [
+        batch,
+        name,
+        f"{model['images_per_second']:,.2f}",
+        f"{model['peak_memory'] / 2**20:,.0f}",
+        f"{model['flops'] / int(batch) / 1e9:,.1f}",
+        f"{model['share_of_product_rate']:.0%}",
+    ]
+    row = f"| {' | '.join(cells)} |"
+    if name == "hf_mae":
+        return f"{row} |"
+    median, least, greatest = model["hf_mae_over_it"]
+    return f"{row} {median:.2f} ({least:.2f} to {greatest:.2f}) |"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from helpers import GOLDEN, run_script, script_error
+from tiny_models import HEADS, upstream_tensors
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEModel
 from hf_mae.conversion.checkpoint_files import read_checkpoint
@@ -14,31 +15,9 @@ from hf_mae.conversion.provenance import output_checksum, same_checksum
 from hf_mae.conversion.zoo import ZOO
 
 
-HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}
 FILE = f"--checkpoint={GOLDEN / 'facebook_mae.pth'}"
 FLAGS = [f"--{name}={heads}" for name, heads in HEADS.items()]
 KEYS = sorted((GOLDEN / "mmpretrain_keys").glob("*.tsv"))
-
-
-def upstream_tensors(path):
-    """Random tensors under the names and in the shapes that mmpretrain's own model of this size
-    has."""
-    shapes = {}
-    for line in path.read_text().splitlines():
-        name, shape = line.split("\t")
-        shapes[name] = [int(side) for side in shape.split()]
-    torch.manual_seed(0)
-    block = (
-        torch.randn(6_600_000) * 0.02
-    )  # overlapping pieces of one block: the biggest model costs no memory
-    tensors = {}
-    for i, (name, shape) in enumerate(shapes.items()):
-        size = torch.Size(shape).numel()
-        tensors[name] = block[17 * i :][:size].view(shape)
-    if "neck.bn.running_var" in tensors:
-        tensors["neck.bn.running_var"] = tensors["neck.bn.running_var"].abs() + 0.5
-        tensors["neck.bn.num_batches_tracked"] = torch.tensor(7)
-    return tensors
 
 
 @pytest.mark.parametrize("path", KEYS, ids=lambda path: path.stem)

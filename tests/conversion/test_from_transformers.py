@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import GOLDEN, TINY
 from safetensors.torch import load_file, save_file
-from test_conversion import HEADS
+from tiny_models import HEADS
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_mae.conversion.checkpoint_files import read_checkpoint

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -8,15 +9,23 @@ import pytest
 import yaml
 from helpers import GOLDEN, ROOT
 from huggingface_hub import ModelCard
+from jinja2 import UndefinedError
 from PIL import Image
-from test_export import OLDEST, make, write
+from tiny_models import OLDEST, make, write
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
 from hf_mae.conversion.zoo import ZOO
-from hf_mae.hub.cards import Example, PlainCard
-from hf_mae.hub.training_cards import ClassifierCard, PreTrainingCard, load_training_card
-from hf_mae.hub.zoo_cards import ZooCard, zoo_table
+from hf_mae.hub.cards import (
+    ClassifierCard,
+    Example,
+    PlainCard,
+    PreTrainingCard,
+    ZooCard,
+    load_training_card,
+    zoo_table,
+)
 from hf_mae.models.costs import count
+from hf_mae.output_folder import OutputFolder
 
 
 FACTS = {
@@ -103,18 +112,46 @@ def test_k_nn_accuracy_is_shown_if_it_was_measured():
 )
 def test_facts_survive_the_folder(card, tmp_path):
     card.save_facts(tmp_path)
-    assert str(load_training_card(tmp_path, card.config).render()) == str(card.render())
-    again = load_training_card(tmp_path, card.config, folder="org/name", license="mit").render()
+    written = OutputFolder.read(tmp_path)
+    assert str(load_training_card(written, card.config).render()) == str(card.render())
+    again = load_training_card(written, card.config, folder="org/name", license="mit").render()
     assert again.data.license == "mit"
     assert "org/name" in again.text
-    assert load_training_card(tmp_path / "elsewhere", card.config) is None
+    (tmp_path / "elsewhere").mkdir()
+    assert load_training_card(OutputFolder.read(tmp_path / "elsewhere"), card.config) is None
     for damage in ("{", '{"card": "Other"}', '{"card": "PreTrainingCard", "surplus": 1}', "[1]"):
         (tmp_path / "card.json").write_text(damage)
         with pytest.raises(
             ValueError,
             match=r"card\.json is damaged; without it the card says less, so delete it to go on",
         ):
-            load_training_card(tmp_path, card.config)
+            load_training_card(OutputFolder.read(tmp_path), card.config)
+
+
+@pytest.mark.parametrize("card", ["PreTrainingCard", "ClassifierCard"])
+def test_a_card_of_earlier_versions_is_read(card, tmp_path):
+    """card.json as they wrote it, under the names of the classes then."""
+    facts = {"folder": "xrays", "native": None, "license": None, "examples": []}
+    facts |= {"dataset": "chest-xrays", "hub_dataset": None, "base_model": None}
+    facts |= {"num_parameters": [5_500_000, 6_543_210], "num_train_images": 12_345}
+    facts |= {"num_held_out_images": 678, "epochs": 12.5, "steps": 2_410, "total_batch_size": 64}
+    facts |= {"learning_rate": 3.75e-5, "hardware": "1 x NVIDIA H100", "versions": "torch 2.15.0"}
+    facts |= {"command": "accelerate launch scripts/run_mae.py arguments.yaml"}
+    facts |= {"results": {"a": 0.5}, "pictures": ["curves.png"]}
+    own = {
+        "PreTrainingCard": {"knn_accuracy": None},
+        "ClassifierCard": {"method": "It was trained whole.", "started_from": "mae-xrays"},
+    }
+    (tmp_path / "card.json").write_text(json.dumps({"card": card, **facts, **own[card]}))
+    loaded = load_training_card(OutputFolder.read(tmp_path), MAEConfig.from_size("tiny"))
+    assert "12,345 images of chest-xrays, 12.5 epochs" in str(loaded.render())
+
+
+def test_a_name_that_a_template_misspells_is_an_error():
+    card = PreTrainingCard(**FACTS)
+    del card.hardware
+    with pytest.raises(UndefinedError, match="no attribute 'hardware'"):
+        card.render()
 
 
 @pytest.mark.parametrize("architecture", ["MAEForPreTraining", "MAEForImageClassification"])
@@ -214,7 +251,7 @@ def test_grey_models_code_for_plain_transformers(kind, transformers, tmp_path):
     _, result = write(model, tmp_path / "native")
     card = PlainCard(
         folder=str(tmp_path / "native"),
-        native=result["architecture"],
+        native=result.architecture,
         config=model.config,
         class_name=type(model).__name__,
     )

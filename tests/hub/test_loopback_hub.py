@@ -13,7 +13,7 @@ from helpers import ROOT, run_script
 from huggingface_hub import ModelCard
 from loopback_hub import loopback_hub
 from PIL import Image
-from test_export import make
+from tiny_models import make, save
 
 from hf_mae import MAEImageProcessor
 
@@ -32,12 +32,6 @@ def hub(tmp_path, monkeypatch):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield hub
-
-
-def save(model, folder):
-    model.save_pretrained(folder)
-    MAEImageProcessor.from_model_config(model.config).save_pretrained(folder)
-    return folder
 
 
 def plain_python(code):

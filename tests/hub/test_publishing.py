@@ -9,18 +9,17 @@ import yaml
 from helpers import GOLDEN, TINY, run_script, script_error
 from PIL import Image
 from test_cards import CLASSIFIER_FACTS, FACTS
-from test_conversion import upstream_tensors
-from test_export import make
-from test_hub import save
+from tiny_models import make, save, upstream_tensors
 
 from hf_mae import MAEModel
+from hf_mae.conversion.checkpoint_files import read_checkpoint
 from hf_mae.conversion.from_others import convert
 from hf_mae.conversion.provenance import provenance
 from hf_mae.conversion.zoo import ZOO
-from hf_mae.hub.cards import PlainCard
+from hf_mae.errors import reported_as
+from hf_mae.hub.cards import ClassifierCard, PlainCard, PreTrainingCard
 from hf_mae.hub.publishing import prepare
-from hf_mae.hub.training_cards import ClassifierCard, PreTrainingCard
-from hf_mae.output_folder import PROVENANCE_FILE
+from hf_mae.output_folder import PROVENANCE_FILE, OutputFolder
 
 
 def test_held_out_images_are_shown_on_request_only(tmp_path):
@@ -41,8 +40,6 @@ def test_held_out_images_are_shown_on_request_only(tmp_path):
 
 def converted(name, **fields):
     path = GOLDEN / f"{name}.pth"
-    from hf_mae.conversion.checkpoint_files import read_checkpoint
-
     conversion = convert(*read_checkpoint(path), num_attention_heads=3, **fields)
     return conversion, provenance(conversion, path, None)
 
@@ -128,6 +125,20 @@ def test_licence(tmp_path):
         ValueError, match=r"README\.md has metadata that can't be read; mend it, or give --license"
     ):
         prepare(folder, "org/a", tmp_path / "out")
+
+
+def test_whose_licence_wins(tmp_path):
+    """--license, then card.json, then what somebody wrote into README.md, which may be damaged
+    where nobody asks it."""
+    folder = save(make("mean"), tmp_path / "own")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert OutputFolder.read(folder).stated_license() == "mit"
+    ClassifierCard(**CLASSIFIER_FACTS, license="apache-2.0").save_facts(folder)
+    (folder / "README.md").write_text("---\nlicense: [mit\n---\n")
+    assert OutputFolder.read(folder).stated_license() == "apache-2.0"
+    ClassifierCard(**CLASSIFIER_FACTS).save_facts(folder)
+    given = prepare(folder, "org/a", tmp_path / "out", license="cc-by-4.0")
+    assert given.card.data.license == "cc-by-4.0"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +258,21 @@ def test_damaged_side_files(name, text, message, tmp_path):
     (folder / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         prepare(folder, "org/a", tmp_path / "out", license="mit")
+
+
+def test_what_looks_like_json_and_is_not_keeps_nothing_private(tmp_path):
+    folder = save(make("mean"), tmp_path / "own")
+    (folder / "arguments.yaml").write_text(yaml.safe_dump({"train_dir": "{/home/alice/photos"}))
+    prepare(folder, "org/a", tmp_path / "out", license="mit")
+    kept = yaml.safe_load((tmp_path / "out" / "arguments.yaml").read_text())
+    assert kept == {"train_dir": "photos"}
+
+
+def test_no_message_holds_the_token(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_alice")
+    with pytest.raises(SystemExit) as caught, reported_as("publish.py"):
+        raise ValueError("refused: Bearer hf_of_alice")
+    assert caught.value.code == "publish.py: error: refused: Bearer (token)"
 
 
 def test_what_is_wrong_in_a_line(tmp_path):
