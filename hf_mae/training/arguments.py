@@ -1,12 +1,11 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""transformers' TrainingArguments for pre-training, fine-tuning and linear probing, with the
-paper's values."""
+"""The arguments of pre-training, fine-tuning and linear probing, with the paper's values."""
 
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from ..data.resolution import parse_resolution_schedule
 from .optimization import scaled_learning_rate
@@ -14,8 +13,13 @@ from .optimization import scaled_learning_rate
 
 @dataclass
 class ImageTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments as `ImageTrainer` takes them; what the kinds of training have
-    in common."""
+    """transformers' TrainingArguments as `ImageTrainer` takes them.
+
+    Without a `learning_rate` it is scaled from `base_learning_rate` by the total batch size.
+
+    Raises:
+        ValueError: a value is impossible, or would change what doesn't apply here.
+    """
 
     per_device_train_batch_size: int = field(
         default=64, metadata={"help": "Images a device and forward pass."}
@@ -58,8 +62,7 @@ class ImageTrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where to log."}
     )
-    # the loss is checked by `nonfinite`; this filter would hide it, and wait for the device every
-    # step
+    # `nonfinite` checks the loss; this filter would hide it, and wait for the device every step
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide losses that are not finite."}
     )
@@ -72,9 +75,10 @@ class ImageTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Passed to DDP."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bf16 is None:
-            self.bf16 = not (self.use_cpu or self.fp16) and is_torch_bf16_gpu_available()
+            wants_bf16 = not (self.use_cpu or self.fp16)
+            self.bf16 = wants_bf16 and is_torch_bf16_gpu_available()  # pyright: ignore[reportIncompatibleVariableOverride]
         for name in (
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
@@ -94,13 +98,12 @@ class ImageTrainingArguments(TrainingArguments):
             )
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
-        given = self.learning_rate
-        self.learning_rate = given or 0.0
+        explicit_rate = self.learning_rate
+        self.learning_rate = explicit_rate or 0.0  # TrainingArguments wants a number
         super().__post_init__()
-        if given is None:
-            self.learning_rate = scaled_learning_rate(
-                self.base_learning_rate, self.total_batch_size
-            )
+        if explicit_rate is None:
+            scaled = scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
+            self.learning_rate = scaled  # pyright: ignore[reportIncompatibleVariableOverride]
         for name in ("base_learning_rate", "learning_rate", "num_train_epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -113,8 +116,8 @@ class ImageTrainingArguments(TrainingArguments):
             raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}; it must be at least 0")
 
     @property
-    def total_batch_size(self):
-        """Images an update: over devices, processes and accumulation steps."""
+    def total_batch_size(self) -> int:
+        """Counts the images of an update: over devices, processes and accumulation steps."""
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
 
@@ -132,30 +135,28 @@ class MAETrainingArguments(ImageTrainingArguments):
     crops_per_image: int = field(
         default=1,
         metadata={
-            "help": "Samples, each with its own crop and mask, that are made of an image "
-            "when it is decoded. Epochs count "
-            "samples: with R crops, each takes an Rth of the images, and R epochs take all."
+            "help": "Samples, each with its own crop and mask, that are made of an image when it "
+            "is decoded. Epochs count samples: with R crops, each takes an Rth of the images, and "
+            "R epochs take all."
         },
     )
     resolution_schedule: str | None = field(
         default=None,
         metadata={
-            "help": "Smaller images first: 0:128,0.6:160,0.85:224 trains at 128 pixels "
-            "from the start, at 160 from 60 %% of "
-            "the run and at 224 from 85 %, each from the next whole epoch. The last must be the "
-            "model's image_size."
+            "help": "Smaller images first: 0:128,0.6:160,0.85:224 trains at 128 pixels from the "
+            "start, at 160 from 60 %% of the run and at 224 from 85 %%, each from the next whole "
+            "epoch. The last must be the model's image_size."
         },
     )
     knn_images: int = field(
         default=0,
         metadata={
-            "help": "With labels: also evaluate by k-NN (k=20) against so many training "
-            "images. It tells what the features "
-            "are worth; 0 for none."
+            "help": "With labels: also evaluate by k-NN (k=20) against so many training images. "
+            "It tells what the features are worth; 0 for none."
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.resolutions  # raises what is wrong with it
         if self.knn_images < 0:
@@ -163,12 +164,11 @@ class MAETrainingArguments(ImageTrainingArguments):
         if self.crops_per_image < 1 or self.per_device_train_batch_size % self.crops_per_image:
             raise ValueError(
                 f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide "
-                "per_device_train_batch_size, "
-                f"which is {self.per_device_train_batch_size}"
+                f"per_device_train_batch_size, which is {self.per_device_train_batch_size}"
             )
 
     @property
-    def resolutions(self):
+    def resolutions(self) -> dict[float, int]:
         """Share of the run → pixels of a side, from `resolution_schedule`; empty without one.
 
         Raises:
@@ -179,8 +179,7 @@ class MAETrainingArguments(ImageTrainingArguments):
 
 @dataclass
 class FineTuningArguments(ImageTrainingArguments):
-    """The paper's fine-tuning (MAE paper, Table 9), with the values for ViT-Base of the authors'
-    code."""
+    """The paper's fine-tuning (MAE paper, Table 9), with the authors' values for ViT-Base."""
 
     num_train_epochs: float = field(default=100, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
@@ -208,7 +207,7 @@ class FineTuningArguments(ImageTrainingArguments):
         default=0.1, metadata={"help": "Share of a label spread over all classes."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("mixup", "cutmix"):
             if not getattr(self, name) >= 0:
@@ -221,8 +220,7 @@ class FineTuningArguments(ImageTrainingArguments):
         if self.per_device_train_batch_size % 2 and (self.mixup or self.cutmix):
             raise ValueError(
                 f"per_device_train_batch_size is {self.per_device_train_batch_size}; mixup and "
-                "cutmix mix pairs: it must be "
-                "even, or --mixup 0 --cutmix 0"
+                "cutmix mix pairs: it must be even, or --mixup 0 --cutmix 0"
             )
 
 
@@ -243,9 +241,8 @@ class LinearProbeArguments(ImageTrainingArguments):
     cache_features: bool = field(
         default=False,
         metadata={
-            "help": "Encode each image once, as the center crop, and train the head on "
-            "that: minutes instead of hours, and "
-            "another number than the paper's crops and flips give."
+            "help": "Encode each image once, as the center crop, and train the head on that: "
+            "minutes instead of hours, and another number than the paper's crops and flips give."
         },
     )
     save_strategy: str = field(default="no", metadata={"help": "When to save: no, steps, epoch."})

@@ -4,11 +4,17 @@
 import difflib
 import json
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
+
+
+# what another run doesn't repeat, or must not be published with the model
+_NOT_IN_RECIPE = ("output_dir", "resume_from_checkpoint", "hub_token")
 
 
 class _Parser(HfArgumentParser):
@@ -16,68 +22,105 @@ class _Parser(HfArgumentParser):
         super().__init__(*args, **kwargs)
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:  # --bf16 is --bf16 true
-                action.nargs, action.const = "?", True
+                action.nargs = "?"
+                action.const = True
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
+        raise AssertionError("exit returned")
 
 
-def parse_recipe_and_flags(dataclass_types, argv=None):
-    """Reads `[RECIPE.yaml] [--flag value …]`: the recipe's keys are the flags' names, and flags
-    win.
+def parse_recipe_and_flags(
+    dataclass_types: Sequence[type], argv: Sequence[str] | None = None
+) -> tuple[Any, ...]:
+    """Reads `[RECIPE.yaml] [--flag value …]`; flags win over the recipe.
+
+    The recipe's keys are the flags' names. Exits with status 2 and one line on stderr if a name is
+    unknown or a value impossible.
 
     Args:
         dataclass_types: What the arguments are for; together they say which names there are.
         argv: By default the command line.
 
     Returns:
-        An instance of each dataclass, and a dict of everything that was given (a recipe that
-        repeats the run).
+        An instance of each dataclass, and a dict of all arguments that are explicit in recipe or
+        flags: a recipe that repeats the run, for `save_recipe`.
 
-    Exits with status 2 and one line on stderr if a name is unknown or a value impossible.
+    Example:
+
+    >>> types = (ModelArguments, DataArguments, MAETrainingArguments)  # doctest: +SKIP
+    >>> model_args, data_args, args, explicit_args = parse_recipe_and_flags(types)  # doctest: +SKIP
     """
     parser = _Parser(
         dataclass_types, allow_abbrev=False, usage="%(prog)s [RECIPE.yaml] [--flag value …]"
     )
-    argv = list(sys.argv[1:] if argv is None else argv)
-    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    names = {action.dest for action in parser._actions}
-    flags = (_recipe_flags(Path(recipe), names, parser) if recipe else []) + argv
+    flags = list(sys.argv[1:] if argv is None else argv)
+    if flags and not flags[0].startswith("-"):
+        recipe = flags.pop(0)
+        flags = _recipe_flags(Path(recipe), parser) + flags
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
-        parser.error(f"unknown argument {unknown[0]!r}{_nearest(name, names, '--')}")
-    options = (
-        parser._option_string_actions.get(flag.split("=")[0])
-        for flag in flags
-        if flag.startswith("--")
-    )
-    named = {option.dest for option in options if option}
-    given = {name: value for name, value in vars(namespace).items() if name in named}
+        hint = _did_you_mean(name, _argument_names(parser), prefix="--")
+        parser.error(f"unknown argument {unknown[0]!r}{hint}")
+    values = vars(namespace)
+    explicit_names = _explicit_names(flags, parser)
+    explicit_args = {name: value for name, value in values.items() if name in explicit_names}
     try:
-        return *parser.parse_dict(vars(namespace), allow_extra_keys=True), given
+        return *parser.parse_dict(values, allow_extra_keys=True), explicit_args
     except ValueError as error:
         parser.error(str(error))
 
 
-def save_recipe(given, path):
-    """Writes what `parse_recipe_and_flags` was given as a recipe that repeats the run, to another
-    output folder."""
-    left_out = (
-        "output_dir",
-        "resume_from_checkpoint",
-        "hub_token",
-    )  # the recipe is published with the model
-    recipe = {name: value for name, value in given.items() if name not in left_out}
+def save_recipe(explicit_args: dict[str, Any], path: str | Path) -> None:
+    """Writes a recipe that repeats a run to another output folder.
+
+    Args:
+        explicit_args: What `parse_recipe_and_flags` found in recipe and flags.
+        path: YAML file.
+    """
+    recipe = {name: value for name, value in explicit_args.items() if name not in _NOT_IN_RECIPE}
     if "config_overrides" in recipe:
         recipe["config_overrides"] = yaml.safe_load(recipe["config_overrides"])
     Path(path).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 
-def _recipe_flags(path, names, parser):
+def _argument_names(parser: _Parser) -> set[str]:
+    return {action.dest for action in parser._actions}
+
+
+def _explicit_names(flags: Sequence[str], parser: _Parser) -> set[str]:
+    """Names of the arguments that flags are of; `--no_bf16` is of `bf16`."""
+    names = set()
+    for flag in flags:
+        action = parser._option_string_actions.get(flag.split("=")[0])
+        if flag.startswith("--") and action is not None:
+            names.add(action.dest)
+    return names
+
+
+def _recipe_flags(path: Path, parser: _Parser) -> list[str]:
+    """Reads a recipe as the flags that say the same."""
+    names = _argument_names(parser)
+    flags = []
+    for name, value in _read_recipe(path, parser).items():
+        if name not in names:
+            hint = _did_you_mean(str(name), names, prefix="")
+            parser.error(f"{path}: unknown key {name!r}{hint}")
+        if value is None:
+            continue
+        if value is False and parser._option_string_actions[f"--{name}"].type is not string_to_bool:
+            value = "no"  # what YAML took for a truth value is the name of a strategy
+        flags.append(f"--{name}")
+        for item in value if isinstance(value, list) else [value]:
+            flags.append(item if isinstance(item, str) else json.dumps(item))
+    return flags
+
+
+def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
     if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        parser.error(f"no recipe {path}; in {path.parent} there is {', '.join(there) or 'none'}")
+        others = sorted(other.name for other in path.parent.glob("*.yaml"))
+        parser.error(f"no recipe {path}; in {path.parent} there is {', '.join(others) or 'none'}")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -86,22 +129,10 @@ def _recipe_flags(path, names, parser):
         parser.error(
             f"{path} holds {type(recipe).__name__}; a recipe is a mapping of flags to values"
         )
-    flags = []
-    for name, value in recipe.items():
-        if name not in names:
-            parser.error(f"{path}: unknown key {name!r}{_nearest(str(name), names, '')}")
-        if value is None:
-            continue
-        if value is False and parser._option_string_actions[f"--{name}"].type is not string_to_bool:
-            value = "no"  # what YAML took for a truth value is the name of a strategy
-        values = value if isinstance(value, list) else [value]
-        flags += [
-            f"--{name}",
-            *(item if isinstance(item, str) else json.dumps(item) for item in values),
-        ]
-    return flags
+    return recipe
 
 
-def _nearest(name, names, prefix):
+def _did_you_mean(name: str, names: Collection[str], prefix: str) -> str:
+    """Hints at the name that is nearest; empty if none is near."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
