@@ -233,6 +233,22 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     assert names["result"].images.shape == (1, 1, 32, 32)
 
 
+def test_the_readmes_training_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = (ROOT / "README.md").read_text().split("```python")[2].split("```")[0]
+    whole = "num_train_epochs=20, warmup_epochs=2"
+    assert whole in code
+    exec(code.replace(whole, "max_steps=2, warmup_epochs=0, use_cpu=True, report_to='none'"), {})
+    trained = hf_mae.MAEForPreTraining.from_pretrained(tmp_path / "runs" / "python")
+    assert trained.config.image_size == 32
+
+
+def test_pre_commit_runs_the_pinned_ruff():
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    (pin,) = [line for line in pins if line.startswith("ruff==")]
+    assert f"rev: v{pin.removeprefix('ruff==')}\n" in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
 def test_docstring_examples_run():
     """The package's, and those of the benchmarks, which lie beside the scripts."""
     code = (
