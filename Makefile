@@ -5,10 +5,16 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 # the oldest transformers that reads our native folders, to put before the other on PYTHONPATH
 OLDEST = $(VENV)/transformers-4.57
+# an environment of its own with the lower bounds of setup.py
+LOWEST = $(VENV)/lowest
 # what the benchmarks compare with, to put before the rest on PYTHONPATH
 PEERS = $(VENV)/peers
 
-.PHONY: demo test test-slow test-gpu lint format cards oldest-transformers peers clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-gpu test-oldest lint format cards oldest-transformers peers clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
 	rm -rf runs/demo
@@ -23,25 +29,30 @@ test-slow: $(STAMP)  ## the long tests
 test-gpu: $(STAMP)  ## the tests that need a GPU
 	$(BIN)/python -m pytest tests -q -m gpu
 
+test-oldest: $(LOWEST)/.installed  ## a part of the tests on the lower bounds of setup.py
+	$(LOWEST)/bin/python -m pytest tests/models tests/conversion tests/scripts/test_run_mae.py -q -n 2 \
+		-m "not slow and not gpu" -k "not native and not benchmark"
+
 cards: $(STAMP)  ## write model_cards/ and the README's tables
 	$(BIN)/python scripts/make/write_cards.py
 
-lint: $(STAMP)
+lint: $(STAMP)  ## ruff, and pyright on hf_mae and scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(STAMP)
+format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-oldest-transformers: $(OLDEST)/.installed
+oldest-transformers: $(OLDEST)/.installed  ## the oldest transformers that reads native folders
 
 $(OLDEST)/.installed: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLDEST) \
 		transformers==4.57.6 huggingface_hub==0.36.0 tokenizers==0.22.2
 	touch $@
 
-peers: $(PEERS)/.installed  ## mmpretrain and lightly: PYTHONPATH=.venv/peers .venv/bin/python scripts/benchmark.py train --compare
+peers: $(PEERS)/.installed  ## mmpretrain and lightly, for scripts/benchmark.py with PYTHONPATH=.venv/peers
 
 # without their dependencies, which would replace torch; those that they import beside ours are named
 $(PEERS)/.installed: $(STAMP)
@@ -57,5 +68,12 @@ $(STAMP): setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[fast,test]
 	touch $@
 
-clean:
+# pip takes the newest where it may; as constraints, the lower bounds are all that it may take
+$(LOWEST)/.installed: setup.py
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	sed -n '/install_requires/,/\]/s/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.py > $(LOWEST)/lower-bounds.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lower-bounds.txt --editable . "pytest>=9.0" "pytest-xdist>=3.8"
+	touch $@
+
+clean:  ## remove the environments and runs/
 	rm -rf $(VENV) runs

@@ -11,16 +11,18 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["hf_mae*"]),
+    packages=find_packages(include=["hf_mae", "hf_mae.*"]),
+    package_data={"hf_mae": ["py.typed", "conversion/*.csv", "hub/templates/*.md"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
-        "transformers>=5.17,<6",
+        "numpy>=2.1",
+        "transformers>=5.18,<6",
         "accelerate>=1.15",
-        "datasets>=5.0",
+        "datasets>=5.1",
         "evaluate>=0.4.6",
-        "safetensors>=0.7",
+        "safetensors>=0.8",
         "huggingface_hub>=2.0",
         "pillow>=12.0",
         "timm>=1.0.20",
@@ -28,11 +30,21 @@ setup(
         "matplotlib>=3.10",  # panels
         "tensorboard>=2.20",  # training curves
         "pyyaml>=6.0",  # recipes
+        "jinja2>=3.1",  # model cards
+        "fsspec>=2025.3",  # images inside archives
+        "psutil>=7.0",  # the benchmarks' memory
+        "tqdm>=4.67",
     ],
     extras_require={
         # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed
         "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system in 'Linux Windows'"],
-        "test": ["pytest>=9.0", "pytest-xdist>=3.8", "ruff>=0.17"],
+        "test": [
+            "pyright[nodejs]>=1.1.414",
+            "pytest>=9.0",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "setuptools>=77",  # builds the wheel that is tested
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -1,6 +1,20 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Masked Autoencoders for the Hugging Face ecosystem. Importing it registers model type "mae" with
-the Auto classes."""
+"""Masked Autoencoders for the Hugging Face ecosystem.
+
+Importing it registers model type "mae" with the Auto classes. Configuration, models and image
+processors are there at once; trainers, data and conversion are imported when they are first used,
+so that a machine that only loads a model needs neither datasets nor timm.
+
+Example:
+
+>>> import hf_mae
+>>> model = hf_mae.MAEModel(hf_mae.MAEConfig.from_size("tiny"))
+>>> model(torch.rand(1, 3, 224, 224)).last_hidden_state.shape
+torch.Size([1, 197, 192])
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoConfig,
@@ -16,6 +30,55 @@ from .models.modeling_classification import MAEForImageClassification
 from .models.modeling_mae import MAEForPreTraining, MAEModel
 
 
+if TYPE_CHECKING:  # the same names as below, for editors and type checkers
+    from .conversion.from_others import convert
+    from .conversion.to_transformers import export
+    from .data.samples import ImageSamples
+    from .data.sources import load_evaluation_dataset, load_image_dataset
+    from .data.streaming import ImageStream
+    from .data.transforms import (
+        CenterCropTransform,
+        FineTuningTransform,
+        LinearProbeTransform,
+        MaskedEvaluationTransform,
+        PretrainingTransform,
+    )
+    from .inference import predict
+    from .models.loading import load_classifier, load_model, load_processor
+    from .training.arguments import (
+        FineTuningArguments,
+        LinearProbeArguments,
+        MAETrainingArguments,
+    )
+    from .training.classification import FineTuningTrainer, LinearProbeTrainer
+    from .training.pretraining import MAETrainer
+
+
+# public name → the module that it is imported from when it is first used
+_LAZY = {
+    "CenterCropTransform": ".data.transforms",
+    "FineTuningArguments": ".training.arguments",
+    "FineTuningTrainer": ".training.classification",
+    "FineTuningTransform": ".data.transforms",
+    "ImageSamples": ".data.samples",
+    "ImageStream": ".data.streaming",
+    "LinearProbeArguments": ".training.arguments",
+    "LinearProbeTrainer": ".training.classification",
+    "LinearProbeTransform": ".data.transforms",
+    "MAETrainer": ".training.pretraining",
+    "MAETrainingArguments": ".training.arguments",
+    "MaskedEvaluationTransform": ".data.transforms",
+    "PretrainingTransform": ".data.transforms",
+    "convert": ".conversion.from_others",
+    "export": ".conversion.to_transformers",
+    "load_classifier": ".models.loading",
+    "load_evaluation_dataset": ".data.sources",
+    "load_image_dataset": ".data.sources",
+    "load_model": ".models.loading",
+    "load_processor": ".models.loading",
+    "predict": ".inference",
+}
+
 AutoConfig.register("mae", MAEConfig)
 AutoModel.register(MAEConfig, MAEModel)
 AutoModelForPreTraining.register(MAEConfig, MAEForPreTraining)
@@ -27,10 +90,43 @@ AutoImageProcessor.register(
 
 __version__ = "0.1.0"
 __all__ = [
+    "CenterCropTransform",
+    "FineTuningArguments",
+    "FineTuningTrainer",
+    "FineTuningTransform",
+    "ImageSamples",
+    "ImageStream",
+    "LinearProbeArguments",
+    "LinearProbeTrainer",
+    "LinearProbeTransform",
     "MAEConfig",
     "MAEForImageClassification",
     "MAEForPreTraining",
     "MAEImageProcessor",
     "MAEImageProcessorPil",
     "MAEModel",
+    "MAETrainer",
+    "MAETrainingArguments",
+    "MaskedEvaluationTransform",
+    "PretrainingTransform",
+    "convert",
+    "export",
+    "load_classifier",
+    "load_evaluation_dataset",
+    "load_image_dataset",
+    "load_model",
+    "load_processor",
+    "predict",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    globals()[name] = value  # the next time it is found without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,6 +1,5 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""How long a pre-training run will take, from rates that were measured, and what it will wait
-for."""
+"""How long a pre-training run takes, from rates that were measured, and what it waits for."""
 
 from dataclasses import dataclass
 
@@ -8,10 +7,11 @@ from hf_mae.models.configuration_mae import MAEConfig
 from hf_mae.models.costs import training_flops
 from hf_mae.models.modeling_mae import MAEForPreTraining
 
-from .timing import workers_needed
+from .timing import plural, workers_needed
 
 
 IMAGENET_TRAINING_IMAGES = 1_281_167  # training images of ImageNet-1k
+_WAITS = {"training": "input waits for training", "input": "training waits for input"}
 
 
 @dataclass(frozen=True)
@@ -43,50 +43,51 @@ class Plan:
     images: int = IMAGENET_TRAINING_IMAGES
 
     @property
-    def workers_needed(self):
-        """Of a GPU, that it doesn't wait."""
+    def workers_needed(self) -> int:
+        """Workers of a GPU that never waits."""
         return workers_needed(self.step_rate, self.input_rate)
 
     @property
-    def bottleneck(self):
-        return (
-            "input"
-            if self.workers is not None and self.workers * self.input_rate < self.step_rate
-            else "training"
-        )
+    def bottleneck(self) -> str:
+        """What a GPU waits for, or `training` if for nothing: `input` or `training`."""
+        if self.workers is not None and self.workers * self.input_rate < self.step_rate:
+            return "input"
+        return "training"
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """Images/s of a GPU."""
-        return self.workers * self.input_rate if self.bottleneck == "input" else self.step_rate
+        if self.workers is None:
+            return self.step_rate
+        return min(self.step_rate, self.workers * self.input_rate)
 
     @property
-    def hours(self):
+    def hours(self) -> float:
+        """Hours of training, without evaluation."""
         return self.epochs * self.images / (self.gpus * self.rate) / 3600
 
     @property
-    def gpu_hours(self):
+    def gpu_hours(self) -> float:
+        """Hours of training, over all GPUs."""
         return self.hours * self.gpus
 
     @property
-    def flops(self):
+    def flops(self) -> float:
         """Operations a second that a GPU is asked for in matrix products."""
         return self.rate * training_flops(MAEForPreTraining, MAEConfig.from_size(self.size))
 
-    def __str__(self):
+    def __str__(self) -> str:
         workers = self.workers_needed if self.workers is None else self.workers
-        waits = {"training": "input waits for training", "input": "training waits for input"}[
-            self.bottleneck
-        ]
-        return (
-            f"ViT-{self.size}, {self.epochs:g} epochs of {self.images:,} images on {self.gpus} "
-            f"GPU{'s' * (self.gpus > 1)}\n"
-            f"  time        {self.hours:,.1f} hours, {self.gpu_hours:,.0f} GPU-hours, without "
-            "evaluation\n"
-            f"  training    {self.step_rate:,.0f} images/s a GPU at most\n"
-            f"  input       {self.input_rate:,.0f} images/s a worker: {self.workers_needed} a GPU "
-            f"needed, {workers} there\n"
-            f"  bottleneck  {self.bottleneck} ({waits}): {self.rate:,.0f} images/s a GPU, "
-            f"{self.flops / 1e12:,.1f} TFLOP/s "
-            "of matrix products"
+        return "\n".join(
+            [
+                f"ViT-{self.size}, {self.epochs:g} epochs of {self.images:,} images on "
+                f"{plural(self.gpus, 'GPU')}",
+                f"  time        {self.hours:,.1f} hours, {self.gpu_hours:,.0f} GPU-hours, without "
+                "evaluation",
+                f"  training    {self.step_rate:,.0f} images/s a GPU at most",
+                f"  input       {self.input_rate:,.0f} images/s a worker: {self.workers_needed} a "
+                f"GPU needed, {workers} there",
+                f"  bottleneck  {self.bottleneck} ({_WAITS[self.bottleneck]}): {self.rate:,.0f} "
+                f"images/s a GPU, {self.flops / 1e12:,.1f} TFLOP/s of matrix products",
+            ]
         )

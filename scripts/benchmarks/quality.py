@@ -1,15 +1,22 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""What recipes make of the same time: held-out loss and k-NN accuracy of finished runs over what
-they cost."""
+"""What recipes make of the same time: held-out loss and k-NN accuracy over the cost of the run."""
 
+import argparse
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 
-def read_run(folder):
-    """Cost and quality of a run, evaluated at its end and not before.
+Run = dict[str, float]  # what `read_run` returns
+_TITLES = {"loss": "held-out loss", "knn_accuracy": "k-NN accuracy of the features"}
+
+
+def read_run(folder: str | os.PathLike[str]) -> Run:
+    """Reads cost and quality of a run, evaluated at its end and not before.
 
     Args:
         folder: Output folder of `scripts/run_mae.py`.
@@ -27,7 +34,7 @@ def read_run(folder):
         raise ValueError(
             f"{folder} has no trainer_state.json; give the output folder of a finished run"
         )
-    history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["log_history"]
     whole = next((entry for entry in history if "train_runtime" in entry), None)
     evaluations = [entry for entry in history if "eval_loss" in entry]
     if whole is None or len(evaluations) != 1 or evaluations[0]["step"] != whole["step"]:
@@ -57,63 +64,60 @@ def read_run(folder):
     return found
 
 
-def quality_plot(recipes):
-    """Held-out loss and k-NN accuracy over the time of training.
+def quality_plot(recipes: Mapping[str, Sequence[Run]]) -> Figure:
+    """Plots held-out loss and k-NN accuracy over the time of training.
 
     Args:
-        recipes: Name → runs, as from `read_run`.
-
-    Returns:
-        `matplotlib.figure.Figure`
+        recipes: Name → runs, as from `read_run`. What a run doesn't have isn't plotted.
     """
-    panels = {"loss": "held-out loss", "knn_accuracy": "k-NN accuracy of the features"}
-    panels = {
-        key: title
-        for key, title in panels.items()
-        if all(key in run for runs in recipes.values() for run in runs)
-    }
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
-    for axis, (key, title) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
-    ):
+    measured = set(_TITLES)
+    for runs in recipes.values():
+        measured = measured.intersection(*runs)
+    keys = [key for key in _TITLES if key in measured]
+    figure = Figure(figsize=(4.5 * len(keys), 3.5), layout="constrained")
+    axes = figure.subplots(1, len(keys), squeeze=False)[0]
+    for axis, key in zip(axes, keys):
         for name, runs in recipes.items():
-            axis.plot(
-                [run["seconds"] / 60 for run in runs],
-                [run[key] for run in runs],
-                marker="o",
-                label=name,
-            )
-        axis.set(xlabel="minutes of training", ylabel=title, xlim=(0, None))
+            minutes = [run["seconds"] / 60 for run in runs]
+            axis.plot(minutes, [run[key] for run in runs], marker="o", label=name)
+        axis.set(xlabel="minutes of training", ylabel=_TITLES[key], xlim=(0, None))
         axis.grid(alpha=0.3)
-    figure.axes[0].legend()
+    axes[0].legend()
     return figure
 
 
-def quality_benchmark(args):
-    """Reads runs, prints a table and plots; `args` are those of `scripts/benchmark.py quality`.
+def quality_benchmark(args: argparse.Namespace) -> dict[str, list[Run]]:
+    """Reads runs, prints a table and plots.
+
+    Args:
+        args: Of `scripts/benchmark.py quality`.
 
     Returns:
         Name → runs.
     """
-    recipes = {}
-    for given in args.runs:
-        name, _, folders = given.rpartition("=")
+    recipes: dict[str, list[Run]] = {}
+    for argument in args.runs:
+        name, _, folders = argument.rpartition("=")
         if not name:
             raise ValueError(
-                f"{given!r} must be NAME=RUN[,RUN…], a name and the output folders of runs"
+                f"{argument!r} must be NAME=RUN[,RUN…], a name and the output folders of runs"
             )
-        recipes[name] = sorted(map(read_run, folders.split(",")), key=lambda run: run["seconds"])
+        runs = [read_run(folder) for folder in folders.split(",")]
+        recipes[name] = sorted(runs, key=lambda run: run["seconds"])
     print("| recipe | minutes | samples | TFLOP | held-out loss | k-NN |")
     print("|---|---|---|---|---|---|")
     for name, runs in recipes.items():
         for run in runs:
-            accuracy = f"{run['knn_accuracy']:.1%}" if "knn_accuracy" in run else "-"
-            print(
-                f"| {name} | {run['seconds'] / 60:.1f} | {run['samples']:,} | "
-                f"{run['training_flops'] / 1e12:,.1f} | "
-                f"{run['loss']:.4f} | {accuracy} |"
-            )
+            print(_table_row(name, run))
     if args.plot:
         quality_plot(recipes).savefig(args.plot, dpi=120)
         print(f"plot in {args.plot}")
     return recipes
+
+
+def _table_row(name: str, run: Run) -> str:
+    accuracy = f"{run['knn_accuracy']:.1%}" if "knn_accuracy" in run else "-"
+    return (
+        f"| {name} | {run['seconds'] / 60:.1f} | {run['samples']:,} | "
+        f"{run['training_flops'] / 1e12:,.1f} | {run['loss']:.4f} | {accuracy} |"
+    )

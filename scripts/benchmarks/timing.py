@@ -1,6 +1,5 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""What every benchmark has in common: things timed turn about, ratios with their spread, results in
-a file."""
+"""What every benchmark shares: work timed in turns, ratios with their spread, a file of results."""
 
 import datetime
 import json
@@ -9,14 +8,18 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hf_mae.versions import PACKAGES, version
 
 
-def interleaved(works, rounds):
+def interleaved(
+    works: Mapping[str, Callable[[int], object]], rounds: int
+) -> dict[str, list[float]]:
     """Times several pieces of work in turns, so that a machine that slows down slows all of them.
 
     Args:
@@ -32,7 +35,7 @@ def interleaved(works, rounds):
     >>> sorted(interleaved(works, rounds=3))
     ['len', 'sum']
     """
-    seconds = {name: [] for name in works}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for i in range(rounds + 1):
         for name, work in works.items():
             start = time.perf_counter()
@@ -41,7 +44,7 @@ def interleaved(works, rounds):
     return {name: times[1:] for name, times in seconds.items()}
 
 
-def ratios(slower, faster):
+def ratios(slower: Sequence[float], faster: Sequence[float]) -> tuple[float, float, float]:
     """(median, least, greatest) of what one takes over what the other takes, round by round.
 
     Example:
@@ -53,7 +56,7 @@ def ratios(slower, faster):
     return statistics.median(each), min(each), max(each)
 
 
-def workers_needed(step_rate, images_per_second):
+def workers_needed(step_rate: float, images_per_second: float) -> int:
     """Worker processes that feed a step rate (images/s), each on a core of its own.
 
     Example:
@@ -64,30 +67,62 @@ def workers_needed(step_rate, images_per_second):
     return math.ceil(step_rate / images_per_second)
 
 
-def environment(device="cpu", packages=()):
-    """Date, hardware and versions, for a file of results."""
-    found = {"date": datetime.date.today().isoformat(), "python": platform.python_version()}
-    found["cpu"] = _cpu_name()
-    found["cores"] = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
+def environment(
+    device: torch.device | str = "cpu", packages: Iterable[str] = ()
+) -> dict[str, str | int | None]:
+    """Date, hardware and versions, for a file of results.
+
+    Args:
+        device: What was measured; a GPU is named.
+        packages: Distributions to name beside those that hf_mae always names.
+    """
+    found: dict[str, str | int | None] = {
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "cpu": _cpu_name(),
+        "cores": _usable_cores(),
+    }
     if torch.device(device).type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
-    return found | {name: version(name) for name in (*PACKAGES, *packages)}
+    for name in (*PACKAGES, *packages):
+        found[name] = version(name)
+    return found
 
 
-def _cpu_name():
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor()
 
 
-def save_results(path, results, **about):
-    """Writes results and what they were measured on as JSON."""
+def save_results(path: str | os.PathLike[str], results: object, **about: object) -> None:
+    """Writes results and what they were measured on as JSON.
+
+    Args:
+        path: The file; its folder is made.
+        results: What JSON can hold.
+        about: Further fields, as the command and those of `environment`.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(
-        json.dumps({**about, "results": results}, indent=2) + "\n", encoding="utf-8"
-    )
+    content: dict[str, Any] = {**about, "results": results}
+    Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """A number and its noun.
+
+    Example:
+
+    >>> plural(1, "worker"), plural(2, "worker")
+    ('1 worker', '2 workers')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{ending}"
