@@ -14,7 +14,6 @@ from hf_mae.models.functional import (
     sincos_position_table,
     unpatchify,
 )
-from hf_mae.models.masking import given_masking, random_masking
 
 
 def test_patchify_against_loops():
@@ -44,47 +43,6 @@ def test_patch_errors():
         patchify(torch.zeros(1, 3, 30, 32), (8, 8))
     with pytest.raises(ValueError, match="15 patches don't make 32 x 32"):
         unpatchify(torch.zeros(1, 15, 192), (8, 8), (32, 32))
-
-
-def test_random_masking_keeps_the_smallest_noise():
-    noise = torch.rand(5, 49)
-    ids_shuffle, ids_restore, mask, num_visible = random_masking(noise, 0.75)
-    assert num_visible == 12
-    for row in range(5):
-        visible = set(noise[row].argsort()[:12].tolist())
-        assert set(ids_shuffle[row, :12].tolist()) == visible
-        assert {i for i in range(49) if mask[row, i] == 0} == visible
-        assert torch.equal(ids_shuffle[row][ids_restore[row]], torch.arange(49))
-
-
-def test_every_patch_is_masked_equally_often():
-    counts = random_masking(torch.rand(20000, 16), 0.75)[2].mean(dim=0)
-    # 20,000 draws of probability 3/4: standard deviation 0.003
-    assert torch.allclose(counts, torch.full((16,), 0.75), atol=0.015)
-
-
-def test_equal_noise_keeps_the_natural_order():
-    ids_shuffle, _, _, _ = random_masking(torch.zeros(2, 100), 0.5)
-    assert torch.equal(ids_shuffle, torch.arange(100).expand(2, -1))
-
-
-def test_mask_ratio_zero_is_the_natural_order():
-    ids_shuffle, _, mask, num_visible = random_masking(torch.rand(2, 9), 0.0)
-    assert num_visible == 9
-    assert mask.sum() == 0
-    assert torch.equal(ids_shuffle, torch.arange(9).expand(2, -1))
-
-
-def test_given_masking():
-    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]])
-    ids_shuffle, _, returned, num_visible = given_masking(mask)
-    assert num_visible == 2
-    assert ids_shuffle.tolist() == [[0, 3, 1, 2], [1, 2, 0, 3]]
-    assert torch.equal(returned, mask.float())
-    with pytest.raises(ValueError, match=r"\[1, 2\]"):
-        given_masking(torch.tensor([[0, 1, 0], [1, 0, 1]]))
-    with pytest.raises(ValueError, match="all 3 patches"):
-        given_masking(torch.ones(2, 3))
 
 
 def test_sincos_table_against_loops():

@@ -297,6 +297,25 @@ def test_training_computes_the_same_as_the_whole_decoder(model, inputs, norm_pix
     )
 
 
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+def test_evaluation_gives_losses_and_their_target(model, inputs, norm_pix_loss):
+    model.config.norm_pix_loss = norm_pix_loss
+    outputs = model.eval()(**inputs)
+    target = pixel_target(patchify(inputs["pixel_values"], (8, 8)), norm_pix_loss)
+    assert torch.equal(outputs.target, target)
+    expected = masked_losses(outputs.logits, target, outputs.mask)
+    torch.testing.assert_close(outputs.losses, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(outputs.loss, outputs.losses.mean(), rtol=0, atol=1e-6)
+    one_by_one = [
+        model(inputs["pixel_values"][i : i + 1], noise=inputs["noise"][i : i + 1]).loss
+        for i in range(2)
+    ]
+    torch.testing.assert_close(outputs.losses, torch.stack(one_by_one), rtol=0, atol=1e-6)
+    for without in (model.train()(**inputs), model.eval()(**inputs, return_loss=False)):
+        assert without.losses is None
+        assert without.target is None
+
+
 def test_training_computes_for_masked_tokens_only(model, inputs):
     sizes = {}
 

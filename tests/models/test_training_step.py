@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from hf_mae import MAEConfig, MAEForPreTraining
 from hf_mae.models import recompute
 from hf_mae.models.functional import gather_tokens, patchify, pixel_target, take_patches
-from hf_mae.models.masking import random_masking
 
 
 def plain_layer(layer, tokens):
@@ -265,14 +264,6 @@ def test_the_optimizer_is_fused(make_trainer):
     assert isinstance(optimizer, torch.optim.AdamW)
     assert all(group["fused"] for group in optimizer.param_groups)
     assert optimizer.found_inf.item() == 0  # the guard tells it on the device
-
-
-def test_one_sort_gives_the_order_and_its_inverse():
-    ids_shuffle, ids_restore, mask, _ = random_masking(torch.rand(50, 196), 0.75)
-    assert torch.equal(ids_restore, ids_shuffle.argsort(dim=1))
-    assert torch.equal(
-        mask.gather(1, ids_shuffle), (torch.arange(196) >= 49).float().expand(50, -1)
-    )
 
 
 def test_the_model_says_which_patches_its_features_are_of():

@@ -1,0 +1,99 @@
+"""Masks: 1 for a patch that is removed, 0 for one that the encoder sees."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_mae.models.masking import (
+    choose_mask,
+    given_masking,
+    mask_noise,
+    random_masking,
+    seeded_noise,
+)
+
+
+def test_random_masking_keeps_the_smallest_noise():
+    noise = torch.rand(5, 49)
+    ids_shuffle, ids_restore, mask, num_visible = random_masking(noise, 0.75)
+    assert num_visible == 12
+    for row in range(5):
+        visible = set(noise[row].argsort()[:12].tolist())
+        assert set(ids_shuffle[row, :12].tolist()) == visible
+        assert {i for i in range(49) if mask[row, i] == 0} == visible
+        assert torch.equal(ids_shuffle[row][ids_restore[row]], torch.arange(49))
+
+
+def test_every_patch_is_masked_equally_often():
+    counts = random_masking(torch.rand(20000, 16), 0.75)[2].mean(dim=0)
+    # 20,000 draws of probability 3/4: standard deviation 0.003
+    assert torch.allclose(counts, torch.full((16,), 0.75), atol=0.015)
+
+
+def test_equal_noise_keeps_the_natural_order():
+    ids_shuffle, _, _, _ = random_masking(torch.zeros(2, 100), 0.5)
+    assert torch.equal(ids_shuffle, torch.arange(100).expand(2, -1))
+
+
+def test_mask_ratio_zero_is_the_natural_order():
+    ids_shuffle, _, mask, num_visible = random_masking(torch.rand(2, 9), 0.0)
+    assert num_visible == 9
+    assert mask.sum() == 0
+    assert torch.equal(ids_shuffle, torch.arange(9).expand(2, -1))
+
+
+def test_given_masking():
+    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]])
+    ids_shuffle, _, returned, num_visible = given_masking(mask)
+    assert num_visible == 2
+    assert ids_shuffle.tolist() == [[0, 3, 1, 2], [1, 2, 0, 3]]
+    assert torch.equal(returned, mask.float())
+    with pytest.raises(ValueError, match=r"\[1, 2\]"):
+        given_masking(torch.tensor([[0, 1, 0], [1, 0, 1]]))
+    with pytest.raises(ValueError, match="all 3 patches"):
+        given_masking(torch.ones(2, 3))
+
+
+def test_one_sort_gives_the_order_and_its_inverse():
+    ids_shuffle, ids_restore, mask, _ = random_masking(torch.rand(50, 196), 0.75)
+    assert torch.equal(ids_restore, ids_shuffle.argsort(dim=1))
+    assert torch.equal(
+        mask.gather(1, ids_shuffle), (torch.arange(196) >= 49).float().expand(50, -1)
+    )
+
+
+def test_a_mask_names_visible_and_removed_patches():
+    mask = random_masking(torch.rand(3, 16), 0.75)
+    assert mask.ids_visible.shape == (3, 4)
+    assert torch.equal(torch.cat([mask.ids_visible, mask.ids_removed], dim=1), mask.ids_shuffle)
+    assert not mask.mask.gather(1, mask.ids_visible).any()
+    assert mask.mask.gather(1, mask.ids_removed).all()
+
+
+def test_the_mask_that_is_asked_for():
+    shape, device, noise = (2, 16), torch.device("cpu"), torch.rand(2, 16)
+    assert choose_mask(shape, device, 0.75) is None
+    assert choose_mask(shape, device, 0.75, noise=noise).num_visible == 4
+    assert choose_mask(shape, device, 0.75, noise=noise, mask_ratio=0.5).num_visible == 8
+    torch.manual_seed(0)
+    drawn = choose_mask(shape, device, 0.75, mask_ratio=0.5)
+    torch.manual_seed(0)
+    expected = random_masking(torch.rand(2, 16), 0.5)
+    assert torch.equal(drawn.ids_shuffle, expected.ids_shuffle)
+
+
+def test_seeded_noise_is_what_a_generator_of_that_seed_draws_first():
+    expected = torch.rand(3, 7, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(seeded_noise(3, 7, 5), expected)
+    generator = torch.Generator().manual_seed(5)
+    torch.randn(4, generator=generator)
+    after = torch.Generator().manual_seed(5)
+    torch.randn(4, generator=after)
+    expected = torch.rand(3, 7, generator=after)
+    assert torch.equal(seeded_noise(3, 7, generator), expected)
+
+
+def test_the_noise_of_a_sample_is_its_generators():
+    noise = mask_noise(9, np.random.default_rng(3))
+    assert noise.dtype == torch.float32
+    assert noise.tolist() == np.random.default_rng(3).random(9, dtype=np.float32).tolist()
