@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import Mixup
 from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
-from timm.data.mixup import mixup_target
+from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 
 

@@ -117,7 +117,7 @@ class Jpeg:
         # PIL resizes boxes that end within a pixel
         top, left, height, width = (side / scale for side in box)
         edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
-        resized = picture.resize(target[::-1], Image.Resampling.BICUBIC, box=edges)
+        resized = picture.resize((target[1], target[0]), Image.Resampling.BICUBIC, box=edges)
         return np.array(resized).reshape(*target, self._num_channels)
 
     def _decode_region(self, box: Box) -> np.ndarray | None:
@@ -175,8 +175,6 @@ def open_image(value: Any, num_channels: int) -> DecodedImage:
         if not isinstance(value, dict):
             return _checked_array(np.asarray(value), num_channels)
         data, path = value.get("bytes"), value.get("path")
-        if data is None and path is None:
-            raise ValueError("neither bytes nor a path")
         if data is None:
             data = _read(path)
         picture = Image.open(io.BytesIO(data))
@@ -211,12 +209,14 @@ def whole_pixels(image: DecodedImage) -> np.ndarray:
     return image.whole if isinstance(image, Jpeg) else image
 
 
-def _read(path: str) -> bytes:
+def _read(path: str | None) -> bytes:
     """Reads a file, or an address of fsspec's, as streams have them (hf://…, zip://…::…)."""
+    if path is None:
+        raise ValueError("neither bytes nor a path")
     if "://" not in str(path):
         return Path(path).read_bytes()
     with fsspec.open(path, "rb") as file:
-        return file.read()
+        return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of several files)
 
 
 def _checked_array(array: np.ndarray, num_channels: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset, Features
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 
 
 _LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
@@ -39,9 +39,9 @@ def label_files(folder: Path, files: Sequence[str], flag: str) -> tuple[list[int
             f"{flag} {folder} holds {len(loose)} images that lie in no class, as {loose[0]}; each "
             f"class needs a folder of its own. In it there is {list_entries(folder)}"
         )
-    classes = {way[0] for way in ways}
-    feature = ClassLabel(names=sorted(classes))
-    return [feature.str2int(way[0]) for way in ways], feature
+    classes = sorted({way[0] for way in ways})
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [numbers[way[0]] for way in ways], ClassLabel(names=classes)
 
 
 def list_entries(folder: Path) -> str:

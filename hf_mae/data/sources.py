@@ -3,7 +3,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
 from .labels import find_label_column, label_files, list_entries, the_only_column, unify_classes
@@ -74,7 +75,7 @@ def load_image_dataset(
     if train_dir is not None and dataset_name is not None:
         raise ValueError("give either dataset_name or train_dir, not both")
     if train_dir is not None:
-        splits = DatasetDict(train=_load_folder(train_dir, "train_dir", labels))
+        splits = {"train": _load_folder(train_dir, "train_dir", labels)}
     elif dataset_name is not None:
         splits = _load_named(dataset_name, dataset_config)
     else:
@@ -89,7 +90,7 @@ def load_image_dataset(
     if labels:
         chosen = unify_classes(chosen)
     if "validation" in chosen:
-        return DatasetDict(chosen)
+        return DatasetDict({**chosen})
     return _hold_out(chosen["train"], train_val_split, seed)
 
 
@@ -136,11 +137,7 @@ def load_evaluation_dataset(
 
     splits = _load_named(dataset_name, dataset_config)
     if split is None:
-        split = _first_held_out(splits)
-    if split is None and len(splits) > 1:
-        raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
-    if split is None:
-        split = next(iter(splits))
+        split = _first_held_out(splits) or _only_split(splits)
     dataset = _pick(splits, split, "split")
     dataset = _standard_columns(dataset, image_column, label_column, labels=True)
     return unify_classes({split: dataset})[split], split
@@ -188,9 +185,9 @@ def _find_images(folder: Path) -> Iterator[str]:
                 yield os.path.join(root, name)
 
 
-def _load_named(name: str, config: str | None) -> DatasetDict:
+def _load_named(name: str, config: str | None) -> dict[str, Dataset]:
     if name == "digits":
-        return DatasetDict(train=_load_digits())
+        return {"train": _load_digits()}
     path = Path(name).expanduser()
     if path.is_dir():
         saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
@@ -202,11 +199,13 @@ def _load_named(name: str, config: str | None) -> DatasetDict:
         loaded = datasets.load_dataset("parquet", data_files=str(path))
     else:
         loaded = _load_from_hub(name, config)
-    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
+    if isinstance(loaded, Dataset):
+        return {"train": loaded}
+    return {str(split): dataset for split, dataset in loaded.items()}
 
 
 def _load_from_hub(name: str, config: str | None) -> Any:
-    missing = (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError)
+    missing = (DatasetNotFoundError, FileNotFoundError, ConnectionError)
     try:
         return datasets.load_dataset(name, config)
     except missing as error:
@@ -220,7 +219,7 @@ def _load_digits() -> Dataset:
     """scikit-learn's 1,797 scanned digits (8 x 8, 16 greys) as 32-pixel PNG files."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     files = []
     for scan in digits.images:
         pixels = (scan * (255 / 16)).round().astype(np.uint8)
@@ -267,9 +266,16 @@ def choose_splits(
     return train_split, chosen
 
 
-def _first_held_out(splits: Any) -> str | None:
-    """The name among splits' names that held-out images usually have."""
-    return next((name for name in _VALIDATION_SPLITS if name in splits), None)
+def _first_held_out(names: Iterable[str]) -> str | None:
+    """The first of the names that held-out images usually have."""
+    there = set(names)
+    return next((name for name in _VALIDATION_SPLITS if name in there), None)
+
+
+def _only_split(splits: Mapping[str, Dataset]) -> str:
+    if len(splits) > 1:
+        raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
+    return next(iter(splits))
 
 
 def _pick(splits: Mapping[str, Split], name: str, flag: str) -> Split:
@@ -280,13 +286,13 @@ def _pick(splits: Mapping[str, Split], name: str, flag: str) -> Split:
 
 def _hold_out(train: Dataset, share: float, seed: int) -> DatasetDict:
     if share == 0:
-        return DatasetDict(train=train)
+        return DatasetDict({"train": train})
     if len(train) < 2:
         raise ValueError(
             f"there is {len(train)} training image: none to hold out by train_val_split={share}"
         )
     halves = train.train_test_split(test_size=max(1, round(share * len(train))), seed=seed)
-    return DatasetDict(train=halves["train"], validation=halves["test"])
+    return DatasetDict({"train": halves["train"], "validation": halves["test"]})
 
 
 # columns -----------------------------------------------------------------------------------------

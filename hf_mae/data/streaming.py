@@ -67,7 +67,8 @@ def load_image_stream(
     Raises:
         ValueError: a split or column isn't there; the message lists what is.
     """
-    splits = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
+    loaded = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
+    splits = {str(name): split for name, split in loaded.items()}
     train_split, chosen = choose_splits(splits, train_split, validation_split)
     validation = None
     if "validation" in chosen:
@@ -83,7 +84,7 @@ def _undecoded_images(stream: IterableDataset, column: str | None) -> IterableDa
     """One column, `image`, of undecoded files."""
     if stream.features is None:
         stream = stream._resolve_features()
-    column = find_image_column(stream.features, column)
+    column = find_image_column(stream.features or Features(), column)
     # cast first: on the way to another name they would be decoded
     stream = stream.select_columns([column]).cast_column(column, ImageFeature(decode=False))
     return stream if column == "image" else stream.rename_column(column, "image")
@@ -365,7 +366,7 @@ class _Reader:
                     order = rng.permutation(len(held))
                     yield from (held[i] for i in order[max(0, skip - block * size) :])
                     block += 1
-                length = self._length(number)
+                length = self._length(number) or 0
             skip = max(0, skip - length)
             empty = 0 if length else empty + 1
             if empty == _MAX_EMPTY_PASSES:

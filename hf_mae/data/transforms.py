@@ -195,7 +195,7 @@ class CenterCropTransform:
     def __init__(self, config: MAEConfig):
         self.processor = MAEImageProcessor.from_model_config(config)
 
-    def __call__(self, image: DecodedImage, rng: np.random.Generator | None = None) -> Sample:
+    def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
         # the two steps alone: all that a processor does around them takes longer than a small image
         processor = self.processor
         pixels = torch.from_numpy(whole_pixels(image)).permute(2, 0, 1)  # (C, H, W)
@@ -218,7 +218,7 @@ class MaskedEvaluationTransform(CenterCropTransform):
         self.num_patches = config.num_patches
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
-        return {**super().__call__(image), "noise": mask_noise(self.num_patches, rng)}
+        return {**super().__call__(image, rng), "noise": mask_noise(self.num_patches, rng)}
 
 
 class ProcessorTransform:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast
-from timm.optim import Lars
+from timm.optim.lars import Lars
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer

@@ -2,7 +2,6 @@
 """The Trainer of pre-training, with held-out losses and reconstructions."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.resolution import schedule_resolutions
@@ -188,9 +187,8 @@ class MAETrainer(ImageTrainer):
             figure = reconstruction_panel(self.model, self.processing_class, **inputs)
         if not self.is_world_process_zero():
             return
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / PANEL_FILE, dpi=120)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.output_dir / PANEL_FILE, dpi=120)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)

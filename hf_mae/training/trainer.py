@@ -46,21 +46,17 @@ class _StepCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs):
-        self.trainer.nonfinite.skipped = 0
-        for entry in state.log_history:  # of the run that is resumed
-            self.trainer.nonfinite.skipped = entry.get(
-                "nonfinite_skipped", self.trainer.nonfinite.skipped
-            )
+        skipped = [entry.get("nonfinite_skipped", 0) for entry in state.log_history]
+        self.trainer.nonfinite.skipped = int(max(skipped, default=0))  # of the run that is resumed
 
     def on_epoch_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs):
         # from the count of updates, for accelerate's set_epoch doesn't reach a sampler below two
         # wrappers (a resumed run on several processes), and state.epoch is a fraction
         self.trainer.epoch_sampler.epoch = state.global_step // self.trainer.updates_per_epoch
 
-    def on_pre_optimizer_step(
-        self, args, state: TrainerState, control: TrainerControl, model=None, **kwargs
-    ):
-        self.trainer.nonfinite.before_update(state.global_step + 1, model, self.trainer.optimizer)
+    def on_pre_optimizer_step(self, args, state: TrainerState, control: TrainerControl, **kwargs):
+        guard, step = self.trainer.nonfinite, state.global_step + 1
+        guard.before_update(step, kwargs["model"], self.trainer.optimizer)
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, **kwargs):
         # with each save a line of the log, so that the mean of the next line doesn't reach back
@@ -103,9 +99,12 @@ class ImageTrainer(Trainer):
 
     eval_metrics = ("loss",)  # what `metric_for_best_model` can name
 
+    # what the constructor takes; transformers' own types are wider
     args: ImageTrainingArguments
+    model: Any
     train_dataset: Samples
     eval_dataset: Samples | None
+    processing_class: MAEImageProcessor
 
     def __init__(
         self,
@@ -137,7 +136,7 @@ class ImageTrainer(Trainer):
                 f"{', '.join(self.eval_metrics)}"
             )
         self.add_callback(_StepCallback(self))
-        self.epoch_sampler: Sampler | None = None
+        self.epoch_sampler: Any = None  # with a settable `epoch`
         self.nonfinite = NonFiniteGuard(args, self.accelerator)
         self._bad_images: dict[tuple[str, int], str] = {}  # (split, index) → path
         self._unreported_bad_images: list[tuple[str, int, str, str]] = []
@@ -146,6 +145,11 @@ class ImageTrainer(Trainer):
 
     def _restart_clock(self) -> None:
         self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
+
+    @property
+    def output_dir(self) -> Path:
+        """The output folder."""
+        return Path(str(self.args.output_dir))
 
     # data ----------------------------------------------------------------------------------------
 
@@ -246,7 +250,8 @@ class ImageTrainer(Trainer):
     ) -> LRScheduler:
         if self.lr_scheduler is None:
             args, per_epoch, planned = self.args, self.updates_per_epoch, self.planned_updates
-            min_ratio = args.min_learning_rate / args.learning_rate
+            peak = args.learning_rate or 0.0  # never None once the arguments are made
+            min_ratio = args.min_learning_rate / peak
 
             def share_of_peak(step: int) -> float:
                 epochs = planned / per_epoch
@@ -278,7 +283,7 @@ class ImageTrainer(Trainer):
         self._clock, self._resumed_from_step = time.perf_counter(), 0
         if not resume_from_checkpoint:
             if self.is_world_process_zero():
-                (Path(self.args.output_dir) / BAD_IMAGES_FILE).unlink(missing_ok=True)
+                (self.output_dir / BAD_IMAGES_FILE).unlink(missing_ok=True)
             return super().train(None, trial, ignore_keys_for_eval)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if state.global_step >= self.planned_updates:
@@ -374,7 +379,7 @@ class ImageTrainer(Trainer):
             if (split, index) not in self._bad_images:
                 self._bad_images[split, index] = path
                 lines.append(f"{split}\t{index}\t{path}\t{error}\n")
-        file = Path(self.args.output_dir) / BAD_IMAGES_FILE
+        file = self.output_dir / BAD_IMAGES_FILE
         if lines and self.is_world_process_zero():
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a+", encoding="utf-8") as stream:
