@@ -127,7 +127,8 @@ def read_config_beside(path: Path) -> dict[str, Any]:
 def report(facts: dict[str, Any], processor: MAEImageProcessor, output_dir: Path) -> str:
     """What was converted into what, a row for each fact."""
     outputs = facts["outputs"]
-    crop = processor.crop_size
+    edge = dict(processor.size)["shortest_edge"]
+    crop = dict(processor.crop_size)
     mean = [round(value, 3) for value in processor.image_mean]
     std = [round(value, 3) for value in processor.image_std]
     rows = {
@@ -139,9 +140,9 @@ def report(facts: dict[str, Any], processor: MAEImageProcessor, output_dir: Path
         "keys": "none left over, none missing",
         "outputs": f"{outputs['output']} {outputs['shape']} of a fixed input: mean "
         f"{outputs['mean']:.6g}, mean absolute {outputs['mean_absolute']:.6g}",
-        "pictures": f"shortest edge to {processor.size.shortest_edge}, the middle "
-        f"{crop.height} x {crop.width}, mean {mean}, deviation {std}; if it was trained on others, "
-        "mend preprocessor_config.json",
+        "pictures": f"shortest edge to {edge}, the middle "
+        f"{crop['height']} x {crop['width']}, mean {mean}, deviation {std}; if it was trained on "
+        "others, mend preprocessor_config.json",
         "folder": f"{output_dir} ({PROVENANCE_FILE} has these figures)",
     }
     return "\n".join(f"{name:8} {text}" for name, text in rows.items())

@@ -1,5 +1,4 @@
-"""Writes a model of ours as one that plain transformers loads, and checks that it computes the
-same.
+"""Writes a model of ours as one that plain transformers loads, and checks its outputs.
 
     python scripts/export.py --model_name_or_path DIR --output_dir DIR [--as vit]
 

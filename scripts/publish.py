@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_mae.errors import reported_as
-from hf_mae.hub.publishing import Publication, base_is_missing, prepare, upload
+from hf_mae.hub.publishing import Publication, missing_base_model, prepare, upload
 
 
 def main() -> None:
@@ -33,11 +33,9 @@ def main() -> None:
             print(f"\n{publication.card}")
             return
         print(f"published at {upload(publication, args.repo_id, args.public)}")
-        if base_is_missing(publication.card):
-            print(
-                f"note: the card's base_model, {publication.card.data.base_model}, isn't on the "
-                "Hub: publish it too"
-            )
+        missing = missing_base_model(publication.card)
+        if missing:
+            print(f"note: the card's base_model, {missing}, isn't on the Hub: publish it too")
 
 
 def parse() -> argparse.Namespace:

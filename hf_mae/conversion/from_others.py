@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
-from transformers import PreTrainedModel, ViTMAEConfig
+from transformers import ViTMAEConfig
 
 from ..data.labels import readable_names
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.key_names import FACEBOOK_RENAMES, MMPRETRAIN_RENAMES, VIT_MAE_RENAMES, rename
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEForPreTraining, MAEModel
+from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
 from .checkpoint_files import Inert
 from .zoo import PublishedModel
 
@@ -89,7 +89,7 @@ class Conversion:
         notes: What couldn't be read from the tensors and was assumed, for the user.
     """
 
-    model: PreTrainedModel
+    model: MAEPreTrainedModel
     format: str
     num_source_tensors: int
     notes: list[str] = field(default_factory=list)
@@ -208,7 +208,7 @@ def _is_plain(name: str, tensor: Tensor) -> bool:
     return tensor.is_floating_point() or "num_batches" in name  # a batch norm counts in integers
 
 
-def _choose_class(tensors: Mapping[str, Tensor]) -> type[PreTrainedModel]:
+def _choose_class(tensors: Mapping[str, Tensor]) -> type[MAEPreTrainedModel]:
     if "classifier.weight" in tensors:
         return MAEForImageClassification
     if "decoder.mask_token" in tensors:
@@ -216,7 +216,7 @@ def _choose_class(tensors: Mapping[str, Tensor]) -> type[PreTrainedModel]:
     return MAEModel
 
 
-def _has_plain_head_on_class_token(model: PreTrainedModel) -> bool:
+def _has_plain_head_on_class_token(model: MAEPreTrainedModel) -> bool:
     config = model.config
     if not isinstance(model, MAEForImageClassification):
         return False
@@ -446,7 +446,7 @@ def _trained_with_norm_pix_loss(extras: Mapping[str, Any]) -> bool | None:
     return found[1] == "True" if found else None
 
 
-def _check_keys(found: Mapping[str, Tensor], model: PreTrainedModel) -> None:
+def _check_keys(found: Mapping[str, Tensor], model: MAEPreTrainedModel) -> None:
     wanted = model.state_dict()
     left_over = [name for name in found if name not in wanted]
     missing = [name for name in wanted if name not in found]
@@ -464,7 +464,7 @@ def _check_keys(found: Mapping[str, Tensor], model: PreTrainedModel) -> None:
         )
 
 
-def check_published(model: PreTrainedModel, published: PublishedModel) -> None:
+def check_published(model: MAEPreTrainedModel, published: PublishedModel) -> None:
     """Checks that a model is of the kind and size that a published model's name says.
 
     Raises:

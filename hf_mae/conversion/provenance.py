@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..models.masking import seeded_noise
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEForPreTraining
+from ..models.modeling_mae import MAEForPreTraining, MAEPreTrainedModel
 from ..output_folder import PROVENANCE_FILE
 from .checkpoint_files import file_digest
 from .from_others import Conversion
@@ -54,7 +53,7 @@ def save_provenance(facts: dict[str, Any], folder: str | Path) -> None:
 
 
 @torch.no_grad()
-def output_checksum(model: PreTrainedModel) -> dict[str, Any]:
+def output_checksum(model: MAEPreTrainedModel) -> dict[str, Any]:
     """Says what a model makes of an image of noise, in figures that any machine can check.
 
     The image and the mask are `torch.randn` and `torch.rand` on the CPU, seed 0.

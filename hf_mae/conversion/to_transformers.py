@@ -12,12 +12,13 @@ RGB too: the luminance of a picture is folded into its patch projection.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from huggingface_hub import save_torch_state_dict
 from PIL import Image
+from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -26,7 +27,6 @@ from transformers import (
     BeitConfig,
     BitImageProcessor,
     PreTrainedConfig,
-    PreTrainedModel,
     ViTConfig,
     ViTMAEConfig,
 )
@@ -36,7 +36,7 @@ from ..models.image_processing_mae import MAEImageProcessor
 from ..models.key_names import NATIVE_RENAMES, rename
 from ..models.masking import seeded_noise
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEForPreTraining, MAEModel
+from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
 
 
 _SHARED_FIELDS = (
@@ -86,7 +86,7 @@ class _NativeModel:
 
 
 def export(
-    model: PreTrainedModel,
+    model: MAEPreTrainedModel,
     processor: MAEImageProcessor,
     folder: str | Path,
     bare_encoder: bool = False,
@@ -157,15 +157,20 @@ def _check_that_a_native_processor_fits(config: MAEConfig, processor: MAEImagePr
         raise ValueError("the image processor's size must be a shortest_edge, or height and width")
 
 
-def _make_native(model: PreTrainedModel, bare_encoder: bool) -> _NativeModel:
-    if bare_encoder or isinstance(model, MAEModel):
-        return _native_encoder(model if isinstance(model, MAEModel) else model.vit)
-    if isinstance(model, MAEForPreTraining):
+def _make_native(model: MAEPreTrainedModel, bare_encoder: bool) -> _NativeModel:
+    if isinstance(model, MAEForPreTraining) and not bare_encoder:
         config = ViTMAEConfig(**_read_fields(model.config, *_DECODER_FIELDS, "qkv_bias"))
         return _NativeModel(
             architecture="ViTMAEForPreTraining", config=config, tensors=_rename(model)
         )
-    return _native_classifier(model)
+    if isinstance(model, MAEForImageClassification) and not bare_encoder:
+        return _native_classifier(model)
+    return _native_encoder(_encoder_of(model))
+
+
+def _encoder_of(model: MAEPreTrainedModel) -> MAEModel:
+    """The model itself, if it is a bare encoder."""
+    return cast(MAEModel, model.base_model)
 
 
 def _native_encoder(encoder: MAEModel) -> _NativeModel:
@@ -206,7 +211,7 @@ def _read_fields(config: MAEConfig, *names: str) -> dict[str, Any]:
     return {"image_size": config.image_hw[0], "patch_size": config.patch_hw[0], **fields}
 
 
-def _rename(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def _rename(model: MAEPreTrainedModel) -> dict[str, torch.Tensor]:
     """The tensors under native names."""
     return rename(model.state_dict(), NATIVE_RENAMES)
 
@@ -221,7 +226,8 @@ def _fold_batch_norm(model: MAEForImageClassification) -> dict[str, torch.Tensor
         return tensors
     mean = tensors["batch_norm.running_mean"].double()
     variance = tensors["batch_norm.running_var"].double()
-    weight = tensors["classifier.weight"].double() / (variance + model.batch_norm.eps).sqrt()
+    eps = cast(nn.BatchNorm1d, model.batch_norm).eps
+    weight = tensors["classifier.weight"].double() / (variance + eps).sqrt()
     bias = tensors["classifier.bias"].double() - weight @ mean
     kept = {name: t for name, t in tensors.items() if not name.startswith("batch_norm.")}
     return kept | {"classifier.weight": weight.float(), "classifier.bias": bias.float()}
@@ -317,7 +323,7 @@ def _compare_processors(
 
 @torch.no_grad()
 def _compare_models(
-    model: PreTrainedModel, folder: str | Path, architecture: str, native_channels: int
+    model: MAEPreTrainedModel, folder: str | Path, architecture: str, native_channels: int
 ) -> dict[str, float]:
     """Compares each output with that of the native folder.
 
@@ -341,7 +347,7 @@ def _compare_models(
         theirs = native(native_images, noise=noise)
     elif architecture == "ViTModel":
         names = ["last_hidden_state"]
-        encoder = model if isinstance(model, MAEModel) else model.vit
+        encoder = _encoder_of(model)
         native = AutoModel.from_pretrained(folder).eval()
         ours = encoder(images)
         theirs = native(native_images)

@@ -110,7 +110,7 @@ def _read_row(row: dict[str, str]) -> PublishedModel:
 
 
 def _read_table() -> dict[str, PublishedModel]:
-    path = importlib.resources.files(__package__) / "zoo.csv"
+    path = importlib.resources.files("hf_mae.conversion") / "zoo.csv"
     rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
     models = map(_read_row, rows)
     return {model.name: model for model in models}

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, ModelCard
 from jinja2 import UndefinedError
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from transformers import PreTrainedModel, pipeline
+from transformers import pipeline
 
 from ..conversion.from_others import check_published
 from ..conversion.provenance import output_checksum, same_checksum
@@ -23,6 +23,7 @@ from ..conversion.zoo import PublishedModel, published_model
 from ..errors import NETWORK_ERRORS
 from ..models.image_processing_mae import image_to_array
 from ..models.loading import load_model
+from ..models.modeling_mae import MAEPreTrainedModel
 from ..output_folder import (
     CARD_FILE,
     FACTS_FILE,
@@ -131,7 +132,7 @@ def _choose_license(
 
 
 def _check_model(
-    model: PreTrainedModel, written: OutputFolder, published: PublishedModel | None
+    model: MAEPreTrainedModel, written: OutputFolder, published: PublishedModel | None
 ) -> None:
     """Raises ValueError unless a converted model computes what its provenance says, and is of the
     size that its name says."""
@@ -204,7 +205,7 @@ def _copy_pixels(image: Path, folder: Path) -> Path:
 def _make_card(
     written: OutputFolder,
     published: PublishedModel | None,
-    model: PreTrainedModel,
+    model: MAEPreTrainedModel,
     facts: dict[str, Any],
 ) -> Card:
     """The card of a published model, of a trained one, or of any other."""
@@ -308,10 +309,12 @@ def _commit(publication: Publication, repo_id: str, public: bool) -> str:
     return str(commit.repo_url)
 
 
-def base_is_missing(card: ModelCard) -> bool:
-    """Whether the Hub doesn't have what a card says that the model was trained from."""
+def missing_base_model(card: ModelCard) -> str | None:
+    """What a card says that the model was trained from, if the Hub doesn't have it."""
     base_model = card.data.to_dict().get("base_model")
+    if not base_model:
+        return None
     try:
-        return bool(base_model) and not HfApi().repo_exists(base_model)
+        return None if HfApi().repo_exists(base_model) else base_model
     except NETWORK_ERRORS:
-        return False  # nobody knows
+        return None  # nobody knows

@@ -10,9 +10,10 @@ from tiny_models import HEADS, upstream_tensors
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEModel
 from hf_mae.conversion.checkpoint_files import read_checkpoint
-from hf_mae.conversion.from_others import convert
+from hf_mae.conversion.from_others import FORMATS, CheckpointFormat, convert
 from hf_mae.conversion.provenance import output_checksum, same_checksum
 from hf_mae.conversion.zoo import ZOO
+from hf_mae.models.key_names import FACEBOOK_RENAMES
 
 
 FILE = f"--checkpoint={GOLDEN / 'facebook_mae.pth'}"
@@ -294,6 +295,20 @@ def test_odd_tensors(tensors, message):
     whole, _ = read_checkpoint(GOLDEN / "facebook_mae.pth")
     with pytest.raises(ValueError, match=message):
         convert(whole | tensors, **HEADS)
+
+
+def test_a_further_code_base_is_a_table_of_names_and_a_row(monkeypatch):
+    theirs, _ = read_checkpoint(GOLDEN / "facebook_mae.pth")
+    others = {name.replace("patch_embed.proj", "stem.conv"): t for name, t in theirs.items()}
+    with pytest.raises(ValueError, match=r"are none of a Vision Transformer of mmpretrain"):
+        convert(others, **HEADS)
+    renames = {r"^stem\.conv\.": "patch_embed.proj.", **FACEBOOK_RENAMES}
+    row = CheckpointFormat(name="others", patch_key="stem.conv.weight", prefix="", renames=renames)
+    monkeypatch.setattr("hf_mae.conversion.from_others.FORMATS", [*FORMATS, row])
+    conversion = convert(others, **HEADS)
+    assert conversion.format == "others"
+    known = convert(theirs, **HEADS)
+    assert same_checksum(output_checksum(known.model), output_checksum(conversion.model))
 
 
 def test_timms_poolings_cannot_be_told_apart():
