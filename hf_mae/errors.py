@@ -53,13 +53,17 @@ USER_ERRORS = (
     *NETWORK_ERRORS,
 )
 
+# of these, what can come up in training; any other error in there is a mistake of ours
+TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
+
 
 @contextlib.contextmanager
-def reported_as(script: str) -> Iterator[None]:
+def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
     Args:
         script: Its name, which starts the line.
+        errors: What the user can mend; any other error keeps its traceback.
 
     Example:
 
@@ -70,5 +74,5 @@ def reported_as(script: str) -> Iterator[None]:
     """
     try:
         yield
-    except USER_ERRORS as error:
+    except errors as error:
         sys.exit(f"{script}: error: {' '.join(str(error).splitlines())}")
