@@ -54,15 +54,19 @@ USER_ERRORS = (
     *NETWORK_ERRORS,
 )
 
+# of these, what can come up in training; any other error in there is a mistake of ours
+TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
+
 
 @contextlib.contextmanager
-def reported_as(script: str) -> Iterator[None]:
+def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
     The user's Hub token is left out of the line.
 
     Args:
         script: Its name, which starts the line.
+        errors: What the user can mend; any other error keeps its traceback.
 
     Example:
 
@@ -73,7 +77,7 @@ def reported_as(script: str) -> Iterator[None]:
     """
     try:
         yield
-    except USER_ERRORS as error:
+    except errors as error:
         message = " ".join(str(error).splitlines())
         token = get_token()
         if token:  # whoever put it there

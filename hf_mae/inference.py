@@ -1,40 +1,66 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """A classifier's answers for image files."""
 
+from pathlib import Path
+from typing import TypedDict
+
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from .data.transforms import ProcessorTransform
 from .models.image_processing_mae import image_to_array
 from .models.loading import num_channels
 
 
-def finite(logits):
-    """The logits as they are, if they are numbers; else ValueError: the best of NaNs would be a
-    class like any other."""
+class Prediction(TypedDict):
+    """A class and its probability."""
+
+    label: str
+    score: float
+
+
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """Returns the logits as they are if they are numbers.
+
+    Raises:
+        ValueError: they aren't: the best of NaNs would be a class like any other.
+    """
     if not torch.isfinite(logits).all():
         raise ValueError("the model's logits are not finite; its weights are broken")
     return logits
 
 
 @torch.no_grad()
-def predict(model, processor, path, top_k=5):
-    """The most probable classes of an image file.
+def predict(
+    model: PreTrainedModel, processor: BaseImageProcessor, path: str | Path, top_k: int = 5
+) -> list[Prediction]:
+    """Finds the most probable classes of an image file.
+
+    Args:
+        model: A classifier, and
+        processor: its image processor, both from `load_classifier`.
+        path: The file.
+        top_k: How many classes to name.
 
     Returns:
-        [{"label": …, "score": …}, …], from the most probable down.
+        `[{"label": …, "score": …}, …]`, from the most probable down.
 
     Raises:
-        One of `image_processing_mae.DECODE_ERRORS`.
+        ValueError: the model answers what is no number.
+        One of `errors.DECODE_ERRORS`: the image can't be decoded.
+
+    Example:
+
+    >>> predict(*load_classifier("org/vit-huge-p14-mae-in1k"), "bird.jpg")  # doctest: +SKIP
     """
     with Image.open(path) as image:
-        array = image_to_array(image, num_channels(model))
-    pixel_values = (
-        ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0).to(model.device)
-    )
-    probabilities = finite(model(pixel_values).logits)[0].float().softmax(dim=0)
-    scores, numbers = probabilities.topk(min(top_k, len(probabilities)))
-    return [
-        {"label": model.config.id2label[n], "score": s}
-        for n, s in zip(numbers.tolist(), scores.tolist())
-    ]
+        array = image_to_array(image, num_channels(model))  # (H, W, C)
+    pixel_values = ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0)  # (1, C, H, W)
+    logits = finite(model(pixel_values.to(model.device)).logits)[0]  # (K,)
+    scores, numbers = logits.float().softmax(dim=0).topk(min(top_k, len(logits)))
+    predictions = []
+    for number, score in zip(numbers.tolist(), scores.tolist()):
+        predictions.append(Prediction(label=model.config.id2label[number], score=score))
+    return predictions

@@ -1,54 +1,48 @@
 """Measures hf_mae on this machine, beside what others use.
 
-    python scripts/benchmark.py input [--data DIR] [--workers N] [--compare] [--step_rate RATE]
-    [--rows N] [--output FILE] python scripts/benchmark.py train --size base --batch 8 [--device
-    cuda] [--bf16] [--compile] [--compare] [--output FILE] python scripts/benchmark.py infer --size
-    base --batch 1 32 [--device cuda] [--compare] [--output FILE] python scripts/benchmark.py plan
-    --size large --epochs 800 --gpus 64 --step_rate RATE --input_rate RATE [--workers N] python
-    scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
+    python scripts/benchmark.py input [--data DIR] [--workers N] [--compare] [--step_rate RATE] \\
+        [--rows N] [--output FILE]
+    python scripts/benchmark.py train --size base --batch 8 [--device cuda] [--bf16] [--compile] \\
+        [--compare] [--output FILE]
+    python scripts/benchmark.py infer --size base --batch 1 32 [--device cuda] [--compare] \\
+        [--output FILE]
+    python scripts/benchmark.py plan --size large --epochs 800 --gpus 64 --step_rate RATE \\
+        --input_rate RATE [--workers N]
+    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
 
 `input`: images a second that are decoded, cropped and collated for pre-training, a core and with
-worker processes, and how
-many workers a step rate (images/s, as training logs it) needs. `--compare` runs the official code's
-transforms and torchvision's best path turn about with ours, in the same process. Without `--data`
-it makes 500 x 375 JPEGs of its own. `--rows` makes an Arrow set of so many tiny images instead: it
-shows the time to the first batch and the workers' memory.
+worker processes, and how many workers a step rate (images/s, as training logs it) needs.
+`--compare` runs the official code's transforms and torchvision's best path turn about with ours, in
+the same process. Without `--data` it makes 500 x 375 JPEGs of its own. `--rows` makes an Arrow set
+of so many tiny images instead: it shows the time to the first batch and the workers' memory.
 
 `train` and `infer`: images a second of pre-training steps and of the classifier, peak memory, and
-the operations a second of
-the model's matrix products as a share of what a large product reaches between them. `--compare`
-runs other libraries' models of the same size turn about with ours: transformers', timm's and, where
-they are installed (`make peers`), mmpretrain's and lightly's.
+the operations a second of the model's matrix products as a share of what a large product reaches
+between them. `--compare` runs other libraries' models of the same size turn about with ours:
+transformers', timm's and, where they are installed (`make peers`), mmpretrain's and lightly's.
 
 `plan`: hours of a pre-training run from measured rates, workers a GPU needs, and whether training
-or input is what it waits
-for.
+or input is what it waits for.
 
 `quality`: held-out loss and k-NN accuracy that recipes reach in the same time, from the output
 folders of finished runs.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import warnings
+from typing import Any
 
+from hf_mae.errors import reported_as
 from hf_mae.models.configuration_mae import SIZES
 
 
-def main():
-    args = parse()
-    commands = {
-        "input": run_input,
-        "train": run_models,
-        "infer": run_models,
-        "plan": run_plan,
-        "quality": run_quality,
-    }
-    try:
-        results, packages = commands[args.command](args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"benchmark.py: error: {error}")
+def main() -> None:
+    args = parse_arguments()
+    with reported_as("benchmark.py"):
+        results, packages = measure(args)
     if getattr(args, "output", None):
         from benchmarks.timing import environment, save_results
 
@@ -57,38 +51,39 @@ def main():
         print(f"results in {args.output}")
 
 
-# each imports what it needs, for a machine that measures models may have no data libraries
+def measure(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """Runs a benchmark, which prints what it finds.
 
+    Each imports what it needs, for a machine that measures models may have no data libraries.
 
-def run_input(args):
-    from benchmarks.input import input_benchmark
+    Returns:
+        The results, for a file, and further packages whose versions matter.
+    """
+    if args.command == "input":
+        from benchmarks.input import input_benchmark
 
-    with tempfile.TemporaryDirectory() as scratch:
-        return input_benchmark(args, scratch), ["nvidia-nvimgcodec-cu13"]
+        with tempfile.TemporaryDirectory() as scratch:
+            return input_benchmark(args, scratch), ["nvidia-nvimgcodec-cu13"]
+    if args.command == "plan":
+        from benchmarks.plan import Plan
 
+        fields = {name: value for name, value in vars(args).items() if name != "command"}
+        print(Plan(**fields))
+        return None, []
+    if args.command == "quality":
+        from benchmarks.quality import quality_benchmark
 
-def run_models(args):
-    warnings.simplefilter("ignore")  # the peers' about themselves
+        return quality_benchmark(args), []
     from benchmarks.models import models_benchmark
 
+    warnings.simplefilter("ignore")  # the peers' about themselves
     return models_benchmark(args), ["timm", "mmpretrain", "lightly"]
 
 
-def run_plan(args):
-    from benchmarks.plan import Plan
-
-    print(Plan(**{name: value for name, value in vars(args).items() if name != "command"}))
-    return None, []
-
-
-def run_quality(args):
-    from benchmarks.quality import quality_benchmark
-
-    return quality_benchmark(args), []
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measures hf_mae on this machine, beside what others use.", allow_abbrev=False
+    )
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
     measures = {"allow_abbrev": False, "parents": [output]}
@@ -112,16 +107,16 @@ def parse():
     args = parser.parse_args()
     for name, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:
-            if (
-                isinstance(number, (int, float))
-                and not isinstance(number, bool)
-                and not 0 < number < float("inf")
-            ):
+            if is_number(number) and not 0 < number < math.inf:
                 parser.error(f"--{name} is {number}; it must be positive and finite")
     return args
 
 
-def add_input(part):
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def add_input(part: argparse.ArgumentParser) -> None:
     source = part.add_mutually_exclusive_group()
     source.add_argument(
         "--data",
@@ -162,7 +157,7 @@ def add_input(part):
     )
 
 
-def add_models(part):
+def add_models(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--size", choices=list(SIZES), default="base", help="of the model (default: base)"
     )
@@ -188,7 +183,7 @@ def add_models(part):
     )
 
 
-def add_plan(part):
+def add_plan(part: argparse.ArgumentParser) -> None:
     part.add_argument("--size", choices=list(SIZES), required=True, help="of the model")
     part.add_argument("--epochs", type=float, required=True, help="of the run")
     part.add_argument("--gpus", type=int, required=True, help="of the run")

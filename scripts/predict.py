@@ -9,28 +9,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-
-from hf_mae.errors import DECODE_ERRORS
+from hf_mae.errors import DECODE_ERRORS, reported_as
 from hf_mae.inference import predict
 from hf_mae.models.loading import load_classifier
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument(
-        "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print a JSON list: image, and predictions or error"
-    )
-    args = parser.parse_args()
-    try:
+def main() -> None:
+    args = parse_arguments()
+    with reported_as("predict.py"):
         model, processor = load_classifier(args.model_name_or_path)
-    except (ValueError, OSError, SafetensorError) as error:
-        sys.exit(f"predict.py: error: {error}")
 
     results = []
     for name in args.images:
@@ -41,17 +30,35 @@ def main():
         except DECODE_ERRORS as error:
             results.append({"image": name, "error": str(error)})
             print(f"predict.py: {name} is passed over: {error}", file=sys.stderr)
-    print(
-        json.dumps(results, indent=2, ensure_ascii=False)
-        if args.json
-        else "\n\n".join(map(as_text, results))
+
+    if args.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        print("\n\n".join(map(as_text, results)))
+    if any("error" in result for result in results):
+        sys.exit(1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Names what is on pictures: the five most probable classes of each.",
+        allow_abbrev=False,
     )
-    sys.exit(1 if any("error" in result for result in results) else 0)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON list: image, and predictions or error"
+    )
+    return parser.parse_args()
 
 
-def as_text(result):
-    rows = result.get("predictions", [])
-    return "\n".join([result["image"], *(f"  {row['score']:7.2%}  {row['label']}" for row in rows)])
+def as_text(result: dict[str, Any]) -> str:
+    lines = [result["image"]]
+    for row in result.get("predictions", []):
+        lines.append(f"  {row['score']:7.2%}  {row['label']}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

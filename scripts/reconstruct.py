@@ -1,6 +1,8 @@
 """Hides most of each image and shows what a model makes of the rest.
 
 python scripts/reconstruct.py --model_name_or_path DIR_OR_ID --output out.png IMAGE [IMAGE …]
+
+The exit status is 1 if an image could not be read; the others are drawn all the same.
 """
 
 import argparse
@@ -9,42 +11,50 @@ import sys
 import torch
 from PIL import Image
 
-from hf_mae import MAEForPreTraining, MAEImageProcessor
-from hf_mae.errors import DECODE_ERRORS
+from hf_mae import MAEImageProcessor
+from hf_mae.errors import DECODE_ERRORS, reported_as
+from hf_mae.models.loading import load_pretraining_model
 from hf_mae.models.masking import seeded_noise
-from hf_mae.training.visualization import reconstruction_panel
+from hf_mae.training import reconstruction_panel
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def main() -> None:
+    args = parse_arguments()
+    with reported_as("reconstruct.py"):
+        model = load_pretraining_model(args.model_name_or_path)
+    # the crop that the model was trained on, whatever a processor beside it does
+    processor = MAEImageProcessor.from_model_config(model.config)
+
+    images, failed = [], False
+    for name in args.images:
+        try:
+            with Image.open(name) as image:
+                images.append(processor(image, return_tensors="pt").pixel_values)
+        except DECODE_ERRORS as error:
+            failed = True
+            print(f"reconstruct.py: {name} is passed over: {error}", file=sys.stderr)
+    if images:
+        noise = seeded_noise(len(images), model.config.num_patches, args.seed)
+        panel = reconstruction_panel(model, processor, torch.cat(images), noise)
+        panel.savefig(args.output, dpi=120)
+        noun = "image" if len(images) == 1 else "images"
+        print(f"{len(images)} {noun} in {args.output}")
+    if failed:
+        sys.exit(1)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Hides most of each image and shows what a model makes of the rest.",
+        allow_abbrev=False,
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument(
         "--model_name_or_path", required=True, help="pre-training model: folder or Hub id"
     )
     parser.add_argument("--output", required=True, help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="decides the masks")
-    args = parser.parse_args()
-    try:
-        model = MAEForPreTraining.from_pretrained(args.model_name_or_path).eval()
-    except (ValueError, OSError) as error:
-        sys.exit(f"reconstruct.py: error: {error}")
-    processor = MAEImageProcessor.from_model_config(model.config)
-
-    images, failed = [], 0
-    for name in args.images:
-        try:
-            with Image.open(name) as image:
-                images.append(processor(image, return_tensors="pt").pixel_values)
-        except DECODE_ERRORS as error:
-            failed += 1
-            print(f"reconstruct.py: {name} is passed over: {error}", file=sys.stderr)
-    if images:
-        noise = seeded_noise(len(images), model.config.num_patches, args.seed)
-        reconstruction_panel(model, processor, torch.cat(images), noise).savefig(
-            args.output, dpi=120
-        )
-        print(f"{len(images)} image{'s' * (len(images) > 1)} in {args.output}")
-    sys.exit(1 if failed else 0)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -9,68 +9,68 @@ On several GPUs: accelerate launch scripts/run_eval.py …; on several CPU proce
 
 import argparse
 import json
-import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from hf_mae.data.labels import match_classes, own_labels
 from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.sources import load_evaluation_dataset
 from hf_mae.data.transforms import ProcessorTransform
-from hf_mae.errors import BadImageError
+from hf_mae.errors import reported_as
 from hf_mae.inference import finite
 from hf_mae.models.loading import load_classifier, num_channels
-from hf_mae.training.metrics import TopKAccuracy
+from hf_mae.training import TopKAccuracy
 from hf_mae.versions import PACKAGES, hardware, version
 
 
-def main():
+def main() -> None:
     args = parse_arguments()
     accelerator = Accelerator(cpu=args.use_cpu)
-    try:
+    with reported_as("run_eval.py"):
         model, processor = load_classifier(args.model_name_or_path)
-        names = (
-            "dataset_name",
-            "dataset_config",
-            "validation_dir",
-            "split",
-            "image_column",
-            "label_column",
-        )
         with accelerator.main_process_first():
-            dataset, args.split = load_evaluation_dataset(
-                **{name: getattr(args, name) for name in names}
+            dataset, split = load_evaluation_dataset(
+                dataset_name=args.dataset_name,
+                dataset_config=args.dataset_config,
+                validation_dir=args.validation_dir,
+                split=args.split,
+                image_column=args.image_column,
+                label_column=args.label_column,
             )
+        # the model's number of each class of the data set
         numbers = match_classes(dataset.features["label"].names, model.config.id2label)
-        draws = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
-        results = evaluate(model, draws, torch.tensor(numbers), accelerator, args)
-    except (ValueError, OSError, SafetensorError, BadImageError) as error:
-        sys.exit(f"run_eval.py: error: {error}")
+        samples = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
+        measured = evaluate(model, samples, torch.tensor(numbers), accelerator, args)
     if accelerator.is_main_process:
-        for name in ("top1_accuracy", "top5_accuracy"):
-            if name in results:
-                print(f"{name:14} {results[name]:.2%}")
-        bad = f", {results['bad_images']} more can't be decoded" if results["bad_images"] else ""
-        split = f" of the split {args.split}" if args.split else ""
-        print(
-            f"{results['n']:,} images{split}{bad}; {results['seconds']:.1f} s, "
-            f"{results['images_per_second']:,.0f} images/s"
-        )
+        results = {
+            **measured,
+            "model": args.model_name_or_path,
+            "dataset": args.dataset_name or args.validation_dir,
+            "split": split,
+            "hardware": hardware(accelerator.device, accelerator.num_processes),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": {package: version(package) for package in PACKAGES},
+        }
+        print_results(results)
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Measures a classifier's accuracy on labelled images, each counted once.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
     )
@@ -99,11 +99,31 @@ def parse_arguments():
 
 
 @torch.no_grad()
-def evaluate(model, draws, numbers, accelerator, args):
-    """Accuracies and facts about the run; `numbers` are the model's of the data set's classes."""
-    loader = DataLoader(draws, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
-    model, loader = model.to(accelerator.device), accelerator.prepare(loader)
-    metric, bad_images, num_labels = TopKAccuracy(keep_in_memory=True), 0, model.config.num_labels
+def evaluate(
+    model: PreTrainedModel,
+    samples: ImageSamples,
+    numbers: torch.Tensor,
+    accelerator: Accelerator,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measures the accuracies, and how fast it went.
+
+    Args:
+        model: A classifier.
+        samples: Labelled images.
+        numbers: (K,) the model's number of each class of the data set.
+        accelerator: Says on which device, and in how many processes.
+        args: The script's.
+
+    Raises:
+        ValueError: the model answers what is no number, or no image can be decoded.
+    """
+    loader = DataLoader(samples, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
+    loader = accelerator.prepare(loader)
+    model.to(accelerator.device)
+    metric = TopKAccuracy(keep_in_memory=True)
+    num_labels = model.config.num_labels
+    bad_images = 0
     start = time.perf_counter()
     for batch in tqdm(loader, desc="evaluating", disable=not accelerator.is_main_process):
         logits = finite(model(batch["pixel_values"]).logits)
@@ -113,21 +133,28 @@ def evaluate(model, draws, numbers, accelerator, args):
         bad_images += int((~good).sum())
         metric.add_batch(predictions=ranked[good].cpu(), references=numbers[labels[good].cpu()])
     seconds = time.perf_counter() - start
-    if bad_images == len(draws):
-        raise ValueError(f"none of the {len(draws)} images can be decoded")
+    if bad_images == len(samples):
+        raise ValueError(f"none of the {len(samples)} images can be decoded")
+    accuracies = cast(dict[str, float], metric.compute(num_labels=num_labels))
     return {
-        **metric.compute(num_labels=num_labels),
-        "n": len(draws) - bad_images,
+        **accuracies,
+        "n": len(samples) - bad_images,
         "bad_images": bad_images,
-        "model": args.model_name_or_path,
-        "dataset": args.dataset_name or args.validation_dir,
-        "split": args.split,
-        "hardware": hardware(accelerator.device, accelerator.num_processes),
         "seconds": round(seconds, 2),
-        "images_per_second": round(len(draws) / seconds, 1),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {package: version(package) for package in PACKAGES},
+        "images_per_second": round(len(samples) / seconds, 1),
     }
+
+
+def print_results(results: dict[str, Any]) -> None:
+    for name in ("top1_accuracy", "top5_accuracy"):
+        if name in results:
+            print(f"{name:14} {results[name]:.2%}")
+    images = f"{results['n']:,} images"
+    if results["split"]:
+        images += f" of the split {results['split']}"
+    if results["bad_images"]:
+        images += f", {results['bad_images']} more can't be decoded"
+    print(f"{images}; {results['seconds']:.1f} s, {results['images_per_second']:,.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -8,30 +8,88 @@ flags' names, and flags override it. Without a model the network is trained from
 or `--config_name`).
 """
 
-from functools import partial
+from datasets import DatasetDict
+from transformers import set_seed
 
-from hf_mae.data.transforms import FineTuningTransform
-from hf_mae.training.arguments import FineTuningArguments
-from hf_mae.training.classification import FineTuningTrainer
-from hf_mae.training.run import describe_classifier, finish_classifier, prepare_classifier, run
-from hf_mae.training.script_arguments import DataArguments, FineTuningModelArguments
+from hf_mae import MAEForImageClassification, MAEImageProcessor
+from hf_mae.data.labels import readable_names
+from hf_mae.data.samples import ImageSamples
+from hf_mae.data.transforms import CenterCropTransform, FineTuningTransform
+from hf_mae.errors import TRAINING_ERRORS, reported_as
+from hf_mae.hub.cards import ClassifierCard
+from hf_mae.output_folder import resume_point
+from hf_mae.training import (
+    DataArguments,
+    FineTuningArguments,
+    FineTuningModelArguments,
+    FineTuningTrainer,
+    describe_classifier,
+    leave_together,
+    load_labelled_images,
+    parse_recipe_and_flags,
+    print_accuracies,
+    print_plan,
+    select_accuracies,
+    train_and_evaluate,
+    write_output_folder,
+)
 
 
-def main():
-    types = (FineTuningModelArguments, DataArguments, FineTuningArguments)
-    finish = partial(
-        finish_classifier, script="run_finetune.py", method="It was trained whole (fine-tuning)."
+SCRIPT = "run_finetune.py"
+METHOD = "It was trained whole (fine-tuning)."
+
+
+def main() -> None:
+    model_args, data_args, args, explicit_args = parse_recipe_and_flags(
+        (FineTuningModelArguments, DataArguments, FineTuningArguments)
     )
-    run("run_finetune.py", "Fine-tuning a classifier", types, prepare, describe_classifier, finish)
+    with reported_as(SCRIPT):
+        checkpoint = resume_point(args)
+        set_seed(args.seed)
+        images = load_labelled_images(data_args, args)
+        class_names = readable_names(images["train"].features["label"].names)
+        model = model_args.build_model(class_names)
+        trainer = build_trainer(model, images, data_args, args)
+        trainer.check_resume(checkpoint)
+        about_model = describe_classifier(model, model_args)
+        print_plan("Fine-tuning a classifier", about_model, trainer, data_args, checkpoint)
+
+    with reported_as(SCRIPT, TRAINING_ERRORS):
+        metrics = train_and_evaluate(trainer, checkpoint)
+
+    if trainer.is_world_process_zero():
+        accuracies = select_accuracies(metrics)
+        facts = {"results": accuracies, "method": METHOD}
+        facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
+        write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
+        print_accuracies(trainer, accuracies, METHOD)
+    leave_together(trainer)
 
 
-def prepare(model_args, data_args, args):
-    """Loads images and model; returns the trainer."""
-
-    def train_transform(config):
-        return FineTuningTransform(config, args.auto_augment, args.random_erasing)
-
-    return prepare_classifier(model_args, data_args, args, FineTuningTrainer, train_transform)
+def build_trainer(
+    model: MAEForImageClassification,
+    images: DatasetDict,
+    data_args: DataArguments,
+    args: FineTuningArguments,
+) -> FineTuningTrainer:
+    config = model.config
+    options = {
+        "num_channels": config.num_channels,
+        "seed": args.seed,
+        "on_bad_image": data_args.on_bad_image,
+    }
+    transform = FineTuningTransform(config, args.auto_augment, args.random_erasing)
+    train_dataset = ImageSamples(images["train"], transform, **options)
+    eval_dataset = None
+    if "validation" in images:
+        eval_dataset = ImageSamples(images["validation"], CenterCropTransform(config), **options)
+    return FineTuningTrainer(
+        model,
+        args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=MAEImageProcessor.from_model_config(config),
+    )
 
 
 if __name__ == "__main__":

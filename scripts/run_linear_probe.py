@@ -8,44 +8,94 @@ keys are the flags' names, and flags override it. Without a model an encoder wit
 probed (`--size` or `--config_name`).
 """
 
+from datasets import DatasetDict
+from transformers import set_seed
+
+from hf_mae import MAEForImageClassification, MAEImageProcessor
+from hf_mae.data.labels import readable_names
+from hf_mae.data.samples import ImageSamples
 from hf_mae.data.transforms import CenterCropTransform, LinearProbeTransform
-from hf_mae.training.arguments import LinearProbeArguments
-from hf_mae.training.classification import LinearProbeTrainer
-from hf_mae.training.run import describe_classifier, finish_classifier, prepare_classifier, run
-from hf_mae.training.script_arguments import DataArguments, LinearProbeModelArguments
+from hf_mae.errors import TRAINING_ERRORS, reported_as
+from hf_mae.hub.cards import ClassifierCard
+from hf_mae.output_folder import resume_point
+from hf_mae.training import (
+    DataArguments,
+    LinearProbeArguments,
+    LinearProbeModelArguments,
+    LinearProbeTrainer,
+    describe_classifier,
+    leave_together,
+    load_labelled_images,
+    parse_recipe_and_flags,
+    print_accuracies,
+    print_plan,
+    select_accuracies,
+    train_and_evaluate,
+    write_output_folder,
+)
 
 
-def main():
-    types = (LinearProbeModelArguments, DataArguments, LinearProbeArguments)
-    run(
-        "run_linear_probe.py",
-        "Probing a frozen encoder",
-        types,
-        prepare,
-        describe_classifier,
-        finish,
+SCRIPT = "run_linear_probe.py"
+# the result says what the head was trained on, for the two give different numbers
+METHOD = "A linear head was trained on random crops and flips, the encoder frozen (linear probe)."
+METHOD_CACHED = (
+    "A linear head was trained on cached features of each image's center crop, the encoder frozen."
+)
+
+
+def main() -> None:
+    model_args, data_args, args, explicit_args = parse_recipe_and_flags(
+        (LinearProbeModelArguments, DataArguments, LinearProbeArguments)
     )
+    with reported_as(SCRIPT):
+        checkpoint = resume_point(args)
+        set_seed(args.seed)
+        images = load_labelled_images(data_args, args)
+        class_names = readable_names(images["train"].features["label"].names)
+        model = model_args.build_model(class_names)
+        trainer = build_trainer(model, images, data_args, args)
+        trainer.check_resume(checkpoint)
+        about_model = describe_classifier(model, model_args)
+        print_plan("Probing a frozen encoder", about_model, trainer, data_args, checkpoint)
+
+    with reported_as(SCRIPT, TRAINING_ERRORS):
+        metrics = train_and_evaluate(trainer, checkpoint)
+
+    if trainer.is_world_process_zero():
+        method = METHOD_CACHED if args.cache_features else METHOD
+        accuracies = select_accuracies(metrics)
+        facts = {"results": accuracies, "method": method}
+        facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
+        write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
+        print_accuracies(trainer, accuracies, method)
+    leave_together(trainer)
 
 
-def prepare(model_args, data_args, args):
-    """Loads images and model; returns the trainer."""
-    train_transform = CenterCropTransform if args.cache_features else LinearProbeTransform
-    return prepare_classifier(model_args, data_args, args, LinearProbeTrainer, train_transform)
-
-
-def finish(trainer, model_args, data_args, given, metrics):
-    """The result says what the head was trained on, for the two give different numbers."""
-    if trainer.args.cache_features:
-        method = (
-            "A linear head was trained on cached features of each image's center crop, the "
-            "encoder frozen."
-        )
-    else:
-        method = (
-            "A linear head was trained on random crops and flips, the encoder frozen (linear "
-            "probe)."
-        )
-    finish_classifier(trainer, model_args, data_args, given, metrics, "run_linear_probe.py", method)
+def build_trainer(
+    model: MAEForImageClassification,
+    images: DatasetDict,
+    data_args: DataArguments,
+    args: LinearProbeArguments,
+) -> LinearProbeTrainer:
+    config = model.config
+    options = {
+        "num_channels": config.num_channels,
+        "seed": args.seed,
+        "on_bad_image": data_args.on_bad_image,
+    }
+    center_crop = CenterCropTransform(config)
+    transform = center_crop if args.cache_features else LinearProbeTransform(config)
+    train_dataset = ImageSamples(images["train"], transform, **options)
+    eval_dataset = None
+    if "validation" in images:
+        eval_dataset = ImageSamples(images["validation"], center_crop, **options)
+    return LinearProbeTrainer(
+        model,
+        args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=MAEImageProcessor.from_model_config(config),
+    )
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from datasets import Dataset, IterableDataset
+from transformers import set_seed
 
-from hf_mae import MAEImageProcessor
+from hf_mae import MAEForPreTraining, MAEImageProcessor
 from hf_mae.data.samples import ImageSamples
 from hf_mae.data.streaming import ImageStream
 from hf_mae.data.transforms import (
@@ -18,100 +21,143 @@ from hf_mae.data.transforms import (
     MaskedEvaluationTransform,
     PretrainingTransform,
 )
+from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import PreTrainingCard
 from hf_mae.models.costs import parameter_counts
-from hf_mae.output_folder import PANEL_FILE
-from hf_mae.training.arguments import MAETrainingArguments
-from hf_mae.training.pretraining import MAETrainer
-from hf_mae.training.run import closing, run, write_output_folder
-from hf_mae.training.script_arguments import ModelArguments, StreamArguments
+from hf_mae.output_folder import PANEL_FILE, resume_point
+from hf_mae.training import (
+    MAETrainer,
+    MAETrainingArguments,
+    ModelArguments,
+    StreamArguments,
+    leave_together,
+    parse_recipe_and_flags,
+    print_plan,
+    print_result,
+    train_and_evaluate,
+    write_output_folder,
+)
 
 
-def main():
-    types = (ModelArguments, StreamArguments, MAETrainingArguments)
-    run("run_mae.py", "Pre-training a masked autoencoder", types, prepare, describe, finish)
+SCRIPT = "run_mae.py"
 
 
-def prepare(model_args, data_args, args):
-    """Loads images and model; returns the trainer."""
-    train, held_out, knn_bank, options = (stream if data_args.streaming else whole)(data_args, args)
-    model = model_args.build_model()
-    if held_out is None:
-        args.eval_strategy = "no"
-
-    def draws(images, transform, draws_class=ImageSamples, **options):
-        common = (model.config.num_channels, args.seed, data_args.on_bad_image)
-        return (
-            None
-            if images is None
-            else draws_class(images, transform(model.config), *common, **options)
-        )
-
-    trainer = MAETrainer(
-        model,
-        args,
-        train_dataset=draws(
-            train, PretrainingTransform, crops_per_image=args.crops_per_image, **options
-        ),
-        eval_dataset=draws(held_out, MaskedEvaluationTransform),
-        processing_class=MAEImageProcessor.from_model_config(model.config),
-        knn_bank=draws(knn_bank, CenterCropTransform),
+def main() -> None:
+    model_args, data_args, args, explicit_args = parse_recipe_and_flags(
+        (ModelArguments, StreamArguments, MAETrainingArguments)
     )
-    _ = trainer.planned_updates  # raises if there is none
-    return trainer
+    with reported_as(SCRIPT):
+        checkpoint = resume_point(args)
+        set_seed(args.seed)
+        images = open_stream(data_args, args) if data_args.streaming else load(data_args, args)
+        model = model_args.build_model()
+        trainer = build_trainer(model, images, data_args, args)
+        trainer.check_resume(checkpoint)
+        title = "Pre-training a masked autoencoder"
+        print_plan(title, describe(model), trainer, data_args, checkpoint)
+
+    with reported_as(SCRIPT, TRAINING_ERRORS):
+        metrics = train_and_evaluate(trainer, checkpoint)
+
+    if trainer.is_world_process_zero():
+        losses = select_losses(metrics)
+        knn_accuracy = metrics.get("eval_knn_accuracy")
+        facts = {"results": losses, "knn_accuracy": knn_accuracy}
+        write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
+        print_losses(trainer, losses, knn_accuracy)
+    leave_together(trainer)
 
 
-def whole(data_args, args):
-    """Images to train on, to hold out and to compare with, or None; and how they are drawn."""
+class Images(NamedTuple):
+    """Images to train on, to hold out (or None), and to compare held-out ones with (or None)."""
+
+    train: Dataset | IterableDataset
+    held_out: Dataset | None
+    knn_bank: Dataset | None = None
+    epoch_samples: int | None = None  # of a stream
+
+
+def load(data_args: StreamArguments, args: MAETrainingArguments) -> Images:
     with args.main_process_first(desc="loading the data set"):
         splits = data_args.load(args.seed, labels=args.knn_images > 0)
-    knn_bank = None
-    if args.knn_images:
-        if "validation" not in splits:
-            raise ValueError(
-                f"knn_images is {args.knn_images} and no images are held out to compare; raise "
-                "train_val_split"
-            )
-        # in no order, for folders come class by class
-        chosen = np.random.default_rng(args.seed).permutation(len(splits["train"]))[
-            : args.knn_images
-        ]
-        knn_bank = splits["train"].select(chosen)
-    return splits["train"].select_columns(["image"]), splits.get("validation"), knn_bank, {}
+    train = splits["train"].select_columns(["image"])
+    held_out = splits.get("validation")
+    if not args.knn_images:
+        return Images(train, held_out)
+    if held_out is None:
+        raise ValueError(
+            f"knn_images is {args.knn_images} and no images are held out to compare; raise "
+            "train_val_split"
+        )
+    # in no order, for folders come class by class
+    order = np.random.default_rng(args.seed).permutation(len(splits["train"]))
+    knn_bank = splits["train"].select(order[: args.knn_images])
+    return Images(train, held_out, knn_bank)
 
 
-def stream(data_args, args):
-    """The same, of shards that are read as they are needed."""
+def open_stream(data_args: StreamArguments, args: MAETrainingArguments) -> Images:
     if args.knn_images:
         raise ValueError("knn_images needs labels, which --streaming doesn't read")
     train, held_out, epoch_samples = data_args.load_stream()
-    args.dataloader_persistent_workers = (
-        args.dataloader_num_workers > 0
-    )  # a stream goes on where an epoch ends
-    options = {"epoch_samples": epoch_samples, "shuffle_buffer": data_args.shuffle_buffer}
-    return train, held_out, None, {"draws_class": ImageStream, **options}
+    # a stream goes on where an epoch ends
+    args.dataloader_persistent_workers = args.dataloader_num_workers > 0
+    return Images(train, held_out, epoch_samples=epoch_samples)
 
 
-def describe(model_args, trainer):
-    encoder, total = parameter_counts(trainer.model)
-    config = trainer.model.config
-    return (
-        f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; "
-        f"{config.num_patches} patches an image, "
-        f"{config.mask_ratio:.0%} hidden{', norm_pix_loss' * config.norm_pix_loss}"
+def build_trainer(
+    model: MAEForPreTraining,
+    images: Images,
+    data_args: StreamArguments,
+    args: MAETrainingArguments,
+) -> MAETrainer:
+    config = model.config
+    common = {
+        "num_channels": config.num_channels,
+        "seed": args.seed,
+        "on_bad_image": data_args.on_bad_image,
+    }
+    of_training = {**common, "crops_per_image": args.crops_per_image}
+    if images.epoch_samples is None:
+        train_dataset = ImageSamples(images.train, PretrainingTransform(config), **of_training)
+    else:
+        train_dataset = ImageStream(
+            images.train,
+            PretrainingTransform(config),
+            epoch_samples=images.epoch_samples,
+            shuffle_buffer=data_args.shuffle_buffer,
+            **of_training,
+        )
+    eval_dataset = knn_bank = None
+    if images.held_out is None:
+        args.eval_strategy = "no"
+    else:
+        transform = MaskedEvaluationTransform(config)
+        eval_dataset = ImageSamples(images.held_out, transform, **common)
+    if images.knn_bank is not None:
+        knn_bank = ImageSamples(images.knn_bank, CenterCropTransform(config), **common)
+    return MAETrainer(
+        model,
+        args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=MAEImageProcessor.from_model_config(config),
+        knn_bank=knn_bank,
     )
 
 
-def finish(trainer, model_args, data_args, given, metrics):
-    losses = held_out_losses(metrics)
-    facts = {"results": losses, "knn_accuracy": metrics.get("eval_knn_accuracy")}
-    write_output_folder(trainer, data_args, given, PreTrainingCard, "run_mae.py", **facts)
-    places = {"reconstructions": Path(trainer.args.output_dir) / PANEL_FILE} if losses else {}
-    print(closing(trainer, result_lines(losses, metrics), **places))
+def describe(model: MAEForPreTraining) -> str:
+    """Describes the model in the plan's line."""
+    encoder, total = parameter_counts(model)
+    config = model.config
+    norm_pix_loss = ", norm_pix_loss" if config.norm_pix_loss else ""
+    return (
+        f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; "
+        f"{config.num_patches} patches an image, {config.mask_ratio:.0%} hidden{norm_pix_loss}"
+    )
 
 
-def held_out_losses(metrics):
-    """Predictor → loss, of the model and the baselines."""
+def select_losses(metrics: dict[str, float]) -> dict[str, float]:
+    """Selects the held-out losses of the model and the baselines, by predictor."""
     names = {
         "this model": "eval_loss",
         "mean of the visible patches": "eval_loss_visible_mean",
@@ -120,20 +166,19 @@ def held_out_losses(metrics):
     return {name: metrics[key] for name, key in names.items()} if metrics else {}
 
 
-def result_lines(losses, metrics):
-    """Losses beside the baselines, and the k-NN accuracy if there is one."""
+def print_losses(trainer: MAETrainer, losses: dict[str, float], knn_accuracy: float | None) -> None:
+    """Prints the losses beside the baselines', and the k-NN accuracy if there is one."""
     if not losses:
-        return []
+        print_result(trainer, [])
+        return
     best_constant = losses["best constant patch per image"]
-    lines = [
-        f"{'predictor of the hidden patches':34} {'held-out loss':>13} {'of best constant':>17}"
-    ]
-    lines += [
-        f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}" for name, loss in losses.items()
-    ]
-    if "eval_knn_accuracy" in metrics:
-        lines.append(f"{'k-NN accuracy of the features':34} {metrics['eval_knn_accuracy']:13.2%}")
-    return lines
+    predictor = "predictor of the hidden patches"
+    lines = [f"{predictor:34} {'held-out loss':>13} {'of best constant':>17}"]
+    for name, loss in losses.items():
+        lines.append(f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}")
+    if knn_accuracy is not None:
+        lines.append(f"{'k-NN accuracy of the features':34} {knn_accuracy:13.2%}")
+    print_result(trainer, lines, reconstructions=Path(trainer.args.output_dir) / PANEL_FILE)
 
 
 if __name__ == "__main__":

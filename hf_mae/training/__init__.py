@@ -1,1 +1,97 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Samples and a model → a finished output folder: what the training scripts are made of.
+
+Names are imported when they are first used, for `optimization` alone needs no data libraries.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:  # the same names as below, for editors and type checkers
+    from .arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
+    from .classification import FineTuningTrainer, LinearProbeTrainer
+    from .metrics import TopKAccuracy
+    from .pretraining import MAETrainer
+    from .recipes import parse_recipe_and_flags
+    from .run import (
+        describe_classifier,
+        leave_together,
+        load_labelled_images,
+        print_accuracies,
+        print_plan,
+        print_result,
+        select_accuracies,
+        train_and_evaluate,
+        write_output_folder,
+    )
+    from .script_arguments import (
+        DataArguments,
+        FineTuningModelArguments,
+        LinearProbeModelArguments,
+        ModelArguments,
+        StreamArguments,
+    )
+    from .visualization import reconstruction_panel
+
+
+# public name → the module that it is imported from when it is first used
+_LAZY = {
+    "DataArguments": ".script_arguments",
+    "FineTuningArguments": ".arguments",
+    "FineTuningModelArguments": ".script_arguments",
+    "FineTuningTrainer": ".classification",
+    "LinearProbeArguments": ".arguments",
+    "LinearProbeModelArguments": ".script_arguments",
+    "LinearProbeTrainer": ".classification",
+    "MAETrainer": ".pretraining",
+    "MAETrainingArguments": ".arguments",
+    "ModelArguments": ".script_arguments",
+    "StreamArguments": ".script_arguments",
+    "TopKAccuracy": ".metrics",
+    "describe_classifier": ".run",
+    "leave_together": ".run",
+    "load_labelled_images": ".run",
+    "parse_recipe_and_flags": ".recipes",
+    "print_accuracies": ".run",
+    "print_plan": ".run",
+    "print_result": ".run",
+    "reconstruction_panel": ".visualization",
+    "select_accuracies": ".run",
+    "train_and_evaluate": ".run",
+    "write_output_folder": ".run",
+}
+
+__all__ = [
+    "DataArguments",
+    "FineTuningArguments",
+    "FineTuningModelArguments",
+    "FineTuningTrainer",
+    "LinearProbeArguments",
+    "LinearProbeModelArguments",
+    "LinearProbeTrainer",
+    "MAETrainer",
+    "MAETrainingArguments",
+    "ModelArguments",
+    "StreamArguments",
+    "TopKAccuracy",
+    "describe_classifier",
+    "leave_together",
+    "load_labelled_images",
+    "parse_recipe_and_flags",
+    "print_accuracies",
+    "print_plan",
+    "print_result",
+    "reconstruction_panel",
+    "select_accuracies",
+    "train_and_evaluate",
+    "write_output_folder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    globals()[name] = value  # the next time it is found without this function
+    return value

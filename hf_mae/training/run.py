@@ -1,149 +1,215 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""The course of every training script: arguments, plan, training, result, and the papers in the
-output folder."""
+"""What the training scripts have in common: the plan, the course of the run, the result.
+
+Each script calls these in its own order; none of them calls back.
+"""
 
 import statistics
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from transformers import set_seed
+from datasets import DatasetDict
 
-from ..data.labels import readable_names
-from ..data.samples import ImageSamples
-from ..data.transforms import CenterCropTransform
-from ..errors import BadImageError, NonFiniteLossError
-from ..hub.cards import ClassifierCard
+from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
-from ..models.image_processing_mae import MAEImageProcessor
-from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE, resume_point
+from ..models.modeling_classification import MAEForImageClassification
+from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
+from .arguments import ImageTrainingArguments
 from .optimization import scaled_learning_rate
-from .recipes import parse_recipe_and_flags, save_recipe
+from .recipes import save_recipe
+from .script_arguments import DataArguments, FineTuningModelArguments
+from .trainer import ImageTrainer
 from .visualization import training_curves
 
 
-def run(script, title, argument_types, prepare, describe, finish):
-    """Runs a training script from its arguments to its result.
+def load_labelled_images(data_args: DataArguments, args: ImageTrainingArguments) -> DatasetDict:
+    """Loads the images of a classifier; without held-out ones, turns evaluation off.
+
+    Returns:
+        `train` and, if any, `validation`, with columns `image` and `label` (a `ClassLabel`).
+
+    Raises:
+        ValueError: something isn't there, or there is only one class.
+    """
+    with args.main_process_first(desc="loading the data set"):
+        images = data_args.load(args.seed, labels=True)
+    if "validation" not in images:
+        args.eval_strategy = "no"
+    names = images["train"].features["label"].names
+    if len(names) < 2:
+        raise ValueError(
+            f"the images are all of one class, {names[0]!r}; there must be at least two to tell "
+            "apart"
+        )
+    return images
+
+
+# the plan ----------------------------------------------------------------------------------------
+
+
+def print_plan(
+    title: str,
+    about_model: str,
+    trainer: ImageTrainer,
+    data_args: DataArguments,
+    checkpoint: str | None,
+) -> None:
+    """Prints what is about to be done, on the first process.
 
     Args:
-        script: Its name, for messages.
-        title: What it does, for the plan.
-        argument_types: Dataclasses of the arguments about the model, the data and the training.
-        prepare: (model_args, data_args, args) → trainer; ValueError and OSError are the user's to
-            mend.
-        describe: (model_args, trainer) → the plan's line about the model.
-        finish: (trainer, model_args, data_args, given, metrics): writes papers, prints the result;
-            on one process.
+        title: What it is.
+        about_model: The line about the model.
+        trainer: The trainer, with its data.
+        data_args: Where the images come from.
+        checkpoint: What is resumed, or None.
+
+    Raises:
+        ValueError: on every process, if there is no whole batch or the warm-up is too long.
     """
-    model_args, data_args, args, given = parse_recipe_and_flags(argument_types)
-    try:
-        checkpoint = resume_point(args)
-        set_seed(args.seed)
-        trainer = prepare(model_args, data_args, args)
-        trainer.check_resume(checkpoint)
-        if trainer.is_world_process_zero():
-            print(
-                plan(title, describe(model_args, trainer), trainer, data_args, checkpoint),
-                flush=True,
-            )
-    except (ValueError, OSError, SafetensorError) as error:
-        sys.exit(f"{script}: error: {error}")
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()  # before anything else can go wrong
-        metrics = final_metrics(trainer)
-        trainer.save_state()
-    except (BadImageError, NonFiniteLossError) as error:
-        sys.exit(f"{script}: error: {error}")
+    args = trainer.args
+    steps = trainer.planned_updates
+    per_epoch = trainer.updates_per_epoch
+    rows = {
+        "model": about_model,
+        "data": _describe_data(trainer, data_args),
+        "batch": _describe_batch(args),
+        "lr": _describe_learning_rate(args),
+        "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
+        "device": f"{hardware(args.device, args.world_size)}, {_precision(args)}",
+        "output": args.output_dir,
+    }
+    if checkpoint:
+        rows["output"] += f", resuming {Path(checkpoint).name}"
     if trainer.is_world_process_zero():
-        finish(trainer, model_args, data_args, given, metrics)
+        print(title)
+        for name, text in rows.items():
+            print(f"  {name:7} {text}")
+        print(flush=True)
+
+
+def describe_classifier(
+    model: MAEForImageClassification, model_args: FineTuningModelArguments
+) -> str:
+    """Describes a classifier in the plan's line."""
+    encoder, total = parameter_counts(model)
+    frozen = ", frozen" if model.encoder_frozen else ""
+    return (
+        f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder{frozen}; "
+        f"from {model_args.started_from}; {model.config.num_labels} classes"
+    )
+
+
+def _describe_data(trainer: ImageTrainer, data_args: DataArguments) -> str:
+    num_train, num_held_out = _count_images(trainer)
+    text = f"{num_train:,} training images, {num_held_out:,} held out ({data_args.source_name})"
+    crops = trainer.train_dataset.crops_per_image
+    if crops > 1:
+        text += f", {crops} crops of an image at a time"
+    schedule = getattr(trainer.args, "resolution_schedule", None)  # of pre-training alone
+    if schedule:
+        text += f", pixels by share of the run {schedule}"
+    return text
+
+
+def _describe_batch(args: ImageTrainingArguments) -> str:
+    processes = "process" if args.world_size == 1 else "processes"
+    return (
+        f"{args.total_batch_size:,} = {args.train_batch_size} a process * {args.world_size} "
+        f"{processes} * {args.gradient_accumulation_steps} accumulated"
+    )
+
+
+def _describe_learning_rate(args: ImageTrainingArguments) -> str:
+    peak = f"{args.learning_rate:g}"
+    scaled = scaled_learning_rate(args.base_learning_rate, args.total_batch_size)
+    if args.learning_rate == scaled:
+        peak += f" ({args.base_learning_rate:g} * {args.total_batch_size} / 256)"
+    return f"{peak}, {args.warmup_epochs:g} epochs of warm-up, cosine to {args.min_learning_rate:g}"
+
+
+def _precision(args: ImageTrainingArguments) -> str:
+    if args.bf16:
+        return "bf16"
+    return "fp16" if args.fp16 else "fp32"
+
+
+def _count_images(trainer: ImageTrainer) -> tuple[int, int]:
+    """Counts training and held-out images."""
+    num_held_out = len(trainer.eval_dataset) if trainer.eval_dataset else 0
+    return len(trainer.train_dataset), num_held_out
+
+
+# the run -----------------------------------------------------------------------------------------
+
+
+def train_and_evaluate(trainer: ImageTrainer, checkpoint: str | None) -> dict[str, float]:
+    """Trains, saves the model and evaluates it.
+
+    Args:
+        trainer: The trainer, with its data.
+        checkpoint: What to resume, or None.
+
+    Returns:
+        Metrics of the finished model on held-out images, from the last evaluation if that was at
+        the end; empty without held-out images.
+
+    Raises:
+        BadImageError: too many images can't be decoded.
+        NonFiniteLossError: a loss is not finite.
+    """
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()  # before anything else can go wrong
+    metrics = _final_metrics(trainer)
+    trainer.save_state()
+    return metrics
+
+
+def _final_metrics(trainer: ImageTrainer) -> dict[str, float]:
+    if trainer.eval_dataset is None:
+        return {}
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    best_was_loaded = trainer.args.load_best_model_at_end
+    if evaluations and not best_was_loaded:
+        last = evaluations[-1]
+        if last["step"] == trainer.state.global_step:
+            return last
+    return trainer.evaluate()
+
+
+def leave_together(trainer: ImageTrainer) -> None:
+    """Ends the run on every process at once."""
     # a process that leaves early takes the others' connections with it
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
-def plan(title, model, trainer, data_args, checkpoint):
-    """What is about to be done, in lines.
+# the result --------------------------------------------------------------------------------------
+
+
+def write_output_folder(
+    trainer: ImageTrainer,
+    data_args: DataArguments,
+    explicit_args: dict[str, Any],
+    card_class: type[TrainingCard],
+    script: str,
+    **facts: Any,
+) -> None:
+    """Writes what lies beside the model: `arguments.yaml`, the curves and the model card.
 
     Args:
-        title: What it is.
-        model: The line about the model.
-        trainer: `ImageTrainer`.
-        data_args: `DataArguments`.
-        checkpoint: What is resumed, or None.
-    """
-    args = trainer.args
-    held_out = len(trainer.eval_dataset) if trainer.eval_dataset else 0
-    steps, per_epoch = trainer.planned_updates, trainer.updates_per_epoch
-    scaled = args.learning_rate == scaled_learning_rate(
-        args.base_learning_rate, args.total_batch_size
-    )
-    crops = trainer.train_dataset.crops_per_image
-    schedule = getattr(args, "resolution_schedule", None)
-    base = f" ({args.base_learning_rate:g} * {args.total_batch_size} / 256)" if scaled else ""
-    rows = {
-        "model": model,
-        "data": f"{len(trainer.train_dataset):,} training images, {held_out:,} held out "
-        f"({data_args.source_name})"
-        + f", {crops} crops of an image at a time" * (crops > 1)
-        + f", pixels by share of the run {schedule}" * bool(schedule),
-        "batch": f"{args.total_batch_size:,} = {args.train_batch_size} a process * "
-        f"{args.world_size} process{'es' * (args.world_size > 1)} * "
-        f"{args.gradient_accumulation_steps} accumulated",
-        "lr": f"{args.learning_rate:g}{base}, {args.warmup_epochs:g} epochs of warm-up, cosine to "
-        f"{args.min_learning_rate:g}",
-        "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
-        "device": f"{hardware(args.device, args.world_size)}, "
-        f"{'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
-        "output": args.output_dir + (f", resuming {Path(checkpoint).name}" if checkpoint else ""),
-    }
-    return "\n".join([title, *(f"  {name:7} {text}" for name, text in rows.items()), ""])
-
-
-def final_metrics(trainer):
-    """Metrics of the finished model on held-out images, from the last evaluation if that was at the
-    end."""
-    if trainer.eval_dataset is None:
-        return {}
-    last = next(
-        (entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {}
-    )
-    current = (
-        last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end
-    )
-    return last if current else trainer.evaluate()
-
-
-def closing(trainer, lines, **places):
-    """The result in lines: what is given, speed, and where things lie."""
-    folder = Path(trainer.args.output_dir)
-    speeds = [
-        entry["images_per_second"]
-        for entry in trainer.state.log_history
-        if "images_per_second" in entry
-    ]
-    if speeds:
-        lines = [*lines, f"{'images/s (median)':34} {statistics.median(speeds):13,.0f}"]
-    places = {
-        "model, card, arguments": folder,
-        "curves": f"tensorboard --logdir {folder}",
-        **places,
-    }
-    return "\n".join(["", *lines, *(f"{name:34} {place}" for name, place in places.items())])
-
-
-def write_output_folder(trainer, data_args, given, card_class, script, **facts):
-    """`arguments.yaml`, which repeats the run, curves and the model card, into the output folder.
-
-    Args:
-        given: What the script was given, from `parse_recipe_and_flags`.
+        trainer: The trainer, at the end of the run.
+        data_args: Where the images come from.
+        explicit_args: What `parse_recipe_and_flags` found in recipe and flags.
         card_class: `PreTrainingCard` or `ClassifierCard`.
         script: What repeats the run with `arguments.yaml`.
         facts: Further fields of the card.
     """
-    args, folder = trainer.args, Path(trainer.args.output_dir)
-    save_recipe(given, folder / RECIPE_FILE)
+    args = trainer.args
+    folder = Path(args.output_dir)
+    num_train, num_held_out = _count_images(trainer)
+    save_recipe(explicit_args, folder / RECIPE_FILE)
     training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
     card = card_class(
         folder=folder.resolve().name,
@@ -151,8 +217,8 @@ def write_output_folder(trainer, data_args, given, card_class, script, **facts):
         hub_dataset=data_args.hub_id,
         config=trainer.model.config,
         num_parameters=parameter_counts(trainer.model),
-        num_train_images=len(trainer.train_dataset),
-        num_held_out_images=len(trainer.eval_dataset) if trainer.eval_dataset else 0,
+        num_train_images=num_train,
+        num_held_out_images=num_held_out,
         epochs=round(trainer.state.epoch, 2),
         steps=trainer.state.global_step,
         total_batch_size=args.total_batch_size,
@@ -167,83 +233,43 @@ def write_output_folder(trainer, data_args, given, card_class, script, **facts):
     card.save_facts(folder)
 
 
-def prepare_classifier(model_args, data_args, args, trainer_class, train_transform):
-    """Loads labelled images and a model for their classes; returns the trainer.
+def select_accuracies(metrics: dict[str, float]) -> dict[str, float]:
+    """Selects a classifier's accuracies, by the names that its card and the result give them."""
+    names = {"eval_top1_accuracy": "top-1 accuracy", "eval_top5_accuracy": "top-5 accuracy"}
+    return {name: metrics[key] for key, name in names.items() if key in metrics}
+
+
+def print_accuracies(trainer: ImageTrainer, accuracies: dict[str, float], method: str) -> None:
+    """Prints the result of a classifier.
 
     Args:
-        trainer_class: `FineTuningTrainer` or `LinearProbeTrainer`.
-        train_transform: `MAEConfig` → the transform of training images; the others are cropped at
-            the center.
-
-    Raises:
-        ValueError: something is missing or impossible.
-    """
-    with args.main_process_first(desc="loading the data set"):
-        splits = data_args.load(args.seed, labels=True)
-    if "validation" not in splits:
-        args.eval_strategy = "no"
-    names = splits["train"].features["label"].names
-    if len(names) < 2:
-        raise ValueError(
-            f"the images are all of one class, {names[0]!r}; there must be at least two to tell "
-            "apart"
-        )
-    model = model_args.build_model(readable_names(names))
-    transforms = {
-        "train": train_transform(model.config),
-        "validation": CenterCropTransform(model.config),
-    }
-    draws = {
-        split: ImageSamples(
-            images, transforms[split], model.config.num_channels, args.seed, data_args.on_bad_image
-        )
-        for split, images in splits.items()
-    }
-    trainer = trainer_class(
-        model,
-        args,
-        train_dataset=draws["train"],
-        eval_dataset=draws.get("validation"),
-        processing_class=MAEImageProcessor.from_model_config(model.config),
-    )
-    _ = trainer.planned_updates  # raises if there is none
-    return trainer
-
-
-def describe_classifier(model_args, trainer):
-    """The plan's line about a classifier."""
-    encoder, total = parameter_counts(trainer.model)
-    frozen = ", frozen" * trainer.model.encoder_frozen
-    return (
-        f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder{frozen}; from "
-        f"{started_from(model_args)}; "
-        f"{trainer.model.config.num_labels} classes"
-    )
-
-
-def started_from(model_args):
-    """Where the encoder's weights come from, in words."""
-    return (
-        Path(model_args.model_name_or_path).name
-        if model_args.model_name_or_path
-        else "random weights"
-    )
-
-
-def finish_classifier(trainer, model_args, data_args, given, metrics, script, method):
-    """Writes the papers of a classifier and prints its accuracies.
-
-    Args:
-        script: What repeats the run.
+        trainer: The trainer, at the end of the run.
+        accuracies: From `select_accuracies`.
         method: How it was trained, a sentence.
     """
-    names = {"top-1 accuracy": "eval_top1_accuracy", "top-5 accuracy": "eval_top5_accuracy"}
-    accuracies = {name: metrics[key] for name, key in names.items() if key in metrics}
-    facts = {"results": accuracies, "method": method, "started_from": started_from(model_args)}
-    if model_args.model_name_or_path and not Path(model_args.model_name_or_path).exists():
-        facts["base_model"] = model_args.model_name_or_path
-    write_output_folder(trainer, data_args, given, ClassifierCard, script, **facts)
-    lines = [method] if accuracies else []
-    print(
-        closing(trainer, lines + [f"{name:34} {value:13.2%}" for name, value in accuracies.items()])
-    )
+    lines = [f"{name:34} {value:13.2%}" for name, value in accuracies.items()]
+    print_result(trainer, [method, *lines] if lines else [])
+
+
+def print_result(trainer: ImageTrainer, lines: Sequence[str], **places: str | Path) -> None:
+    """Prints the result, the speed, and where things lie.
+
+    Args:
+        trainer: The trainer, at the end of the run.
+        lines: The result.
+        places: Further things and where they lie.
+    """
+    print()
+    for line in lines:
+        print(line)
+    speeds = []
+    for entry in trainer.state.log_history:
+        if "images_per_second" in entry:
+            speeds.append(entry["images_per_second"])
+    if speeds:
+        print(f"{'images/s (median)':34} {statistics.median(speeds):13,.0f}")
+    folder = trainer.args.output_dir
+    print(f"{'model, card, arguments':34} {folder}")
+    print(f"{'curves':34} tensorboard --logdir {folder}")
+    for name, place in places.items():
+        print(f"{name:34} {place}")

@@ -1,18 +1,20 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What the training scripts can be told about the model and the data."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 import yaml
+from datasets import Dataset, DatasetDict, IterableDataset
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..models.configuration_mae import SIZES, MAEConfig
-from ..models.loading import check_model_source
+from ..models.loading import ModelT, load_as, load_config
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 
@@ -55,8 +57,12 @@ class BaseModelArguments:
         },
     )
 
-    def overrides(self):
-        """The fields of MAEConfig that are given."""
+    def overrides(self) -> dict[str, Any]:
+        """Collects the fields of MAEConfig that are given.
+
+        Raises:
+            ValueError: `config_overrides` is no mapping in YAML.
+        """
         try:
             others = yaml.safe_load(self.config_overrides or "{}")
         except yaml.YAMLError as error:
@@ -68,16 +74,20 @@ class BaseModelArguments:
                 f"config_overrides is {self.config_overrides!r}; it must be a mapping, as "
                 f"'{{hidden_size: 96}}'"
             )
-        given = {
-            name: value for name, value in vars(self).items() if name in MAEConfig.__annotations__
-        }
-        for name in ("image_size", "patch_size"):
-            given[name] = given[name][0] if given[name] and len(given[name]) == 1 else given[name]
-        return {**others, **{name: value for name, value in given.items() if value is not None}}
+        own = {}
+        for name, value in vars(self).items():
+            if value is None or name not in MAEConfig.__annotations__:
+                continue
+            is_one_side = isinstance(value, list) and len(value) == 1
+            own[name] = value[0] if is_one_side else value
+        return {**others, **own}
 
-    def build(self, model_class, changeable, **options):
-        """The model to train: a new one, or the one named with some fields of its configuration
-        changed.
+    def build(
+        self, model_class: type[ModelT], changeable: Collection[str], **options: Any
+    ) -> ModelT:
+        """Builds the model to train.
+
+        It is a new one, or the one named with some fields of its configuration changed.
 
         Args:
             model_class: `MAEForPreTraining` or `MAEForImageClassification`.
@@ -86,32 +96,45 @@ class BaseModelArguments:
 
         Raises:
             ValueError: a field or value is impossible, or can't be changed in a model that exists.
+            OSError: there is no such model.
         """
         overrides = self.overrides()
-        sources = [
-            name for name in ("model_name_or_path", "config_name", "size") if getattr(self, name)
-        ]
+        self._check_sources()
+        if self.model_name_or_path:
+            fixed = [name for name in overrides if name not in changeable]
+            if fixed:
+                raise ValueError(
+                    f"{fixed[0]} can't be changed in model_name_or_path; {', '.join(changeable)} "
+                    "can"
+                )
+            return load_as(model_class, self.model_name_or_path, **overrides, **options)
+        if self.config_name:
+            config = MAEConfig.from_pretrained(self.config_name).changed(**overrides, **options)
+        else:
+            config = MAEConfig.from_size(self.size or "base", **overrides, **options)
+        return model_class(config)
+
+    def _check_sources(self) -> None:
+        names = ("model_name_or_path", "config_name", "size")
+        sources = [name for name in names if getattr(self, name)]
         if len(sources) > 1:
             raise ValueError(
                 f"{sources[1]} can't be given beside {sources[0]}: each says which model it is"
             )
-        if self.config_name:
-            return model_class(
-                MAEConfig.from_pretrained(self.config_name).changed(**overrides, **options)
-            )
-        if not self.model_name_or_path:
-            return model_class(MAEConfig.from_size(self.size or "base", **overrides, **options))
-        fixed = [name for name in overrides if name not in changeable]
-        if fixed:
-            raise ValueError(
-                f"{fixed[0]} can't be changed in model_name_or_path; {', '.join(changeable)} can"
-            )
-        check_model_source(self.model_name_or_path)
-        # whatever type the weights were saved in: updates of weights in bfloat16 would be rounded
-        # away
-        return model_class.from_pretrained(
-            self.model_name_or_path, dtype=torch.float32, **overrides, **options
-        )
+
+    @property
+    def started_from(self) -> str:
+        """Where the encoder's weights come from, in words."""
+        if self.model_name_or_path:
+            return Path(self.model_name_or_path).name
+        return "random weights"
+
+    @property
+    def hub_id(self) -> str | None:
+        """The Hub id of the model, or None."""
+        if self.model_name_or_path and not Path(self.model_name_or_path).exists():
+            return self.model_name_or_path
+        return None
 
 
 @dataclass
@@ -123,8 +146,8 @@ class ModelArguments(BaseModelArguments):
         default=None, metadata={"help": "Whether to normalise target patches."}
     )
 
-    def build_model(self):
-        """`MAEForPreTraining`; raises ValueError as `build` does."""
+    def build_model(self) -> MAEForPreTraining:
+        """Builds the model to pre-train; raises as `build` does."""
         return self.build(MAEForPreTraining, (*_CHANGEABLE, "mask_ratio", "norm_pix_loss"))
 
 
@@ -144,45 +167,38 @@ class FineTuningModelArguments(BaseModelArguments):
         default=0.1, metadata={"help": "Stochastic depth of the last layer."}
     )
 
-    def build_model(self, class_names):
-        """`MAEForImageClassification` for these classes; raises ValueError as `build` does.
+    def build_model(self, class_names: Sequence[str]) -> MAEForImageClassification:
+        """Builds a classifier of these classes; raises as `build` does.
 
         The head is new, but for that of a classifier of the same classes and kind.
         """
         id2label = dict(enumerate(class_names))
-        options = {
-            "id2label": id2label,
-            "label2id": {name: number for number, name in id2label.items()},
-        }
+        label2id = {name: number for number, name in id2label.items()}
+        options: dict[str, Any] = {"id2label": id2label, "label2id": label2id}
         if self.model_name_or_path:
-            options["ignore_mismatched_sizes"] = (
-                True  # the head of a classifier of other classes is left behind
-            )
-        model = self.build(
-            MAEForImageClassification, (*_CHANGEABLE, "pooling", "head_batch_norm"), **options
-        )
+            # the head of a classifier of other classes is left behind
+            options["ignore_mismatched_sizes"] = True
+        changeable = (*_CHANGEABLE, "pooling", "head_batch_norm")
+        model = self.build(MAEForImageClassification, changeable, **options)
         if not self._has_this_head(model.config):
             model.reset_head(self.head_std)
         return model
 
-    def _has_this_head(self, config):
+    def _has_this_head(self, config: PreTrainedConfig) -> bool:
         """Whether model_name_or_path is a classifier with the head of this configuration."""
         if not self.model_name_or_path:
             return False
-        saved = MAEConfig.from_pretrained(self.model_name_or_path)
+        saved = load_config(self.model_name_or_path)
         if "ForImageClassification" not in (saved.architectures or [""])[0]:
             return False
-        differs = [
-            n
-            for n in ("id2label", "pooling", "head_batch_norm")
-            if getattr(saved, n) != getattr(config, n)
-        ]
-        if differs:
-            logger.warning(
-                f"the head of {self.model_name_or_path} is left behind for a new one: {differs[0]} "
-                "differs"
-            )
-        return not differs
+        for name in ("id2label", "pooling", "head_batch_norm"):
+            if getattr(saved, name) != getattr(config, name):
+                logger.warning(
+                    f"the head of {self.model_name_or_path} is left behind for a new one: {name} "
+                    "differs"
+                )
+                return False
+        return True
 
 
 @dataclass
@@ -199,8 +215,8 @@ class LinearProbeModelArguments(FineTuningModelArguments):
     )
     drop_path_rate: float = field(default=0.0, metadata={"help": "Not for a frozen encoder."})
 
-    def build_model(self, class_names):
-        """`MAEForImageClassification` with a frozen encoder; raises ValueError as `build` does."""
+    def build_model(self, class_names: Sequence[str]) -> MAEForImageClassification:
+        """Builds a classifier with a frozen encoder; raises as `build` does."""
         return super().build_model(class_names).freeze_encoder()
 
 
@@ -242,33 +258,38 @@ class DataArguments:
         default="skip",
         metadata={
             "choices": ["skip", "raise"],
-            "help": "What to do about a file that can't be decoded: take another and log "
-            "it, or stop.",
+            "help": "What to do about a file that can't be decoded: take another and log it, or "
+            "stop.",
         },
     )
 
-    def load(self, seed, labels):
-        """The images, `datasets.DatasetDict`, with labels if asked for."""
-        sources = {
-            f.name: getattr(self, f.name) for f in fields(DataArguments) if f.name != "on_bad_image"
-        }
+    def load(self, seed: int, labels: bool) -> DatasetDict:
+        """Loads the images, with labels if asked for.
+
+        Args:
+            seed: Decides which images are held out.
+            labels: Whether there must be labels.
+
+        Raises:
+            ValueError: something isn't there.
+        """
+        names = [each.name for each in fields(DataArguments) if each.name != "on_bad_image"]
+        sources = {name: getattr(self, name) for name in names}
         return load_image_dataset(**sources, seed=seed, labels=labels)
 
     @property
-    def source_name(self):
+    def source_name(self) -> str:
         """The Hub id or, of folders and files here, the name without the way to it."""
-        name = self.dataset_name or self.train_dir
+        name = str(self.dataset_name or self.train_dir)
         return Path(name).resolve().name if Path(name).exists() else name
 
     @property
-    def hub_id(self):
+    def hub_id(self) -> str | None:
         """The Hub id of the data set, or None."""
-        on_the_hub = (
-            self.dataset_name
-            and self.dataset_name != "digits"
-            and not Path(self.dataset_name).exists()
-        )
-        return self.dataset_name if on_the_hub else None
+        name = self.dataset_name
+        if not name or name == "digits" or Path(name).exists():
+            return None
+        return name
 
 
 @dataclass
@@ -294,23 +315,30 @@ class StreamArguments(DataArguments):
         metadata={"help": "Of a stream: undecoded images that each worker holds, to shuffle them."},
     )
 
-    def __post_init__(self):
-        given = [name for name in ("train_dir", "validation_dir") if getattr(self, name)]
-        if self.streaming and given:
+    def __post_init__(self) -> None:
+        folders = [name for name in ("train_dir", "validation_dir") if getattr(self, name)]
+        if self.streaming and folders:
             raise ValueError(
-                f"{given[0]} can't be streamed; give dataset_name, a Hub id or a folder of shards"
+                f"{folders[0]} can't be streamed; give dataset_name, a Hub id or a folder of shards"
             )
         if self.epoch_samples is not None and not self.streaming:
             raise ValueError(
                 "epoch_samples is for --streaming; other data sets know how many images they have"
             )
         for name in ("epoch_samples", "shuffle_buffer"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
 
-    def load_stream(self):
-        """Training images (`datasets.IterableDataset`), held-out images (or None) and the images an
-        epoch."""
+    def load_stream(self) -> tuple[IterableDataset, Dataset | None, int]:
+        """Opens the shards.
+
+        Returns:
+            Training images, held-out images (or None), and the images of an epoch.
+
+        Raises:
+            ValueError: it can't be streamed, or doesn't say how many images it has.
+        """
         if self.dataset_name is None:
             raise ValueError("streaming needs a dataset_name, a Hub id or a folder of shards")
         if self.dataset_name == "digits" or Path(self.dataset_name).is_file():
@@ -318,16 +346,16 @@ class StreamArguments(DataArguments):
                 f"dataset_name {self.dataset_name} can't be streamed; a Hub id or a folder of "
                 "shards can"
             )
-        names = (
-            "dataset_name",
-            "dataset_config",
-            "train_split",
-            "validation_split",
-            "image_column",
+        train, validation, rows = load_image_stream(
+            dataset_name=self.dataset_name,
+            dataset_config=self.dataset_config,
+            train_split=self.train_split,
+            validation_split=self.validation_split,
+            image_column=self.image_column,
         )
-        train, validation, rows = load_image_stream(**{name: getattr(self, name) for name in names})
-        if not (self.epoch_samples or rows):
+        epoch_samples = self.epoch_samples or rows
+        if not epoch_samples:
             raise ValueError(
                 "the data set doesn't say how many images it has; give --epoch_samples"
             )
-        return train, validation, self.epoch_samples or rows
+        return train, validation, epoch_samples
