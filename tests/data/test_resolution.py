@@ -6,7 +6,8 @@ import torch
 from helpers import TINY, TINY_FLAGS, logged_losses, run_script, script_error, trace
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.data.resolution import ResolutionSchedule
+from hf_mae.data.resolution import ResolutionSchedule, schedule_resolutions
+from hf_mae.data.transforms import PretrainingTransform
 from hf_mae.models.costs import training_flops
 from hf_mae.models.functional import resize_position_table, sincos_position_table
 from hf_mae.training.arguments import MAETrainingArguments
@@ -115,6 +116,7 @@ def test_schedule_of_transforms():
         "0:a,0.5:224",
         "0:128,",
         ".:128",
+        " ",
     ],
 )
 def test_wrong_schedules(schedule, tmp_path):
@@ -137,6 +139,29 @@ def test_starts_are_not_rounded_up(make_trainer):
         **{**SCHEDULE, "resolution_schedule": "0:16,0.55:32", "num_train_epochs": 100}
     )
     assert list(trainer.train_dataset.schedule.starts) == [0, 55]
+
+
+class Squares(PretrainingTransform):
+    """The caller's own transform, which says so in its samples."""
+
+    def __call__(self, image, rng):
+        return {**super().__call__(image, rng), "drop_path_noise": torch.zeros(3, 2)}
+
+
+def test_the_transform_stays_the_callers(make_trainer):
+    trainer = make_trainer(max_steps=6)
+    samples, config = trainer.train_dataset, trainer.model.config
+    samples.transform = given = Squares(config)
+    given.crop.scale = (0.5, 0.6)
+    samples.schedule = schedule_resolutions(given, {0.0: 16, 0.5: 32}, config, epochs=4)
+    assert samples.transform is given
+    for epoch, size in ((0, 16), (1, 16), (2, 32)):
+        sample = samples[epoch * len(samples) + 7]
+        assert sample["images"].shape == (3, size, size)
+        assert sample["noise"].shape == ((size // 8) ** 2,)
+        assert "drop_path_noise" in sample
+        assert samples.schedule.transform_at(epoch).crop.scale == (0.5, 0.6)
+    assert given.crop.image_hw == (32, 32)
 
 
 def test_sizes_that_the_model_cannot_have(make_trainer):

@@ -6,8 +6,9 @@ from datasets import Image as ImageFeature
 from helpers import TINY
 
 from hf_mae import MAEConfig
-from hf_mae.data.samples import EpochSampler, ImageSamples, collate
+from hf_mae.data.samples import BatchShape, EpochSampler, FeatureSamples, ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
+from hf_mae.data.streaming import ImageStream
 from hf_mae.data.transforms import PretrainingTransform
 from hf_mae.errors import BadImageError
 
@@ -70,6 +71,22 @@ def test_sampler_of_several_crops(crops):
     assert taken[:12] != taken[12:]
 
 
+@pytest.mark.parametrize(
+    ("samples", "accumulation", "workers", "images", "stream"),
+    [(100, 1, 0, 6, 6), (100, 1, 4, 6, 4), (100, 2, 4, 3, 2), (100, 3, 3, 2, 2), (95, 1, 5, 5, 5)],
+)
+def test_updates_of_an_epoch(samples, accumulation, workers, images, stream):
+    """Of a stream every worker has as many batches."""
+    shape = BatchShape(8, accumulation, num_processes=2, num_workers=workers, seed=0)
+    plain = FeatureSamples(torch.zeros(samples, 1), torch.zeros(samples))
+    assert plain.updates_per_epoch(shape) == images
+    assert len(plain.sampler(shape)) == images * accumulation * 16
+    streamed = ImageStream(None, None, 3, 0, epoch_samples=samples, shuffle_buffer=4)
+    assert streamed.updates_per_epoch(shape) == stream
+    assert len(streamed.sampler(shape)) == stream * accumulation * 16
+    assert stream * accumulation % max(1, workers) == 0
+
+
 # bad images --------------------------------------------------------------------------------------
 
 
@@ -96,6 +113,20 @@ def test_bad_images_are_replaced_and_named(config, half_bad):
     # other epochs replace by other images
     epochs = [samples[20 * epoch + 1]["images"] for epoch in range(6)]
     assert len({image.numpy().tobytes() for image in epochs}) == 6
+
+
+def test_replacements_follow_from_seed_epoch_index_and_attempt(config, half_bad):
+    samples = ImageSamples(half_bad, PretrainingTransform(config), 3, seed=3)
+    for epoch, index in ((0, 1), (0, 5), (4, 7)):
+        expected = [index]
+        while expected[-1] % 2:  # a bad one
+            rng = np.random.default_rng([3, epoch, index, len(expected) - 1])
+            expected.append(int(rng.integers(20)))
+        sample = samples[20 * epoch + index]
+        assert [number for number, _, _ in sample["bad_images"]] == expected[:-1]
+        replacement = half_bad[expected[-1]]
+        made = samples.make_samples(replacement, [3, epoch, index], crops=[0], epoch=epoch)
+        assert torch.equal(sample["images"], made[0]["images"])
 
 
 def test_bad_images_can_raise(config, half_bad):

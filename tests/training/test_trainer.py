@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae.data.samples import EpochSampler, ImageSamples
 from hf_mae.models.functional import baseline_losses, patchify, pixel_target
 from hf_mae.models.image_processing_mae import normalize_images
 from hf_mae.output_folder import find_checkpoint, resume_point
@@ -89,6 +90,48 @@ def test_an_epoch_is_whole_batches_of_each_image_once(make_trainer):
     assert first != second
 
 
+class Backwards(ImageSamples):
+    """A kind of data set that the trainer has never heard of: its own order, notes and state."""
+
+    def __init__(self, samples):
+        super().__init__(samples.dataset, samples.transform, samples.num_channels, samples.seed)
+        self.recorded = []
+
+    def updates_per_epoch(self, shape):
+        return 3
+
+    def sampler(self, shape):
+        class Reversed(EpochSampler):
+            def __iter__(self):
+                return iter(range(self.num_samples + self.epoch - 1, self.epoch - 1, -1))
+
+        return Reversed(len(self), shape.seed, 3 * shape.total_batch_size)
+
+    def __getitems__(self, numbers):
+        samples = super().__getitems__(numbers)
+        return [{**sample, "note": number} for sample, number in zip(samples, numbers)]
+
+    def record(self, batch):
+        self.recorded += batch.pop("note")
+
+    def save_state(self, folder, shape):
+        folder.mkdir(parents=True)
+        (folder / "backwards.txt").write_text(f"{len(self.recorded)} of {shape.batch_size}")
+
+    def load_state(self, folder, shape):
+        self.loaded = (folder / "backwards.txt").read_text()
+
+
+def test_a_third_kind_of_data_set(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=6, save_strategy="steps", save_steps=4)
+    trainer.train_dataset = Backwards(trainer.train_dataset)
+    assert trainer.updates_per_epoch == 3
+    trainer.train()
+    assert trainer.train_dataset.recorded == [*range(191, -1, -1), *range(192, 0, -1)]
+    trainer.check_resume(str(tmp_path / "run" / "checkpoint-4"))
+    assert trainer.train_dataset.loaded == "256 of 64"
+
+
 def test_too_few_images_for_a_batch(make_trainer, digits):
     trainer = make_trainer(train=digits["train"].select(range(20)))
     with pytest.raises(ValueError, match="20 training images and the total batch is 64"):
@@ -163,6 +206,18 @@ def test_evaluation_against_a_loop(make_trainer, digits, norm_pix_loss):
     for name, values in expected.items():
         assert metrics[name] == pytest.approx(np.mean(values), rel=1e-5), name
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
+
+
+def test_other_data_sets_can_be_evaluated(make_trainer, digits, tmp_path):
+    """By a trainer that has none of its own; the panel then shows what was evaluated."""
+    trainer = make_trainer(validation=digits["validation"].select(range(5)))
+    others, trainer.eval_dataset = trainer.eval_dataset, None
+    metrics = trainer.evaluate(others)
+    assert (tmp_path / "run" / "reconstructions.png").is_file()
+    prediction = trainer.predict(others)
+    assert prediction.predictions.shape == (5, 3)
+    assert prediction.label_ids.tolist() == list(range(5))
+    assert prediction.metrics["test_loss"] == metrics["eval_loss"]
 
 
 def test_training_mode_and_augmentation_stay_out_of_evaluation(make_trainer, digits):
