@@ -174,7 +174,7 @@ def test_the_zoos_cards_are_the_tables(tmp_path):
     """`make cards` leaves everything as it is."""
     (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
     command = [sys.executable, str(ROOT / "scripts" / "make" / "write_cards.py"), str(tmp_path)]
-    subprocess.run(command, check=True, timeout=240)
+    subprocess.run(command, check=True, timeout=1800)
     written = {path.name: path.read_text() for path in (tmp_path / "model_cards").glob("*")}
     assert written == {path.name: path.read_text() for path in (ROOT / "model_cards").glob("*")}, (
         "make cards"
