@@ -2,7 +2,7 @@
 """A classifier's answers for image files."""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from PIL import Image
@@ -60,7 +60,8 @@ def predict(
     pixel_values = ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0)  # (1, C, H, W)
     logits = finite(model(pixel_values.to(model.device)).logits)[0]  # (K,)
     scores, numbers = logits.float().softmax(dim=0).topk(min(top_k, len(logits)))
+    names = cast(dict[int, str], model.config.id2label)
     predictions = []
     for number, score in zip(numbers.tolist(), scores.tolist()):
-        predictions.append(Prediction(label=model.config.id2label[number], score=score))
+        predictions.append(Prediction(label=names[number], score=score))
     return predictions

@@ -46,7 +46,8 @@ def main() -> None:
                 label_column=args.label_column,
             )
         # the model's number of each class of the data set
-        numbers = match_classes(dataset.features["label"].names, model.config.id2label)
+        id2label = cast(dict[int, str], model.config.id2label)
+        numbers = match_classes(dataset.features["label"].names, id2label)
         samples = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
         measured = evaluate(model, samples, torch.tensor(numbers), accelerator, args)
     if accelerator.is_main_process:
@@ -122,12 +123,11 @@ def evaluate(
     loader = accelerator.prepare(loader)
     model.to(accelerator.device)
     metric = TopKAccuracy(keep_in_memory=True)
-    num_labels = model.config.num_labels
     bad_images = 0
     start = time.perf_counter()
     for batch in tqdm(loader, desc="evaluating", disable=not accelerator.is_main_process):
         logits = finite(model(batch["pixel_values"]).logits)
-        ranked = logits.topk(min(5, num_labels)).indices
+        ranked = logits.topk(min(5, logits.shape[1])).indices
         ranked, labels = accelerator.gather_for_metrics((ranked, own_labels(batch)))
         good = labels != -100
         bad_images += int((~good).sum())
@@ -135,7 +135,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     if bad_images == len(samples):
         raise ValueError(f"none of the {len(samples)} images can be decoded")
-    accuracies = cast(dict[str, float], metric.compute(num_labels=num_labels))
+    accuracies = cast(dict[str, float], metric.compute(num_labels=model.config.num_labels))
     return {
         **accuracies,
         "n": len(samples) - bad_images,

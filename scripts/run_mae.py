@@ -74,7 +74,7 @@ class Images(NamedTuple):
     train: Dataset | IterableDataset
     held_out: Dataset | None
     knn_bank: Dataset | None = None
-    epoch_samples: int | None = None  # of a stream
+    epoch_samples: int = 0  # of a stream
 
 
 def load(data_args: StreamArguments, args: MAETrainingArguments) -> Images:
@@ -117,7 +117,7 @@ def build_trainer(
         "on_bad_image": data_args.on_bad_image,
     }
     of_training = {**common, "crops_per_image": args.crops_per_image}
-    if images.epoch_samples is None:
+    if isinstance(images.train, Dataset):
         train_dataset = ImageSamples(images.train, PretrainingTransform(config), **of_training)
     else:
         train_dataset = ImageStream(
@@ -178,7 +178,7 @@ def print_losses(trainer: MAETrainer, losses: dict[str, float], knn_accuracy: fl
         lines.append(f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}")
     if knn_accuracy is not None:
         lines.append(f"{'k-NN accuracy of the features':34} {knn_accuracy:13.2%}")
-    print_result(trainer, lines, reconstructions=Path(trainer.args.output_dir) / PANEL_FILE)
+    print_result(trainer, lines, reconstructions=Path(str(trainer.args.output_dir), PANEL_FILE))
 
 
 if __name__ == "__main__":

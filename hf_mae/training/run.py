@@ -7,13 +7,14 @@ Each script calls these in its own order; none of them calls back.
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import DatasetDict
 
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
 from ..models.modeling_classification import MAEForImageClassification
+from ..models.modeling_mae import MAEPreTrainedModel
 from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
 from .arguments import ImageTrainingArguments
@@ -78,7 +79,7 @@ def print_plan(
         "lr": _describe_learning_rate(args),
         "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
         "device": f"{hardware(args.device, args.world_size)}, {_precision(args)}",
-        "output": args.output_dir,
+        "output": str(args.output_dir),
     }
     if checkpoint:
         rows["output"] += f", resuming {Path(checkpoint).name}"
@@ -207,7 +208,8 @@ def write_output_folder(
         facts: Further fields of the card.
     """
     args = trainer.args
-    folder = Path(args.output_dir)
+    folder = Path(cast(str, args.output_dir))
+    model = cast(MAEPreTrainedModel, trainer.model)
     num_train, num_held_out = _count_images(trainer)
     save_recipe(explicit_args, folder / RECIPE_FILE)
     training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
@@ -215,14 +217,14 @@ def write_output_folder(
         folder=folder.resolve().name,
         dataset=data_args.source_name,
         hub_dataset=data_args.hub_id,
-        config=trainer.model.config,
-        num_parameters=parameter_counts(trainer.model),
+        config=model.config,
+        num_parameters=parameter_counts(model),
         num_train_images=num_train,
         num_held_out_images=num_held_out,
-        epochs=round(trainer.state.epoch, 2),
+        epochs=round(cast(float, trainer.state.epoch), 2),
         steps=trainer.state.global_step,
         total_batch_size=args.total_batch_size,
-        learning_rate=args.learning_rate,
+        learning_rate=cast(float, args.learning_rate),
         hardware=hardware(args.device, args.world_size),
         versions=package_versions(),
         pictures=[name for name in (CURVES_FILE, PANEL_FILE) if (folder / name).is_file()],
@@ -268,7 +270,7 @@ def print_result(trainer: ImageTrainer, lines: Sequence[str], **places: str | Pa
             speeds.append(entry["images_per_second"])
     if speeds:
         print(f"{'images/s (median)':34} {statistics.median(speeds):13,.0f}")
-    folder = trainer.args.output_dir
+    folder = Path(cast(str, trainer.args.output_dir))
     print(f"{'model, card, arguments':34} {folder}")
     print(f"{'curves':34} tensorboard --logdir {folder}")
     for name, place in places.items():

@@ -1,0 +1,22 @@
+import pytest
+from safetensors import SafetensorError
+
+from hf_mae.errors import TRAINING_ERRORS, BadImageError, NonFiniteLossError, reported_as
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a\nb"), OSError("a\nb"), SafetensorError("a\nb"), BadImageError("a\nb")]
+)
+def test_what_the_user_can_mend_is_a_line(error):
+    with pytest.raises(SystemExit) as exit_status, reported_as("script.py"):
+        raise error
+    assert exit_status.value.code == "script.py: error: a b"
+
+
+def test_a_mistake_keeps_its_traceback():
+    with pytest.raises(TypeError), reported_as("script.py"):
+        raise TypeError
+    with pytest.raises(ValueError), reported_as("script.py", TRAINING_ERRORS):  # noqa: PT011
+        raise ValueError
+    with pytest.raises(SystemExit), reported_as("script.py", TRAINING_ERRORS):
+        raise NonFiniteLossError

@@ -1,0 +1,54 @@
+"""The training scripts' common part, and the room's face."""
+
+import runpy
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, TINY_FLAGS
+
+import hf_mae.training
+from hf_mae import MAEForImageClassification, MAEForPreTraining
+from hf_mae.training import FineTuningTrainer, LinearProbeTrainer, MAETrainer
+
+
+def test_every_name_of_the_face_is_there():
+    assert sorted(hf_mae.training._LAZY) == hf_mae.training.__all__
+    for name in hf_mae.training.__all__:
+        assert getattr(hf_mae.training, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'MAETrainr'"):
+        hf_mae.training.MAETrainr  # noqa: B018
+
+
+def test_optimization_needs_no_data_libraries():
+    code = (
+        "import sys\n"
+        "for name in ('datasets', 'evaluate', 'sklearn', 'matplotlib'): sys.modules[name] = None\n"
+        "from hf_mae.training.optimization import parameter_groups"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("script", "trainer_class", "model_class"),
+    [
+        ("run_mae.py", MAETrainer, MAEForPreTraining),
+        ("run_finetune.py", FineTuningTrainer, MAEForImageClassification),
+        ("run_linear_probe.py", LinearProbeTrainer, MAEForImageClassification),
+    ],
+)
+def test_a_mistake_of_ours_in_training_is_not_put_down_to_the_user(
+    script, trainer_class, model_class, tmp_path, monkeypatch
+):
+    """It keeps its traceback, and what comes up after training doesn't lose the model."""
+    flags = [*TINY_FLAGS, "--dataset_name=digits", "--max_steps=1", "--warmup_epochs=0"]
+    flags += ["--use_cpu", "--report_to=none", "--disable_tqdm=true", "--eval_strategy=no"]
+    monkeypatch.setattr("sys.argv", [script, *flags, f"--output_dir={tmp_path}"])
+
+    def fail(*args, **kwargs):
+        raise ValueError("of ours")
+
+    monkeypatch.setattr(trainer_class, "evaluate", fail)
+    with pytest.raises(ValueError, match="of ours"):
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    assert model_class.from_pretrained(tmp_path).config.image_size == 32
