@@ -87,13 +87,14 @@ class ClassifierTrainer(ImageTrainer):
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
         decoded = prediction.label_ids != -100
-        losses, ranked = prediction.predictions
+        predictions: Any = prediction.predictions
+        losses, ranked = predictions
         accuracies = TopKAccuracy(keep_in_memory=True).compute(
             predictions=ranked[decoded],
             references=prediction.label_ids[decoded],
             num_labels=self.model.config.num_labels,
         )
-        return {"loss": losses[decoded].mean().item(), **accuracies}
+        return {"loss": losses[decoded].mean().item(), **(accuracies or {})}
 
 
 class FineTuningTrainer(ClassifierTrainer):
@@ -135,8 +136,9 @@ class FineTuningTrainer(ClassifierTrainer):
             callbacks,
             optimizers,
         )
+        config: Any = model.config
         self.mixing = PairMixing(
-            model.config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor
+            config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor
         )
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -186,7 +188,9 @@ class LinearProbeTrainer(ClassifierTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             groups = lars_groups(model or self.model, self.args.weight_decay)
-            self.optimizer = Lars(groups, lr=self.args.learning_rate, momentum=0.9)
+            lr, momentum = self.args.learning_rate or 0.0, 0.9
+            # timm's annotation takes a momentum for a whole number
+            self.optimizer = Lars(groups, lr, momentum)  # pyright: ignore[reportArgumentType]
         return self.optimizer
 
     def train(

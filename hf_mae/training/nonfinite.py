@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Keeps losses that are not finite away from the weights."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,13 +16,13 @@ class _Verdict(NamedTuple):
 
     Attributes:
         flags: (2,), whether the update's loss is not finite on some process, and is on this one.
-        done: When `flags` are there; None where the host has them at once.
+        done: CUDA event of when `flags` are there; None where the host has them at once.
         step: Number of the update.
         indices: Its samples.
     """
 
     flags: torch.Tensor
-    done: torch.cuda.Event | None
+    done: Any
     step: int
     indices: list[torch.Tensor]
 
@@ -80,7 +80,8 @@ class NonFiniteGuard:
         """
         self.wait_for_verdict()  # the update before; what this one says is under way on the device
         optimizer = getattr(optimizer, "optimizer", optimizer)
-        bad = self.accelerator.reduce((~self._finite).float(), reduction="sum").clamp(max=1)
+        not_finite: Any = self.accelerator.reduce((~self._finite).float(), reduction="sum")
+        bad = not_finite.clamp(max=1)  # on any process
         on_gpu = self.args.device.type == "cuda"
         flags = torch.stack([bad, self._finite.float()]).to("cpu", non_blocking=on_gpu)
         done = torch.cuda.current_stream().record_event() if on_gpu else None
@@ -89,7 +90,8 @@ class NonFiniteGuard:
         if self.accelerator.scaler is not None:  # of fp16, which drops the update by itself
             return
         if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.found_inf = bad  # what the scaler would tell it
+            # what the scaler would tell it
+            optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue]
         elif self.wait_for_verdict():
             # the optimizer passes over parameters without gradients
             model.zero_grad(set_to_none=True)

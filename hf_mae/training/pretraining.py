@@ -81,7 +81,7 @@ class MAETrainer(ImageTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        config = model.config
+        config: Any = model.config
         self.knn_bank = knn_bank
         *_, num_visible = random_masking(torch.zeros(1, config.num_patches), config.mask_ratio)
         if num_visible == config.num_patches:
@@ -92,8 +92,9 @@ class MAETrainer(ImageTrainer):
         self._flops: dict[tuple[int, int], int] = {}  # of an image, by its size
         if args.resolution_schedule and train_dataset is not None:
             epochs = self.planned_updates / self.updates_per_epoch
+            transform: Any = train_dataset.transform  # one with `at_size`
             train_dataset.schedule = schedule_resolutions(
-                train_dataset.transform, args.resolutions, config, epochs
+                transform, args.resolutions, config, epochs
             )
 
     # training ------------------------------------------------------------------------------------
@@ -158,11 +159,12 @@ class MAETrainer(ImageTrainer):
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
-        samples = dataloader.dataset
+        samples: Any = dataloader.dataset
+        metrics: Any = output.metrics
         self._draw_panel(samples)
         if self.knn_bank is not None:
             accuracy = self._knn_accuracy(self.knn_bank, samples)
-            output.metrics[f"{metric_key_prefix}_knn_accuracy"] = accuracy
+            metrics[f"{metric_key_prefix}_knn_accuracy"] = accuracy
         return output
 
     def _knn_accuracy(self, bank: Samples, queries: Samples) -> float:
@@ -195,5 +197,6 @@ class MAETrainer(ImageTrainer):
 
 
 def _mean_losses(prediction: EvalPrediction) -> dict[str, float]:
-    losses = prediction.predictions.mean(axis=0).tolist()  # (3,)
+    predictions: Any = prediction.predictions  # (images, 3)
+    losses = predictions.mean(axis=0).tolist()
     return dict(zip(("loss", "loss_visible_mean", "loss_best_constant"), losses))

@@ -336,9 +336,10 @@ class ImageTrainer(Trainer):
     ) -> dict[str, float]:
         """Measures the model on held-out samples; as transformers' Trainer."""
         start = time.perf_counter()
+        dataset: Any = eval_dataset  # transformers' type is a narrower dict
         # data loaders draw from the generator, and so would change what drop path drops
         with torch.random.fork_rng(devices=[]):
-            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            metrics = super().evaluate(dataset, ignore_keys, metric_key_prefix)
         self._time_evaluating += time.perf_counter() - start
         return metrics
 

@@ -90,10 +90,8 @@ def training_curves(log_history: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _removed_pixels(
-    mask: torch.Tensor, patch_hw: tuple[int, int], pixel_values: torch.Tensor
-) -> np.ndarray:
-    """mask (B, N) → (B, H, W, 1) booleans."""
+def _removed_pixels(mask: Any, patch_hw: tuple[int, int], pixel_values: torch.Tensor) -> np.ndarray:
+    """Turns a mask tensor (B, N) into booleans (B, H, W, 1)."""
     patches = patchify(pixel_values[:, :1], patch_hw)
     pixels = unpatchify(mask.unsqueeze(-1).expand_as(patches), patch_hw, pixel_values.shape[2:])
     return pixels.bool().permute(0, 2, 3, 1).cpu().numpy()
