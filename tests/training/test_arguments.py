@@ -29,7 +29,7 @@ def parse(tmp_path):
 
 
 def test_flags_override_the_recipe(parse):
-    model, data, args, given = parse(
+    model, data, args, explicit_args = parse(
         "size: small\nimage_size: [64, 96]\npatch_size: 8\nnorm_pix_loss: "
         "true\nbase_learning_rate: 1e-3\n"
         "config_overrides: {num_hidden_layers: 2, hidden_act: relu}\ntrain_dir: null\nreport_to: "
@@ -44,8 +44,8 @@ def test_flags_override_the_recipe(parse):
     assert config.norm_pix_loss
     assert data.train_dir == "mine"
     assert args.learning_rate == pytest.approx(2e-3 * 64 / 256)
-    assert given["train_dir"] == "mine"
-    assert "mask_ratio" not in given
+    assert explicit_args["train_dir"] == "mine"
+    assert "mask_ratio" not in explicit_args
 
 
 def test_saved_arguments_are_a_recipe(parse, tmp_path):
@@ -53,8 +53,8 @@ def test_saved_arguments_are_a_recipe(parse, tmp_path):
         "size: tiny\nimage_size: [64, 96]\nconfig_overrides: "
         "{hidden_act: relu}\nwarmup_epochs: 2\nbf16: false\n"
     )
-    model, data, args, given = parse(recipe, "--num_train_epochs=7")
-    save_recipe(given, tmp_path / "saved.yaml")
+    model, data, args, explicit_args = parse(recipe, "--num_train_epochs=7")
+    save_recipe(explicit_args, tmp_path / "saved.yaml")
     saved = yaml.safe_load((tmp_path / "saved.yaml").read_text())
     assert saved["config_overrides"] == {"hidden_act": "relu"}
     assert "output_dir" not in saved
@@ -124,7 +124,7 @@ def test_errors_are_one_line(parse, recipe, message, capsys):
 
 
 def test_switches_and_truth_values_of_yaml(parse):
-    model, _, args, given = parse(
+    model, _, args, explicit_args = parse(
         "eval_strategy: no\nsave_strategy: off",
         "--norm_pix_loss",
         "--bf16",
@@ -133,7 +133,7 @@ def test_switches_and_truth_values_of_yaml(parse):
     assert model.norm_pix_loss
     assert args.bf16
     assert (args.eval_strategy, args.save_strategy) == ("no", "no")
-    assert given["dataloader_pin_memory"] is False
+    assert explicit_args["dataloader_pin_memory"] is False
 
 
 def test_what_can_be_changed_in_a_model(parse, tmp_path):

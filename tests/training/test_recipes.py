@@ -99,15 +99,15 @@ def test_each_recipe_is_of_a_published_model():
 def test_pre_training(path, tmp_path, monkeypatch):
     """The paper's, at 8 processes; recipes may differ in size and epochs only."""
     monkeypatch.setattr(MAETrainingArguments, "world_size", 8)
-    model_args, _, args, given = parse(path, tmp_path)
+    model_args, _, args, explicit_args = parse(path, tmp_path)
     _, _, size, epochs = path.stem.split("-")
-    assert (given["size"], f"{args.num_train_epochs:g}e") == (size, epochs)
+    assert (explicit_args["size"], f"{args.num_train_epochs:g}e") == (size, epochs)
     assert (args.total_batch_size, args.warmup_epochs, model_args.norm_pix_loss) == (4096, 40, True)
     assert args.learning_rate == pytest.approx(2.4e-3)
     assert f"scripts/recipes/pretrain/{path.name}" in path.read_text()
     others = {
         name: value
-        for name, value in given.items()
+        for name, value in explicit_args.items()
         if name not in ("size", "num_train_epochs", "output_dir")
     }
     reference = parse(path.parent / "mae-vit-base-300e.yaml", tmp_path)[3]
@@ -119,7 +119,7 @@ def test_the_budget_recipe(tmp_path):
     path = RECIPES / "pretrain" / "mae-vit-base-budget.yaml"
     costs = {}
     for name in ("mae-vit-base-400e", "mae-vit-base-budget"):
-        model_args, _, args, given = parse(path.with_name(f"{name}.yaml"), tmp_path)
+        model_args, _, args, explicit_args = parse(path.with_name(f"{name}.yaml"), tmp_path)
         config = build(model_args, "pretrain", None).config
         starts = list((args.resolutions or {0: 224}).items())
         shares = [
@@ -129,7 +129,9 @@ def test_the_budget_recipe(tmp_path):
             training_flops(MAEForPreTraining, config.changed(image_size=size)) for _, size in starts
         ]
         costs[name] = sum(share * each for share, each in zip(shares, flops))
-        costs[name, "rest"] = {name: value for name, value in given.items() if name not in DIFFERS}
+        costs[name, "rest"] = {
+            name: value for name, value in explicit_args.items() if name not in DIFFERS
+        }
     assert (
         f"{costs['mae-vit-base-budget'] / costs['mae-vit-base-400e']:.2f} of the operations"
         in path.read_text()
