@@ -41,6 +41,7 @@ def test_table_of_a_file(tmp_path):
         "seconds": [1, 2],
     }
     other = {**ours, "images_per_second": 1234.5, "seconds": [2, 3]}
+    other["hf_mae_over_it"] = ratios(other["seconds"], ours["seconds"])
     found = {
         "command": "train --batch 8 --output found.json",
         "cpu": "EPYC",
