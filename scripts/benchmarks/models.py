@@ -1,15 +1,20 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""How fast a model trains and classifies, of what the machine can multiply, and in how much memory,
-beside the peers."""
+"""How fast a model trains and classifies, and in how much memory, beside the peers.
 
+Speed is also given as a share of what the machine can multiply.
+"""
+
+import argparse
 import contextlib
 import gc
 import multiprocessing
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 import psutil
 import torch
@@ -35,7 +40,17 @@ class _Work:
         compiled: Whether to compile the model.
     """
 
-    def __init__(self, name, config, batch, device, bf16=False, compiled=False):
+    models: Mapping[str, Callable[[MAEConfig], tuple[torch.nn.Module, Callable[..., torch.Tensor]]]]
+
+    def __init__(
+        self,
+        name: str,
+        config: MAEConfig,
+        batch: int,
+        device: torch.device,
+        bf16: bool = False,
+        compiled: bool = False,
+    ):
         torch.manual_seed(0)
         model, self.run = self.models[name](config)
         self.model = model.to(device)
@@ -48,7 +63,7 @@ class _Work:
         )
 
     @property
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         """Those that are trained."""
         return sum(
             parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad
@@ -99,17 +114,16 @@ def _wait(device):
         torch.cuda.synchronize(device)
 
 
-def batch_flops(name, config, batch, work_class):
-    """Floating-point operations of a batch's matrix products, counted on the meta device."""
+def batch_flops(name: str, config: MAEConfig, batch: int, work_class: type[_Work]) -> int:
+    """Counts floating-point operations of a batch's matrix products, on the meta device."""
     work = work_class(name, config, batch, torch.device("meta"))
-    return count_flops(work.backward if work_class is TrainingStep else work)
+    return count_flops(work.backward if isinstance(work, TrainingStep) else work.forward)
 
 
 class Multiplication:
-    """One square matrix product in the type that the model computes in: what the machine can do at
-    best."""
+    """One square matrix product, in the model's type: what the machine can do at best."""
 
-    def __init__(self, device, bf16=False):
+    def __init__(self, device: torch.device, bf16: bool = False):
         size = 8192 if device.type == "cuda" else 2048
         dtype = torch.bfloat16 if bf16 else torch.float32
         self.factors = [torch.randn(size, size, device=device, dtype=dtype) for _ in range(2)]
@@ -120,9 +134,14 @@ class Multiplication:
         _wait(self.factors[0].device)
 
 
-def peak_memory(work_class, *arguments):
-    """Bytes that three batches took at most, of the GPU's memory or of a process of its own;
-    without what imports take.
+def peak_memory(work_class: type[_Work], *arguments: Any) -> int:
+    """Measures bytes that three batches take at most, without what imports take.
+
+    They are of the GPU's memory, or of a process of its own.
+
+    Args:
+        work_class: `TrainingStep` or `Inference`.
+        arguments: What it is made with.
 
     Raises:
         torch.OutOfMemoryError: the GPU's memory isn't enough.
@@ -150,7 +169,7 @@ def _peak_memory(work_class, name, config, batch, device, *options):
     return costs.peak_memory(device) - before
 
 
-def models_benchmark(args):
+def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:
     """Measures and prints; `args` are those of `scripts/benchmark.py train` and `infer`.
 
     Returns:
@@ -167,11 +186,10 @@ def models_benchmark(args):
     config = MAEConfig.from_size(args.size, image_size=args.image_size, **overrides)
     options = (device, args.bf16, args.compile)
     precision = "bf16" if args.bf16 else "fp32"
+    if args.compile:
+        precision += ", compiled"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["cpu"]
-    print(
-        f"{args.command}, ViT-{args.size} at {args.image_size}, "
-        f"{precision}{', compiled' * args.compile}; {where}"
-    )
+    print(f"{args.command}, ViT-{args.size} at {args.image_size}, {precision}; {where}")
     names = _installed(peers if args.compare else ["hf_mae"], config, work_class)
     results = {}
     for batch in args.batch:
@@ -217,7 +235,7 @@ def _measure_memory(names, config, batch, work_class, options):
         except RuntimeError as error:
             if name == "hf_mae" or not _out_of_memory(error):
                 raise
-            ended = " (its process was ended)" * isinstance(error, BrokenProcessPool)
+            ended = " (its process was ended)" if isinstance(error, BrokenProcessPool) else ""
             print(f"batch {batch}, {name}: out of memory{ended}")
     return memory
 
