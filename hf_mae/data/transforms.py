@@ -43,7 +43,7 @@ def random_crop_box(
     Example:
 
     >>> random_crop_box(300, 400, np.random.default_rng(0))
-    (18, 22, 275, 287)
+    (19, 208, 192, 145)
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
