@@ -43,7 +43,7 @@ _OUR_CLASSES: dict[str, type[MAEPreTrainedModel]] = {
 
 def load_model(
     model_name_or_path: str | Path,
-) -> tuple[MAEPreTrainedModel, BaseImageProcessor]:
+) -> tuple[MAEPreTrainedModel, MAEImageProcessor]:
     """Loads a model as the class it was saved from, and its image processor.
 
     Args:
@@ -72,7 +72,8 @@ def load_model(
             "ours don't have"
         )
     model = load_as(_OUR_CLASSES[kind], model_name_or_path).eval()
-    return model, load_processor(model_name_or_path, cast(MAEConfig, model.config))
+    processor = load_processor(model_name_or_path, cast(MAEConfig, model.config))
+    return model, cast(MAEImageProcessor, processor)
 
 
 def load_as(model_class: type[ModelT], model_name_or_path: str | Path, **options: Any) -> ModelT:

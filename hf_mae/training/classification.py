@@ -2,7 +2,7 @@
 """The Trainers of classifiers: fine-tuning and linear probing, evaluated by accuracy."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
@@ -142,7 +142,8 @@ class FineTuningTrainer(ClassifierTrainer):
         )
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        groups = layer_decay_groups(model, self.args.weight_decay, self.args.layer_decay)
+        classifier = cast(MAEForImageClassification, model)
+        groups = layer_decay_groups(classifier, self.args.weight_decay, self.args.layer_decay)
         for group in groups:
             group["lr"] = self.args.learning_rate * group["lr_scale"]
         return groups

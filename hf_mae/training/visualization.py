@@ -2,7 +2,7 @@
 """Panels that show what a model makes of masked images, and curves of its training."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def reconstruction_panel(
     """
     result = model.reconstruct(pixel_values, noise=noise)
     originals = processor.post_process_reconstruction(pixel_values)
-    filled = processor.post_process_reconstruction(result.images)
+    filled = processor.post_process_reconstruction(cast(torch.Tensor, result.images))
     removed = _removed_pixels(result.mask, model.config.patch_hw, pixel_values)
     masked = np.where(removed, _GREY, originals).astype(np.uint8)
 
@@ -93,7 +93,8 @@ def training_curves(log_history: Sequence[dict[str, Any]]) -> Figure:
 def _removed_pixels(mask: Any, patch_hw: tuple[int, int], pixel_values: torch.Tensor) -> np.ndarray:
     """Turns a mask tensor (B, N) into booleans (B, H, W, 1)."""
     patches = patchify(pixel_values[:, :1], patch_hw)
-    pixels = unpatchify(mask.unsqueeze(-1).expand_as(patches), patch_hw, pixel_values.shape[2:])
+    height, width = pixel_values.shape[2:]
+    pixels = unpatchify(mask.unsqueeze(-1).expand_as(patches), patch_hw, (height, width))
     return pixels.bool().permute(0, 2, 3, 1).cpu().numpy()
 
 
