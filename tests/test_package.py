@@ -207,14 +207,15 @@ def own_expressions(node):
 
 
 def is_repeated_literal(node):
-    """Whether it is a text, list or tuple times anything but a number."""
+    """Whether it is a text, list or tuple times anything but a number or a count."""
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
         return False
     sides = (node.left, node.right)
+    counts = [ast.unparse(side).startswith(("len(", "num_")) for side in sides]
     numbers = [isinstance(side, ast.Constant) and isinstance(side.value, int) for side in sides]
     texts = [isinstance(side, ast.Constant) and isinstance(side.value, str) for side in sides]
     literals = [isinstance(side, (ast.JoinedStr, ast.List, ast.Tuple)) for side in sides]
-    return (any(texts) or any(literals)) and not any(numbers)
+    return (any(texts) or any(literals)) and not (any(numbers) or any(counts))
 
 
 def test_the_readmes_example_runs(tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ class MAEConfig(PreTrainedConfig):
     final_norm: bool = True
     head_batch_norm: bool = False
 
-    def __post_init__(self, **kwargs: Any):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.check()
 
