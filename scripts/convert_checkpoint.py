@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from hf_mae import MAEImageProcessor
+from hf_mae import MAEImageProcessor, convert
 from hf_mae.conversion.checkpoint_files import check_digest, download, read_checkpoint
-from hf_mae.conversion.from_others import convert
 from hf_mae.conversion.provenance import provenance, save_provenance
 from hf_mae.conversion.zoo import ZOO, PublishedModel, published_model
 from hf_mae.errors import reported_as

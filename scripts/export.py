@@ -9,9 +9,8 @@ token). `--as vit` writes the encoder alone, for image-feature-extraction.
 import argparse
 from pathlib import Path
 
-from hf_mae.conversion.to_transformers import export
+from hf_mae import export, load_model
 from hf_mae.errors import reported_as
-from hf_mae.models.loading import load_model
 
 
 def main() -> None:

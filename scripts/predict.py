@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hf_mae import load_classifier, predict
 from hf_mae.errors import DECODE_ERRORS, reported_as
-from hf_mae.inference import predict
-from hf_mae.models.loading import load_classifier
 
 
 def main() -> None:

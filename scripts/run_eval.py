@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from hf_mae import ImageSamples, load_classifier, load_evaluation_dataset
 from hf_mae.data.labels import match_classes, own_labels
-from hf_mae.data.samples import ImageSamples, collate
-from hf_mae.data.sources import load_evaluation_dataset
+from hf_mae.data.samples import collate
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
 from hf_mae.inference import finite
-from hf_mae.models.loading import load_classifier, num_channels
+from hf_mae.models.loading import num_channels
 from hf_mae.training import TopKAccuracy
 from hf_mae.versions import PACKAGES, hardware, version
 

@@ -11,18 +11,22 @@ probed (`--size` or `--config_name`).
 from datasets import DatasetDict
 from transformers import set_seed
 
-from hf_mae import MAEForImageClassification, MAEImageProcessor
+from hf_mae import (
+    CenterCropTransform,
+    ImageSamples,
+    LinearProbeArguments,
+    LinearProbeTrainer,
+    LinearProbeTransform,
+    MAEForImageClassification,
+    MAEImageProcessor,
+)
 from hf_mae.data.labels import readable_names
-from hf_mae.data.samples import ImageSamples
-from hf_mae.data.transforms import CenterCropTransform, LinearProbeTransform
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import ClassifierCard
 from hf_mae.output_folder import resume_point
 from hf_mae.training import (
     DataArguments,
-    LinearProbeArguments,
     LinearProbeModelArguments,
-    LinearProbeTrainer,
     describe_classifier,
     leave_together,
     load_labelled_images,

@@ -13,11 +13,14 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
-from hf_mae import MAEForPreTraining, MAEImageProcessor
-from hf_mae.data.samples import ImageSamples
-from hf_mae.data.streaming import ImageStream
-from hf_mae.data.transforms import (
+from hf_mae import (
     CenterCropTransform,
+    ImageSamples,
+    ImageStream,
+    MAEForPreTraining,
+    MAEImageProcessor,
+    MAETrainer,
+    MAETrainingArguments,
     MaskedEvaluationTransform,
     PretrainingTransform,
 )
@@ -26,8 +29,6 @@ from hf_mae.hub.cards import PreTrainingCard
 from hf_mae.models.costs import parameter_counts
 from hf_mae.output_folder import PANEL_FILE, resume_point
 from hf_mae.training import (
-    MAETrainer,
-    MAETrainingArguments,
     ModelArguments,
     StreamArguments,
     leave_together,

@@ -6,6 +6,7 @@ The sampler hands out sample numbers, `epoch * len(samples) + index`. What a sam
 and whenever.
 """
 
+import abc
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class EpochSampler(Sampler[int]):
         yield from (first[:, None] + np.arange(crops)).ravel().tolist()
 
 
-class Samples(Dataset):
+class Samples(Dataset, abc.ABC):
     """What a trainer asks of a data set: its order, and what a resumed run has to know of it.
 
     This base class is a data set of `len(samples)` images that can be had in any order, and that
@@ -108,8 +109,9 @@ class Samples(Dataset):
 
     crops_per_image = 1
 
+    @abc.abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Images in an epoch."""
 
     def updates_per_epoch(self, shape: BatchShape) -> int:
         """Counts the updates of an epoch, which are whole total batches.
