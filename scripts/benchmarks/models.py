@@ -120,6 +120,11 @@ def batch_flops(name: str, config: MAEConfig, batch: int, work_class: type[_Work
     return count_flops(work.backward if isinstance(work, TrainingStep) else work.forward)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 by itself; GPUs that this is for all do."""
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Multiplication:
     """One square matrix product, in the model's type: what the machine can do at best."""
 
@@ -176,11 +181,16 @@ def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:
         Batch → rate of a large product, and name → what was measured.
 
     Raises:
-        ValueError: the device isn't there.
+        ValueError: the device isn't there, or hasn't the type.
     """
     device, training = torch.device(args.device), args.command == "train"
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA GPU is there, or torch was built without CUDA")
+    if args.bf16 and not has_bf16(device):
+        raise ValueError(
+            "--bf16: this CPU has no instructions for bfloat16, and what stands in for them says "
+            "nothing about a model; measure in float32, or on a GPU"
+        )
     work_class, peers = (TrainingStep, PRETRAINING) if training else (Inference, CLASSIFIERS)
     overrides = {"norm_pix_loss": True} if training else {"num_labels": 1000}
     config = MAEConfig.from_size(args.size, image_size=args.image_size, **overrides)

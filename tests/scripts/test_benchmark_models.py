@@ -15,6 +15,7 @@ from benchmarks.models import (
     TrainingStep,
     _measure_memory,
     batch_flops,
+    has_bf16,
     models_benchmark,
     peak_memory,
 )
@@ -121,8 +122,9 @@ def test_the_script(tmp_path, command):
         "--rounds",
         "2",
         "--compare",
-        "--bf16",
     ]
+    if has_bf16(CPU):
+        flags.append("--bf16")
     output = run_script("benchmark.py", command, *flags, "--output", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert {"date", "cpu", "torch", "timm", "transformers", "command"} <= set(found)
@@ -212,6 +214,10 @@ def test_compiled_for_each_batch(config, monkeypatch):
 
 
 def test_wrong_flags():
+    if not has_bf16(CPU):
+        assert "this CPU has no instructions for bfloat16" in script_error(
+            "benchmark.py", "infer", "--bf16"
+        )
     assert "--batch is 0; it must be positive" in script_error(
         "benchmark.py", "train", "--batch", "8", "0"
     )
