@@ -4,6 +4,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = (
     "1"  # no test reaches out to a network; read when the hub's client is imported
 )
+# several workers share the cores: with more threads each, they would wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 import numpy as np
 import pytest
