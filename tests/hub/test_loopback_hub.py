@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, script_command
+from helpers import ROOT, run_script
 from huggingface_hub import ModelCard
 from loopback_hub import loopback_hub
 from PIL import Image
@@ -47,16 +47,6 @@ def plain_python(code):
     return done.stdout
 
 
-def run_script(name, *arguments, check=True):
-    """Runs a script in a process of its own, whose Hub's client reads the address of this one."""
-    command = script_command(name, *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=ROOT)
-    if not check:
-        return done.returncode, done.stdout, done.stderr
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def publish(folder, repo_id, *flags, check=True):
     arguments = [
         "--license=apache-2.0",
@@ -64,9 +54,8 @@ def publish(folder, repo_id, *flags, check=True):
         f"--repo_id={repo_id}",
         *flags,
     ]
-    return run_script(
-        "publish.py", *arguments, check=check, fresh=True
-    )  # the client reads its address at import
+    # the client reads the Hub's address when it is imported
+    return run_script("publish.py", *arguments, check=check, fresh=True)
 
 
 def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
