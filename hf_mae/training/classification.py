@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The Trainers of classifiers: fine-tuning and linear probing, evaluated by accuracy."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -115,31 +116,12 @@ class FineTuningTrainer(ClassifierTrainer):
 
     args: FineTuningArguments
 
-    def __init__(
-        self,
-        model: MAEForImageClassification,
-        args: FineTuningArguments,
-        train_dataset: Samples | None = None,
-        eval_dataset: Samples | None = None,
-        processing_class: MAEImageProcessor | None = None,
-        data_collator: Callable[[list[Any]], Batch] = collate,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
-    ):
-        super().__init__(
-            model,
-            args,
-            train_dataset,
-            eval_dataset,
-            processing_class,
-            data_collator,
-            callbacks,
-            optimizers,
-        )
-        config: Any = model.config
-        self.mixing = PairMixing(
-            config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor
-        )
+    @functools.cached_property
+    def mixing(self) -> PairMixing:
+        """Mixes a training batch's images and labels."""
+        args = self.args
+        config: Any = self.model.config
+        return PairMixing(config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         classifier = cast(MAEForImageClassification, model)
