@@ -1,9 +1,15 @@
 import os
+import tempfile
+
+from loopback_hub import ADDRESS
 
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # no test reaches out to a network; read when the hub's client is imported
-)
+# no test reaches out to a network, nor to what earlier runs left: read when the Hub's client is
+# imported, here and in the processes that are started
+HF_HOME = tempfile.TemporaryDirectory(prefix="hf_home", ignore_cleanup_errors=True)
+os.environ.update(HF_HUB_OFFLINE="1", HF_ENDPOINT=ADDRESS, HF_HOME=HF_HOME.name)
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ.pop("HF_TOKEN", None)
 # several workers share the cores: with more threads each, they would wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,7 +2,7 @@
 
 A fork stands for `python scripts/NAME …` or, several of them, for what torchrun starts. What tests
 real starts, of python, torchrun and accelerate, starts them itself. What reads the environment when
-it is imported (the Hub's client) has read that of the tests.
+it is imported (the Hub's client) has read that of the tests, but for whether it may ask the Hub.
 """
 
 import multiprocessing
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,7 @@ def _run(name, arguments, environment, out, err):
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
+    constants.HF_HUB_OFFLINE = environment["HF_HUB_OFFLINE"] != "0"
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     if "RANK" in environment:

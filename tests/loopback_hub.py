@@ -1,5 +1,8 @@
 """A Hub on this machine: as much of the Hub's interface as its client needs to publish a model and
-to load it."""
+to load it.
+
+Its address is one for all tests, for the Hub's client reads it when it is imported.
+"""
 
 import base64
 import contextlib
@@ -21,18 +24,15 @@ class Hub:
     """
 
     def __init__(self, token):
-        self.repos, self.requests, self.broken_commits, self.token, self.address = (
-            {},
-            [],
-            0,
-            token,
-            None,
-        )
+        self.repos, self.requests, self.broken_commits, self.token = {}, [], 0, token
+
+
+NO_HUB = Hub(token=None)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    hub: Hub
+    hub = NO_HUB
 
     def answer(self, status=200, body=b"", headers=()):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -86,12 +86,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             asked = json.loads(data)
             name = f"{asked['organization']}/{asked['name']}"
             if name in self.hub.repos:
-                return self.answer(409, {"url": f"{self.hub.address}/{name}"})
+                return self.answer(409, {"url": f"{ADDRESS}/{name}"})
             self.hub.repos[name] = {
                 "private": asked.get("visibility") == "private" or asked.get("private"),
                 "commits": [],
             }
-            return self.answer(200, {"url": f"{self.hub.address}/{name}"})
+            return self.answer(200, {"url": f"{ADDRESS}/{name}"})
         name, what = "/".join(parts[2:4]), parts[4]
         if what == "preupload":
             files = [
@@ -116,7 +116,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.hub.repos[name]["commits"].append(kept | added)
         return self.answer(
             200,
-            {"commitUrl": f"{self.hub.address}/{name}/commit/{'1' * 40}", "commitOid": "1" * 40},
+            {"commitUrl": f"{ADDRESS}/{name}/commit/{'1' * 40}", "commitOid": "1" * 40},
         )
 
     def do_PUT(self):
@@ -164,16 +164,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+
+_SERVER = _Server(("127.0.0.1", 0), Handler)
+ADDRESS = f"http://127.0.0.1:{_SERVER.server_port}"
+threading.Thread(target=_SERVER.serve_forever, daemon=True).start()
+
+
 @contextlib.contextmanager
 def loopback_hub(token="hf_secret_of_the_test"):
-    hub = Hub(token)
-    handler = type("LoopbackHandler", (Handler,), {"hub": hub})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    """A new Hub at `ADDRESS`; without one, nothing there is found and nobody is let in."""
+    Handler.hub = hub = Hub(token)
+    try:
+        yield hub
+    finally:
+        Handler.hub = NO_HUB

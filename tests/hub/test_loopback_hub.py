@@ -2,9 +2,12 @@
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,18 +22,12 @@ from hf_mae import MAEImageProcessor
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub, and processes that know no other: no cache, no other token."""
+def hub(monkeypatch):
+    """A Hub that all processes of the test may ask, and no cache of it."""
+    shutil.rmtree(Path(os.environ["HF_HOME"], "hub"), ignore_errors=True)
     with loopback_hub() as hub:
-        environment = {
-            "HF_ENDPOINT": hub.address,
-            "HF_TOKEN": hub.token,
-            "HF_HOME": str(tmp_path / "hf_home"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_TOKEN", hub.token)
         yield hub
 
 
@@ -47,15 +44,14 @@ def plain_python(code):
     return done.stdout
 
 
-def publish(folder, repo_id, *flags, check=True):
+def publish(folder, repo_id, *flags, check=True, fresh=False):
     arguments = [
         "--license=apache-2.0",
         f"--model_name_or_path={folder}",
         f"--repo_id={repo_id}",
         *flags,
     ]
-    # the client reads the Hub's address when it is imported
-    return run_script("publish.py", *arguments, check=check, fresh=True)
+    return run_script("publish.py", *arguments, check=check, fresh=fresh)
 
 
 def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
@@ -69,7 +65,7 @@ def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
     assert "publish.py: error: " in stderr
     assert "nothing is lost: the same command tries again" in stderr
     assert "Traceback" not in stderr
-    output = stdout + stderr + publish(folder, "org/mae-vit-huge")
+    output = stdout + stderr + publish(folder, "org/mae-vit-huge", fresh=True)
     repo = hub.repos["org/mae-vit-huge"]
     assert repo["private"]
     assert len(repo["commits"]) == 1
@@ -128,9 +124,7 @@ def tune_and_publish(hub, tmp_path):
         "--dataloader_num_workers=0",
         f"--output_dir={tmp_path / 'tuned'}",
     ]
-    printed = run_script(
-        "run_finetune.py", "--model_name_or_path=org/mae-vit-huge", *flags, fresh=True
-    )
+    printed = run_script("run_finetune.py", "--model_name_or_path=org/mae-vit-huge", *flags)
     assert "top-1 accuracy" in printed
     facts = json.loads((tmp_path / "tuned" / "card.json").read_text())
     assert facts["base_model"] == "org/mae-vit-huge"
@@ -154,12 +148,10 @@ def run_card_code(text, folder):
     Image.new("RGB", (60, 40), "red").save(folder / "picture.jpg")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len(blocks) == 2
+    code = f"import os, torch\nos.chdir({str(folder)!r})\n"
     for i, block in enumerate(blocks):
-        code = (
-            f"import os, torch\nos.chdir({str(folder)!r})\n{block}\ntorch.save(features, "
-            f"'features{i}.pt')\n"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=1800, cwd=ROOT)
+        code += f"{block}\ntorch.save(features, 'features{i}.pt')\ndel features\n"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=1800, cwd=ROOT)
     features = [torch.load(folder / f"features{i}.pt") for i in range(2)]
     torch.testing.assert_close(*features, rtol=0, atol=1e-5)
     return {"features": features[0]}
