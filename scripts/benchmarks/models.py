@@ -153,7 +153,10 @@ def peak_memory(work_class: type[_Work], *arguments: Any) -> int:
         BrokenProcessPool: the process was ended, as the system does when the machine's memory isn't
             enough.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    processes = multiprocessing.get_context("forkserver")
+    # imported once for all of them; that finds what is installed, and not what lies by the script
+    processes.set_forkserver_preload(["hf_mae.training.optimization", "timm", "transformers"])
+    with ProcessPoolExecutor(1, processes) as pool:
         return pool.submit(_peak_memory, work_class, *arguments).result()
 
 
