@@ -21,7 +21,7 @@ demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
 	$(BIN)/python scripts/run_mae.py scripts/recipes/pretrain/demo-digits.yaml
 
 test: lint oldest-transformers  ## what continuous integration runs, on two cores
-	$(BIN)/python -m pytest tests -q -n 2 -m "not slow and not gpu" --durations=10
+	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow and not gpu" --durations=10
 
 test-slow: $(STAMP)  ## the long tests
 	$(BIN)/python -m pytest tests -q -m slow
