@@ -195,12 +195,13 @@ def num_channels(model: nn.Module) -> int:
 def _read_config(model_name_or_path: str | Path) -> dict[str, Any]:
     """Reads the fields of config.json as they are."""
     check_model_source(model_name_or_path)
-    fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
+    damage = ValueError(f"config.json of {model_name_or_path} holds no mapping of fields")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
+    except TypeError as error:  # up to 5.17 transformers writes into it
+        raise damage from error
     if not isinstance(fields, dict):
-        raise ValueError(
-            f"config.json of {model_name_or_path} holds a {type(fields).__name__}, no mapping of "
-            "fields"
-        )
+        raise damage
     return fields
 
 

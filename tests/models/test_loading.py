@@ -25,7 +25,7 @@ def test_what_is_no_model_is_named(load, tmp_path):
     with pytest.raises(ValueError, match="a/b/c is neither a folder here nor a Hub id"):
         load("a/b/c")
     (tmp_path / "config.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match=r"config\.json of .* holds a list, no mapping of fields"):
+    with pytest.raises(ValueError, match=r"config\.json of .* holds no mapping of fields"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises((ValueError, OSError), match=r"config\.json"):
