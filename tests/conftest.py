@@ -1,4 +1,5 @@
 import os
+import shutil
 import tempfile
 
 from loopback_hub import ADDRESS
@@ -6,8 +7,9 @@ from loopback_hub import ADDRESS
 
 # no test reaches out to a network, nor to what earlier runs left: read when the Hub's client is
 # imported, here and in the processes that are started
-HF_HOME = tempfile.TemporaryDirectory(prefix="hf_home", ignore_cleanup_errors=True)
-os.environ.update(HF_HUB_OFFLINE="1", HF_ENDPOINT=ADDRESS, HF_HOME=HF_HOME.name)
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ENDPOINT"] = ADDRESS
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_home")
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ.pop("HF_TOKEN", None)
 # several workers share the cores: with more threads each, they would wait for each other
@@ -40,6 +42,10 @@ from hf_mae.training.arguments import (
 )
 from hf_mae.training.classification import FineTuningTrainer, LinearProbeTrainer
 from hf_mae.training.pretraining import MAETrainer
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def _free_port():
 
 def _run(name, arguments, environment, out, err):
     script = ROOT / "scripts" / name
-    # what the script starts, data loaders' workers, it starts as from a shell: by the first of these
+    # data loaders' workers start as they do from a shell: by the first of these
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     os.chdir(ROOT)
     os.environ.clear()

@@ -262,11 +262,10 @@ def test_download_goes_on_where_it_stopped(server, tmp_path):
         handler.content[:3_000_000]
     )  # of a process that was killed
     handler.fail_after = 15_000_000
-    try:
-        path = download(f"{address}/folder/a.pth", tmp_path)
-    except OSError as error:  # the Hub's client goes on by itself from 2.0 on
-        assert "are kept, the same command goes on from there" in str(error)
-        path = download(f"{address}/folder/a.pth", tmp_path)
+    # the Hub's client goes on by itself from 2.0 on; before, the same command does
+    with contextlib.suppress(OSError):
+        download(f"{address}/folder/a.pth", tmp_path)
+    path = download(f"{address}/folder/a.pth", tmp_path)
     assert path.read_bytes() == handler.content
     assert handler.ranges[0] == 3_000_000
     assert handler.ranges[1] > 3_000_000
