@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_mae import MAEConfig
 from .modeling_mae import MAEModel, MAEPreTrainedModel
-from .problem_types import SINGLE_LABEL, classification_loss, find_problem_type
+from .problem_types import REGRESSION, SINGLE_LABEL, classification_loss, find_problem_type
 
 
 logger = logging.get_logger(__name__)
@@ -131,14 +131,26 @@ class MAEForImageClassification(MAEPreTrainedModel):
         )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return classification_loss(logits, labels, self.settle_problem_type(labels))
+
+    @property
+    def problem_type(self) -> str:
+        """What the configuration says, or if it says nothing what most labels would mean."""
         config: Any = self.config
         if config.problem_type is None:
-            found = find_problem_type(labels, config.num_labels)
-            if found != SINGLE_LABEL:
-                logger.warning(f"config.problem_type is set to {found!r}, as the labels are")
-                config.problem_type = found
-        problem_type = config.problem_type or SINGLE_LABEL
-        return classification_loss(logits, labels, problem_type)
+            return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
+        return config.problem_type
+
+    def settle_problem_type(self, labels: Tensor) -> str:
+        """Finds what labels mean, and notes in the configuration if they aren't of classes."""
+        config: Any = self.config
+        if config.problem_type is not None:
+            return config.problem_type
+        found = find_problem_type(labels, config.num_labels)
+        if found != SINGLE_LABEL:
+            logger.warning(f"config.problem_type is set to {found!r}, as the labels are")
+            config.problem_type = found
+        return found
 
 
 __all__ = ["MAEForImageClassification"]

@@ -3,7 +3,7 @@
 
 | problem type | labels | loss | answer |
 |---|---|---|---|
-| single_label_classification | (B,) class numbers, or (B, K) probabilities | cross-entropy | softmax |
+| single_label_classification | (B,) classes, or (B, K) probabilities | cross-entropy | softmax |
 | multi_label_classification | (B, K) in [0, 1], each by itself | binary cross-entropy | sigmoid |
 | regression | (B, K), or (B,) where K is 1 | squared error | the value |
 """
