@@ -6,10 +6,17 @@ from typing import ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from ..data.resolution import parse_resolution_schedule
 from .optimization import scaled_learning_rate
+
+# where to log: a dependency of ours, and those that transformers doesn't list if installed
+_NOT_LISTED = ("tensorboard", "azure_ml", "flyte")
 
 
 @dataclass
@@ -105,6 +112,7 @@ class ImageTrainingArguments(TrainingArguments):
         explicit_rate = self.learning_rate
         self.learning_rate = explicit_rate or 0.0  # TrainingArguments wants a number
         super().__post_init__()
+        _check_report_to(self.report_to or [])
         if explicit_rate is None:
             self.learning_rate = self.scaled_learning_rate  # pyright: ignore[reportIncompatibleVariableOverride]
         self.check()
@@ -136,6 +144,22 @@ class ImageTrainingArguments(TrainingArguments):
     def scaled_learning_rate(self) -> float:
         """The peak that follows from `base_learning_rate` and the total batch size."""
         return scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
+
+
+def _check_report_to(names: str | list[str]) -> None:
+    """Raises ValueError unless these are installed; transformers ends in an error of its own."""
+    for name in [names] if isinstance(names, str) else names:
+        if name in _NOT_LISTED:
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"report_to is {name!r}, which transformers doesn't know; it knows "
+                f"{', '.join(INTEGRATION_TO_CALLBACK)}"
+            )
+        if name not in get_available_reporting_integrations():
+            raise ValueError(
+                f"report_to is {name!r}, which is not installed; pip install it, or take another"
+            )
 
 
 @dataclass
