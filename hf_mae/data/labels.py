@@ -253,7 +253,7 @@ def _unify_lists(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     feature = ClassLabel(names=names)
     unified = {}
     for name, split in splits.items():
-        named = [[str(value) for value in row] for row in lists[name]]
+        named = [list(map(str, row)) for row in lists[name]]
         _check_known(set(itertools.chain.from_iterable(named)), feature, name)
         numbers = [feature.str2int(row) if row else [] for row in named]
         unified[name] = _with_labels(split, numbers, List(feature))
@@ -270,7 +270,7 @@ def _read_lists(split: Dataset, name: str) -> list[list]:
             "that is -1 or null; an image without any has an empty list"
         )
     if isinstance(inner, ClassLabel):
-        return [inner.int2str(row) if row else [] for row in lists]
+        return [list(map(inner.int2str, row)) for row in lists]
     return lists
 
 
@@ -337,7 +337,7 @@ def label_tensor(label: Any, feature: Any) -> torch.Tensor:
     """
     if not (isinstance(feature, List) and isinstance(feature.feature, ClassLabel)):
         return torch.tensor(label)
-    targets = torch.zeros(feature.feature.num_classes)
+    targets = torch.zeros(len(feature.feature.names))
     targets[torch.tensor(label, dtype=torch.long)] = 1.0
     return targets
 
@@ -351,7 +351,8 @@ def own_labels(batch: Mapping[str, Any]) -> torch.Tensor | None:
     if labels is None:
         return None
     kept = own_images(batch).to(labels.device)
-    kept = kept.view(-1, *[1] * (labels.ndim - 1))  # (B,) or (B, 1)
+    if labels.ndim == 2:
+        kept = kept.unsqueeze(1)  # (B, 1)
     nothing = torch.nan if labels.is_floating_point() else -100
     return torch.where(kept, labels, nothing)
 

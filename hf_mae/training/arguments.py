@@ -15,6 +15,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from ..data.resolution import parse_resolution_schedule
 from .optimization import scaled_learning_rate
 
+
 # where to log: a dependency of ours, and those that transformers doesn't list if installed
 _NOT_LISTED = ("tensorboard", "azure_ml", "flyte")
 

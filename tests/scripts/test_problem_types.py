@@ -190,3 +190,9 @@ def test_probing_for_several_labels(spots, tmp_path):
 def test_wrong_columns(flags, message, spots, tmp_path):
     arguments = [*FLAGS, "--dataset_name", spots, *flags, "--output_dir", tmp_path / "run"]
     assert re.search(message, script_error("run_finetune.py", *arguments))
+
+
+def test_k_nn_needs_one_class_an_image(spots, tmp_path):
+    arguments = [*TINY_FLAGS, "--dataset_name", spots, "--label_column", "top", "bottom"]
+    arguments += ["--knn_images=9", "--use_cpu", "--output_dir", tmp_path / "run"]
+    assert "knn_images needs one class an image" in script_error("run_mae.py", *arguments)
