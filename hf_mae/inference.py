@@ -12,10 +12,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from .data.transforms import ProcessorTransform
 from .models.image_processing_mae import image_to_array
 from .models.loading import num_channels
+from .models.problem_types import answer_scores
 
 
 class Prediction(TypedDict):
-    """A class and its probability."""
+    """A label and its score: a probability, or of a regression the value."""
 
     label: str
     score: float
@@ -36,16 +37,19 @@ def finite(logits: torch.Tensor) -> torch.Tensor:
 def predict(
     model: PreTrainedModel, processor: BaseImageProcessor, path: str | Path, top_k: int = 5
 ) -> list[Prediction]:
-    """Finds the most probable classes of an image file.
+    """Finds what a classifier answers for an image file, by its `config.problem_type`.
+
+    The scores are the softmax over the classes, of a multi-label model each label's sigmoid, and of
+    a regression the values, as those of transformers' pipeline().
 
     Args:
         model: A classifier, and
         processor: its image processor, both from `load_classifier`.
         path: The file.
-        top_k: How many classes to name.
+        top_k: How many labels to name.
 
     Returns:
-        `[{"label": …, "score": …}, …]`, from the most probable down.
+        `[{"label": …, "score": …}, …]`, from the highest score down.
 
     Raises:
         ValueError: the model answers what is no number.
@@ -59,7 +63,8 @@ def predict(
         array = image_to_array(image, num_channels(model))  # (H, W, C)
     pixel_values = ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0)  # (1, C, H, W)
     logits = finite(model(pixel_values.to(model.device)).logits)[0]  # (K,)
-    scores, numbers = logits.float().softmax(dim=0).topk(min(top_k, len(logits)))
+    scores = answer_scores(logits, model.config.problem_type)
+    scores, numbers = scores.topk(min(top_k, len(scores)))
     names = cast(dict[int, str], model.config.id2label)
     predictions = []
     for number, score in zip(numbers.tolist(), scores.tolist()):

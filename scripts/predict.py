@@ -2,7 +2,9 @@
 
 python scripts/predict.py --model_name_or_path DIR_OR_ID [--json] IMAGE [IMAGE …]
 
-The exit status is 1 if a picture could not be read; the others are named all the same.
+Of a multi-label model it prints each label whose probability, the sigmoid, is at least 50 % (--json
+lists all labels), and of a regression the value. The exit status is 1 if a picture could not be
+read; the others are named all the same.
 """
 
 import argparse
@@ -13,19 +15,27 @@ from typing import Any
 
 from hf_mae import load_classifier, predict
 from hf_mae.errors import DECODE_ERRORS, reported_as
+from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION
+
+
+THRESHOLD = 0.5  # of a label's probability, to be printed
+TOP_K = 5
 
 
 def main() -> None:
     args = parse_arguments()
     with reported_as("predict.py"):
         model, processor = load_classifier(args.model_name_or_path)
+    config: Any = model.config
+    top_k = config.num_labels if config.problem_type == MULTI_LABEL else TOP_K
 
     results = []
     for name in args.images:
         try:
             if Path(name).is_dir():
                 raise IsADirectoryError(f"it is a folder; name files, as {Path(name) / '*'}")
-            results.append({"image": name, "predictions": predict(model, processor, name)})
+            predictions = predict(model, processor, name, top_k)
+            results.append({"image": name, "predictions": predictions})
         except DECODE_ERRORS as error:
             results.append({"image": name, "error": str(error)})
             print(f"predict.py: {name} is passed over: {error}", file=sys.stderr)
@@ -33,7 +43,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
-        print("\n\n".join(map(as_text, results)))
+        print("\n\n".join(as_text(result, config.problem_type) for result in results))
     if any("error" in result for result in results):
         sys.exit(1)
 
@@ -53,10 +63,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def as_text(result: dict[str, Any]) -> str:
+def as_text(result: dict[str, Any], problem_type: str | None) -> str:
     lines = [result["image"]]
     for row in result.get("predictions", []):
-        lines.append(f"  {row['score']:7.2%}  {row['label']}")
+        if problem_type == REGRESSION:
+            lines.append(f"  {row['label']} {row['score']:.2f}")
+        elif problem_type != MULTI_LABEL:
+            lines.append(f"  {row['score']:7.2%}  {row['label']}")
+        elif row["score"] >= THRESHOLD:
+            lines.append(f"  {row['label']} {100 * row['score']:.1f} %")
+    if "predictions" in result and len(lines) == 1:
+        lines.append(f"  no label reaches {100 * THRESHOLD:.0f} %")
     return "\n".join(lines)
 
 

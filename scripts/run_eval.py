@@ -1,7 +1,10 @@
-"""Measures a classifier's accuracy on labelled images, each counted once.
+"""Measures a classifier on labelled images, each counted once.
 
     python scripts/run_eval.py --model_name_or_path DIR_OR_ID --dataset_name NAME | --validation_dir
     DIR
+
+It gives the accuracy; of a multi-label model (labels as for run_finetune.py) mAP and each label's
+AUROC; of a regression the mean absolute error.
 
 On several GPUs: accelerate launch scripts/run_eval.py …; on several CPU processes: torchrun with
 --use_cpu.
@@ -12,7 +15,7 @@ import json
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,13 +24,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_mae import ImageSamples, load_classifier, load_evaluation_dataset
-from hf_mae.data.labels import match_classes, own_labels
+from hf_mae.data.labels import describe_labels, has_label, match_classes, own_labels
 from hf_mae.data.samples import collate
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
 from hf_mae.inference import finite
 from hf_mae.models.loading import num_channels
-from hf_mae.training import TopKAccuracy
+from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
+from hf_mae.training.metrics import format_result, measure, result_name
 from hf_mae.versions import PACKAGES, hardware, version
 
 
@@ -45,9 +49,7 @@ def main() -> None:
                 image_column=args.image_column,
                 label_column=args.label_column,
             )
-        # the model's number of each class of the data set
-        id2label = cast(dict[int, str], model.config.id2label)
-        numbers = match_classes(dataset.features["label"].names, id2label)
+        numbers = match_labels(dataset.features["label"], model.config)
         samples = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
         measured = evaluate(model, samples, torch.tensor(numbers), accelerator, args)
     if accelerator.is_main_process:
@@ -69,7 +71,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Measures a classifier's accuracy on labelled images, each counted once.",
+        description="Measures a classifier on labelled images, each counted once.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -84,7 +86,9 @@ def parse_arguments() -> argparse.Namespace:
         "--split", help="(default: validation, val, valid or test, or the only one)"
     )
     parser.add_argument("--image_column", help="(default: found)")
-    parser.add_argument("--label_column", help="(default: found)")
+    parser.add_argument(
+        "--label_column", nargs="+", help="one, or several of 0 and 1 (default: found)"
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="images a device (default: 64)")
     parser.add_argument(
         "--num_workers", type=int, default=0, help="processes that decode, a device (default: 0)"
@@ -99,6 +103,24 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def match_labels(feature: Any, config: Any) -> list[int]:
+    """Finds the model's number of each class of the data set.
+
+    Raises:
+        ValueError: the model doesn't know a class, or its labels mean something else.
+    """
+    problem_type, names = describe_labels(feature)
+    wanted = config.problem_type or SINGLE_LABEL
+    if problem_type != wanted:
+        raise ValueError(
+            f"the model is for {wanted}, and the data set's labels ({feature}) are for "
+            f"{problem_type}; name others by label_column"
+        )
+    if problem_type == REGRESSION:
+        return list(range(config.num_labels))
+    return match_classes(names, config.id2label)
+
+
 @torch.no_grad()
 def evaluate(
     model: PreTrainedModel,
@@ -107,7 +129,7 @@ def evaluate(
     accelerator: Accelerator,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Measures the accuracies, and how fast it went.
+    """Measures the model, and how fast it went.
 
     Args:
         model: A classifier.
@@ -122,33 +144,49 @@ def evaluate(
     loader = DataLoader(samples, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
     loader = accelerator.prepare(loader)
     model.to(accelerator.device)
-    metric = TopKAccuracy(keep_in_memory=True)
-    bad_images = 0
+    all_logits, all_labels = [], []
     start = time.perf_counter()
     for batch in tqdm(loader, desc="evaluating", disable=not accelerator.is_main_process):
         logits = finite(model(batch["pixel_values"]).logits)
-        ranked = logits.topk(min(5, logits.shape[1])).indices
-        ranked, labels = accelerator.gather_for_metrics((ranked, own_labels(batch)))
-        good = labels != -100
-        bad_images += int((~good).sum())
-        metric.add_batch(predictions=ranked[good].cpu(), references=numbers[labels[good].cpu()])
+        logits, labels = accelerator.gather_for_metrics((logits, own_labels(batch)))
+        all_logits.append(logits.float().cpu())
+        all_labels.append(labels.cpu())
     seconds = time.perf_counter() - start
-    if bad_images == len(samples):
+    labels = torch.cat(all_labels)
+    known = has_label(labels)
+    if not known.any():
         raise ValueError(f"none of the {len(samples)} images can be decoded")
-    accuracies = cast(dict[str, float], metric.compute(num_labels=model.config.num_labels))
+    logits = torch.cat(all_logits)[known]
+    labels = to_models_numbers(labels[known], numbers, logits)
+    config: Any = model.config
+    problem_type = config.problem_type or SINGLE_LABEL
+    names = [config.id2label[number] for number in range(config.num_labels)]
     return {
-        **accuracies,
-        "n": len(samples) - bad_images,
-        "bad_images": bad_images,
+        **measure(problem_type, logits, labels, names),
+        "n": len(logits),
+        "bad_images": len(samples) - len(logits),
         "seconds": round(seconds, 2),
         "images_per_second": round(len(samples) / seconds, 1),
     }
 
 
+def to_models_numbers(
+    labels: torch.Tensor, numbers: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
+    """Turns labels (N,) or (N, K), numbered as in the data set, into those that the model has."""
+    if not labels.is_floating_point():
+        return numbers[labels]
+    if labels.ndim == 1:  # of a regression
+        return labels
+    targets = torch.zeros_like(logits)
+    targets[:, numbers] = labels
+    return targets
+
+
 def print_results(results: dict[str, Any]) -> None:
-    for name in ("top1_accuracy", "top5_accuracy"):
-        if name in results:
-            print(f"{name:14} {results[name]:.2%}")
+    for name, value in results.items():
+        if result_name(name):
+            print(f"{name:14} {format_result(name, value)}")
     images = f"{results['n']:,} images"
     if results["split"]:
         images += f" of the split {results['split']}"

@@ -3,7 +3,9 @@
     accelerate launch scripts/run_finetune.py [RECIPE.yaml] --model_name_or_path DIR_OR_ID \\
         --dataset_name NAME | --train_dir DIR [--flag value …]
 
-A folder of images has a folder for each class. `--help` lists every flag; a recipe's keys are the
+A folder of images has a folder for each class. A column of a data set that holds lists, or several
+columns of 0 and 1 (`--label_column cat dog hen`), are several labels an image, each predicted by
+itself; a column of floats is a value to predict. `--help` lists every flag; a recipe's keys are the
 flags' names, and flags override it. Without a model the network is trained from scratch (`--size`
 or `--config_name`).
 """
@@ -20,7 +22,6 @@ from hf_mae import (
     MAEForImageClassification,
     MAEImageProcessor,
 )
-from hf_mae.data.labels import readable_names
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import ClassifierCard
 from hf_mae.output_folder import resume_point
@@ -31,9 +32,9 @@ from hf_mae.training import (
     leave_together,
     load_labelled_images,
     parse_recipe_and_flags,
-    print_accuracies,
     print_plan,
-    select_accuracies,
+    print_results,
+    select_results,
     train_and_evaluate,
     write_output_folder,
 )
@@ -51,8 +52,8 @@ def main() -> None:
         checkpoint = resume_point(args)
         set_seed(args.seed)
         images = load_labelled_images(data_args, args)
-        class_names = readable_names(images["train"].features["label"].names)
-        model = model_args.build_model(class_names)
+        problem_type, class_names = data_args.describe_labels(images)
+        model = model_args.build_model(class_names, problem_type)
         trainer = build_trainer(model, images, data_args, args)
         trainer.check_resume(checkpoint)
         about_model = describe_classifier(model, model_args)
@@ -62,11 +63,12 @@ def main() -> None:
         metrics = train_and_evaluate(trainer, checkpoint)
 
     if trainer.is_world_process_zero():
-        accuracies = select_accuracies(metrics)
-        facts = {"results": accuracies, "method": METHOD}
+        results = select_results(metrics)
+        facts = {"results": results, "method": METHOD}
         facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
+        facts |= {"label_columns": data_args.label_column or []}
         write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
-        print_accuracies(trainer, accuracies, METHOD)
+        print_results(trainer, results, METHOD)
     leave_together(trainer)
 
 

@@ -3,9 +3,9 @@
     accelerate launch scripts/run_linear_probe.py [RECIPE.yaml] --model_name_or_path DIR_OR_ID \\
         --dataset_name NAME | --train_dir DIR [--flag value …]
 
-`--cache_features` encodes each image once and takes minutes. `--help` lists every flag; a recipe's
-keys are the flags' names, and flags override it. Without a model an encoder with random weights is
-probed (`--size` or `--config_name`).
+Labels are as for run_finetune.py. `--cache_features` encodes each image once and takes minutes.
+`--help` lists every flag; a recipe's keys are the flags' names, and flags override it. Without a
+model an encoder with random weights is probed (`--size` or `--config_name`).
 """
 
 from datasets import DatasetDict
@@ -20,7 +20,6 @@ from hf_mae import (
     MAEForImageClassification,
     MAEImageProcessor,
 )
-from hf_mae.data.labels import readable_names
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import ClassifierCard
 from hf_mae.output_folder import resume_point
@@ -31,9 +30,9 @@ from hf_mae.training import (
     leave_together,
     load_labelled_images,
     parse_recipe_and_flags,
-    print_accuracies,
     print_plan,
-    select_accuracies,
+    print_results,
+    select_results,
     train_and_evaluate,
     write_output_folder,
 )
@@ -55,8 +54,8 @@ def main() -> None:
         checkpoint = resume_point(args)
         set_seed(args.seed)
         images = load_labelled_images(data_args, args)
-        class_names = readable_names(images["train"].features["label"].names)
-        model = model_args.build_model(class_names)
+        problem_type, class_names = data_args.describe_labels(images)
+        model = model_args.build_model(class_names, problem_type)
         trainer = build_trainer(model, images, data_args, args)
         trainer.check_resume(checkpoint)
         about_model = describe_classifier(model, model_args)
@@ -67,11 +66,12 @@ def main() -> None:
 
     if trainer.is_world_process_zero():
         method = METHOD_CACHED if args.cache_features else METHOD
-        accuracies = select_accuracies(metrics)
-        facts = {"results": accuracies, "method": method}
+        results = select_results(metrics)
+        facts = {"results": results, "method": method}
         facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
+        facts |= {"label_columns": data_args.label_column or []}
         write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
-        print_accuracies(trainer, accuracies, method)
+        print_results(trainer, results, method)
     leave_together(trainer)
 
 

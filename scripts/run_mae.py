@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from transformers import set_seed
 
 from hf_mae import (
@@ -89,6 +89,10 @@ def load(data_args: StreamArguments, args: MAETrainingArguments) -> Images:
         raise ValueError(
             f"knn_images is {args.knn_images} and no images are held out to compare; raise "
             "train_val_split"
+        )
+    if not isinstance(held_out.features["label"], ClassLabel):
+        raise ValueError(
+            f"knn_images needs one class an image; the labels are {held_out.features['label']}"
         )
     # in no order, for folders come class by class
     order = np.random.default_rng(args.seed).permutation(len(splits["train"]))

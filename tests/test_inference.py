@@ -9,6 +9,7 @@ from transformers import (
     BitImageProcessor,
     ViTConfig,
     ViTForImageClassification,
+    pipeline,
 )
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
@@ -39,6 +40,22 @@ def test_own_folder(tmp_path, photos, processor):
     assert [row["label"] for row in found] == [
         f"LABEL_{i}" for i in expected.argsort(descending=True)[:5].tolist()
     ]
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification", None])
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_answers_follow_the_problem_type(tmp_path, photos, problem_type, num_labels):
+    """As those of transformers' pipeline."""
+    fields = {"num_labels": num_labels, "problem_type": problem_type}
+    model = MAEForImageClassification(MAEConfig(**TINY, **fields)).eval()
+    nn.init.normal_(model.classifier.weight)
+    nn.init.constant_(model.classifier.bias, 7.0)
+    processor = MAEImageProcessor.from_model_config(model.config)
+    photos[0].save(tmp_path / "photo.png")
+    classify = pipeline("image-classification", model, image_processor=processor)
+    expected = {row["label"]: row["score"] for row in classify(photos[0])}
+    found = predict(model, processor, tmp_path / "photo.png")
+    assert {row["label"]: row["score"] for row in found} == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

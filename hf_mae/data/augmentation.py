@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
-from timm.data.mixup import Mixup, mixup_target
+from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
+from torch.nn import functional as F
 
 
 Box = tuple[int, int, torch.Tensor]  # top, left, and the noise (C, h, w) that covers it
@@ -134,7 +135,9 @@ class PairMixing:
         num_labels: Classes.
         mixup, cutmix: Alpha of the Beta distribution of their shares; 0 for none. With both, each
             half of the time.
-        label_smoothing: Share of a label that is spread over all classes.
+        label_smoothing: Share of a label that is spread over all classes; of several labels an
+            image, each by itself, over having it and not having it.
+        multi_label: Whether there are several labels an image.
 
     Example:
 
@@ -145,12 +148,21 @@ class PairMixing:
     (torch.Size([4, 10]), tensor([1., 1., 1., 1.]))
     """
 
-    def __init__(self, num_labels: int, mixup: float, cutmix: float, label_smoothing: float):
+    def __init__(
+        self,
+        num_labels: int,
+        mixup: float,
+        cutmix: float,
+        label_smoothing: float,
+        multi_label: bool = False,
+    ):
         self.num_labels = num_labels
         self.label_smoothing = label_smoothing
+        self.answers = 2 if multi_label else num_labels  # that a label is spread over
         self.mix = None
         if mixup > 0 or cutmix > 0:
-            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_labels)
+            # of two classes, which the samples of a pair are: the targets are their shares
+            self.mix = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=2)
 
     def __call__(
         self, pixel_values: torch.Tensor, labels: torch.Tensor, mix_seed: Sequence[int]
@@ -159,7 +171,7 @@ class PairMixing:
 
         Args:
             pixel_values: (B, C, H, W).
-            labels: (B,).
+            labels: (B,) class numbers, or (B, num_labels).
             mix_seed: A seed a sample.
 
         Returns:
@@ -168,16 +180,25 @@ class PairMixing:
         Raises:
             ValueError: B is odd.
         """
+        targets = self._smooth(labels)
         if self.mix is None:
-            targets = mixup_target(labels, self.num_labels, smoothing=self.label_smoothing)
             return pixel_values, targets
         if len(labels) % 2:
             raise ValueError(f"mixup and cutmix mix pairs: a batch of {len(labels)} is odd")
-        images, targets = [], []
+        images, mixed_targets = [], []
+        both = torch.arange(2, device=labels.device)
         for first in range(0, len(labels), 2):
             pair = slice(first, first + 2)
             with global_generators(np.random.default_rng(mix_seed[first])):
-                mixed, target = self.mix(pixel_values[pair].clone(), labels[pair])
+                mixed, shares = self.mix(pixel_values[pair].clone(), both)
             images.append(mixed)
-            targets.append(target)
-        return torch.cat(images), torch.cat(targets)
+            own, other = shares[0]
+            mixed_targets.append(targets[pair] * own + targets[pair].flip(0) * other)
+        return torch.cat(images), torch.cat(mixed_targets)
+
+    def _smooth(self, labels: torch.Tensor) -> torch.Tensor:
+        """The targets (B, num_labels) of unmixed images."""
+        if labels.ndim == 1:
+            labels = F.one_hot(labels, self.num_labels)
+        spread = self.label_smoothing / self.answers
+        return labels.float() * (1 - self.label_smoothing) + spread

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 from ..errors import BadImageError, ImageDecodeError
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
+from .labels import label_tensor
 from .resolution import ResolutionSchedule
 from .transforms import Sample
 
@@ -160,8 +161,8 @@ class ImageSamples(Samples):
 
     Crop `crop` of image `index` in an epoch is
     `samples[(epoch * len(samples) + index) * crops_per_image + crop]`: what the transform returns,
-    with `labels` (the image's class, if there are labels), `index` (of the image) and `bad_images`,
-    a list of (index, path, error).
+    with `labels` (what `label_tensor` makes of the image's, if it has any), `index` (of the image)
+    and `bad_images`, a list of (index, path, error).
 
     Args:
         dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as
@@ -310,7 +311,8 @@ class ImageSamples(Samples):
             crop_seed = [*seed, 0, crop] if crop > 0 else seed
             sample = transform(image, np.random.default_rng(crop_seed))
             if "label" in row:
-                sample = {**sample, "labels": torch.tensor(row["label"])}
+                labels = label_tensor(row["label"], self.dataset.features["label"])
+                sample = {**sample, "labels": labels}
             samples.append(sample)
         return samples
 
@@ -326,7 +328,7 @@ class FeatureSamples(Samples):
 
     Args:
         features: (N, D).
-        labels: (N,).
+        labels: (N,), or (N, K) of several labels an image.
     """
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor):

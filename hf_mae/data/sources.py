@@ -3,7 +3,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,14 @@ from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 
-from .labels import find_label_column, label_files, list_entries, the_only_column, unify_classes
+from .labels import (
+    find_label_columns,
+    label_files,
+    list_entries,
+    take_labels,
+    the_only_column,
+    unify_labels,
+)
 
 
 _VALIDATION_SPLITS = ("validation", "val", "valid", "test")
@@ -35,7 +42,7 @@ def load_image_dataset(
     train_split: str | None = None,
     validation_split: str | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     train_val_split: float = 0.05,
     seed: int = 42,
     labels: bool = False,
@@ -51,7 +58,9 @@ def load_image_dataset(
         train_split, validation_split: Split names; by default `train` and the first of validation,
             val, valid, test.
         image_column: Column of the images; by default the only one that has images.
-        label_column: Column of the labels; by default the only one that has classes.
+        label_column: Column of the labels, by default the only one that has classes: of one class
+            an image, a number or a name; of lists of these, for several labels an image; or of
+            floats, to predict. Or several columns of 0 and 1, one a label.
         train_val_split: Share of the training images to hold out if there is no validation split; 0
             for none.
         seed: Decides which are held out.
@@ -60,7 +69,7 @@ def load_image_dataset(
 
     Returns:
         `datasets.DatasetDict` with `train` and, if any, `validation`; columns `image` and, with
-        `labels`, `label` (a `ClassLabel`, the same in both).
+        `labels`, `label` (a `ClassLabel`, a `List(ClassLabel)` or a float32, the same in both).
 
     Raises:
         ValueError: something isn't there; the message lists what is.
@@ -88,7 +97,7 @@ def load_image_dataset(
     if validation_dir is not None:
         chosen["validation"] = _load_folder(validation_dir, "validation_dir", labels)
     if labels:
-        chosen = unify_classes(chosen)
+        chosen = unify_labels(chosen)
     if "validation" in chosen:
         return DatasetDict({**chosen})
     return _hold_out(chosen["train"], train_val_split, seed)
@@ -100,7 +109,7 @@ def load_evaluation_dataset(
     validation_dir: str | os.PathLike | None = None,
     split: str | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
 ) -> tuple[Dataset, str | None]:
     """Loads one split with labels.
 
@@ -111,8 +120,8 @@ def load_evaluation_dataset(
             one there is.
 
     Returns:
-        `datasets.Dataset` with columns `image` and `label` (a `ClassLabel`), and the split's name,
-        None of a folder.
+        `datasets.Dataset` with columns `image` and `label` (as of `load_image_dataset`), and the
+        split's name, None of a folder.
 
     Raises:
         ValueError: something isn't there; the message lists what is.
@@ -140,7 +149,7 @@ def load_evaluation_dataset(
         split = _first_held_out(splits) or _only_split(splits)
     dataset = _pick(splits, split, "split")
     dataset = _standard_columns(dataset, image_column, label_column, labels=True)
-    return unify_classes({split: dataset})[split], split
+    return unify_labels({split: dataset})[split], split
 
 
 # from folders, files and the Hub -----------------------------------------------------------------
@@ -299,14 +308,22 @@ def _hold_out(train: Dataset, share: float, seed: int) -> DatasetDict:
 
 
 def _standard_columns(
-    dataset: Dataset, image_column: str | None, label_column: str | None, labels: bool
+    dataset: Dataset,
+    image_column: str | None,
+    label_column: str | Sequence[str] | None,
+    labels: bool,
 ) -> Dataset:
     """Undecoded files (or arrays) in a column `image` and, if asked for, labels in `label`."""
-    columns = {find_image_column(dataset.features, image_column): "image"}
+    image = find_image_column(dataset.features, image_column)
+    label_columns = []
     if labels:
-        columns[find_label_column(dataset.features, label_column)] = "label"
-    dataset = dataset.select_columns(list(columns))
-    dataset = dataset.rename_columns({old: new for old, new in columns.items() if old != new})
+        named = [label_column] if isinstance(label_column, str) else label_column
+        label_columns = find_label_columns(dataset.features, named)
+    dataset = dataset.select_columns([image, *label_columns])
+    if image != "image":
+        dataset = dataset.rename_column(image, "image")
+    if labels:
+        dataset = take_labels(dataset, label_columns)
     if not isinstance(dataset.features["image"], Array3D):
         dataset = dataset.cast_column("image", ImageFeature(decode=False))
     return dataset

@@ -4,6 +4,7 @@
 import abc
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..conversion.zoo import KINDS, SOURCES, ZOO, PublishedModel
 from ..models.configuration_mae import MAEConfig
 from ..models.costs import count
+from ..models.problem_types import MULTI_LABEL, REGRESSION
 from ..output_folder import CURVES_FILE, FACTS_FILE, PANEL_FILE, OutputFolder
 
 
@@ -215,21 +217,53 @@ class PreTrainingCard(TrainingCard):
 
 @dataclass(kw_only=True)
 class ClassifierCard(TrainingCard):
-    """The card of a classifier; `results` are metric → share.
+    """The card of a classifier; `results` are metric → share, or error of a regression.
 
     Attributes:
         method: How it was trained, a sentence.
         started_from: The encoder's weights before, in words.
+        label_columns: Columns of the labels, where they were named.
     """
 
     template = "classifier.md"
 
     method: str
     started_from: str
+    label_columns: list[str] = field(default_factory=list)
 
     @property
     def architecture(self) -> str:
         return "MAEForImageClassification"
+
+    @property
+    def description(self) -> str:
+        """What it answers, in words."""
+        config: Any = self.config
+        names = list(config.id2label.values())
+        listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+        if config.problem_type == REGRESSION:
+            return f"that predicts a value ({listed})"
+        if config.problem_type == MULTI_LABEL:
+            return f"with {len(names)} labels, each predicted by itself ({listed})"
+        return f"with {len(names)} classes ({listed})"
+
+    @property
+    def evaluation_data(self) -> str:
+        """The flags that name held-out images to run_eval.py."""
+        columns = ""
+        if self.label_columns:
+            columns = f" --label_column {' '.join(map(shlex.quote, self.label_columns))}"
+        if self.hub_dataset:
+            return f"--dataset_name {self.hub_dataset}{columns}"
+        if self.config.problem_type in (MULTI_LABEL, REGRESSION) or columns:
+            return f"--dataset_name path/to/held_out{columns}"
+        return "--validation_dir path/to/held_out"
+
+    def written(self, value: float) -> str:
+        """Writes a metric."""
+        if self.config.problem_type == REGRESSION:
+            return f"{value:.4g}"
+        return f"{100 * value:.2f} %"
 
     @property
     def metadata_fields(self) -> dict[str, Any]:
@@ -238,7 +272,7 @@ class ClassifierCard(TrainingCard):
                 task_type="image-classification",
                 dataset_type=self.hub_dataset or self.dataset,
                 dataset_name=self.dataset,
-                metric_type="accuracy",
+                metric_type=_metric_type(name),
                 metric_name=name,
                 metric_value=round(value, 5),
             )
@@ -246,6 +280,13 @@ class ClassifierCard(TrainingCard):
         ]
         measured = {"model_name": self.folder, "eval_results": results} if results else {}
         return super().metadata_fields | measured
+
+
+def _metric_type(name: str) -> str:
+    """The name that the Hub has for a metric."""
+    if "AUROC" in name:
+        return "roc_auc"
+    return {"mAP": "mean_average_precision", "mean absolute error": "mae"}.get(name, "accuracy")
 
 
 # the names under which card.json keeps a card: they stay, whatever the classes are called

@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mae import MAEConfig
 from .modeling_mae import MAEModel, MAEPreTrainedModel
+from .problem_types import REGRESSION, SINGLE_LABEL, classification_loss, find_problem_type
+
+
+logger = logging.get_logger(__name__)
 
 
 class MAEForImageClassification(MAEPreTrainedModel):
@@ -93,9 +97,12 @@ class MAEForImageClassification(MAEPreTrainedModel):
 
         Args:
             pixel_values: (B, C, H, W), as for `MAEModel`.
-            labels: (B,) class numbers, or (B, num_labels) probabilities (of mixed images, say).
-                With `config.problem_type` "regression" or "multi_label_classification", what that
-                takes in transformers.
+            labels: By `config.problem_type`: of "single_label_classification" (B,) class numbers,
+                or (B, num_labels) probabilities (of mixed images, say), for cross-entropy; of
+                "multi_label_classification" (B, num_labels) in [0, 1], for binary cross-entropy;
+                of "regression" (B, num_labels), or (B,) of one, for the squared error. Where it is
+                None the labels say it, as `find_problem_type` has it, and it is set if that isn't
+                "single_label_classification".
             features: (B, D), the encoder's `pooler_output` computed before, instead of
                 pixel_values.
             kwargs: `interpolate_pos_encoding` and `drop_path_noise`, as for `MAEModel`.
@@ -105,7 +112,8 @@ class MAEForImageClassification(MAEPreTrainedModel):
                 the encoder's hidden_states and attentions on request.
 
         Raises:
-            ValueError: as `MAEModel`; or both or neither of pixel_values and features are given.
+            ValueError: as `MAEModel`; both or neither of pixel_values and features are given; or
+                the labels aren't what the problem type takes.
         """
         if (pixel_values is None) == (features is None):
             raise ValueError("give either pixel_values or features")
@@ -123,11 +131,26 @@ class MAEForImageClassification(MAEPreTrainedModel):
         )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        special = ("regression", "multi_label_classification")
-        if self.config.num_labels == 1 or self.config.problem_type in special:
-            return self.loss_function(labels, logits, self.config)
-        # transformers' loss would take probabilities for independent labels
-        return F.cross_entropy(logits.float(), labels)
+        return classification_loss(logits, labels, self.settle_problem_type(labels))
+
+    @property
+    def problem_type(self) -> str:
+        """What the configuration says, or if it says nothing what most labels would mean."""
+        config: Any = self.config
+        if config.problem_type is None:
+            return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
+        return config.problem_type
+
+    def settle_problem_type(self, labels: Tensor) -> str:
+        """Finds what labels mean, and notes in the configuration if they aren't of classes."""
+        config: Any = self.config
+        if config.problem_type is not None:
+            return config.problem_type
+        found = find_problem_type(labels, config.num_labels)
+        if found != SINGLE_LABEL:
+            logger.warning(f"config.problem_type is set to {found!r}, as the labels are")
+            config.problem_type = found
+        return found
 
 
 __all__ = ["MAEForImageClassification"]

@@ -2,13 +2,22 @@
 """The arguments of pre-training, fine-tuning and linear probing, with the paper's values."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from ..data.resolution import parse_resolution_schedule
 from .optimization import scaled_learning_rate
+
+
+# where to log: a dependency of ours, and those that transformers doesn't list if installed
+_NOT_LISTED = ("tensorboard", "azure_ml", "flyte")
 
 
 @dataclass
@@ -20,6 +29,9 @@ class ImageTrainingArguments(TrainingArguments):
     Raises:
         ValueError: a value is impossible, or would change what doesn't apply here.
     """
+
+    # what is read where samples are made, so that a hyperparameter search can't change it
+    of_samples: ClassVar[tuple[str, ...]] = ()
 
     per_device_train_batch_size: int = field(
         default=64, metadata={"help": "Images a device and forward pass."}
@@ -101,16 +113,25 @@ class ImageTrainingArguments(TrainingArguments):
         explicit_rate = self.learning_rate
         self.learning_rate = explicit_rate or 0.0  # TrainingArguments wants a number
         super().__post_init__()
+        _check_report_to(self.report_to or [])
         if explicit_rate is None:
-            scaled = scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
-            self.learning_rate = scaled  # pyright: ignore[reportIncompatibleVariableOverride]
+            self.learning_rate = self.scaled_learning_rate  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.check()
+
+    def check(self) -> None:
+        """Checks what a hyperparameter search may change.
+
+        Raises:
+            ValueError: a value is impossible.
+        """
         for name in ("base_learning_rate", "learning_rate", "num_train_epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0 <= self.min_learning_rate <= self.learning_rate:
+        peak = self.learning_rate or 0.0
+        if not 0 <= self.min_learning_rate <= peak:
             raise ValueError(
                 f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the "
-                f"peak, {self.learning_rate}"
+                f"peak, {peak}"
             )
         if not self.warmup_epochs >= 0:  # that it is shorter than the run, the trainer checks
             raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}; it must be at least 0")
@@ -120,10 +141,33 @@ class ImageTrainingArguments(TrainingArguments):
         """Counts the images of an update: over devices, processes and accumulation steps."""
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The peak that follows from `base_learning_rate` and the total batch size."""
+        return scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
+
+
+def _check_report_to(names: str | list[str]) -> None:
+    """Raises ValueError unless these are installed; transformers ends in an error of its own."""
+    for name in [names] if isinstance(names, str) else names:
+        if name in _NOT_LISTED:
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"report_to is {name!r}, which transformers doesn't know; it knows "
+                f"{', '.join(INTEGRATION_TO_CALLBACK)}"
+            )
+        if name not in get_available_reporting_integrations():
+            raise ValueError(
+                f"report_to is {name!r}, which is not installed; pip install it, or take another"
+            )
+
 
 @dataclass
 class MAETrainingArguments(ImageTrainingArguments):
     """The paper's pre-training (MAE paper, Appendix A.1, Table 8)."""
+
+    of_samples: ClassVar[tuple[str, ...]] = ("crops_per_image", "knn_images")
 
     num_train_epochs: float = field(default=800, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
@@ -156,8 +200,8 @@ class MAETrainingArguments(ImageTrainingArguments):
         },
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         _ = self.resolutions  # raises what is wrong with it
         if self.knn_images < 0:
             raise ValueError(f"knn_images is {self.knn_images}; it must be at least 0")
@@ -180,6 +224,8 @@ class MAETrainingArguments(ImageTrainingArguments):
 @dataclass
 class FineTuningArguments(ImageTrainingArguments):
     """The paper's fine-tuning (MAE paper, Table 9), with the authors' values for ViT-Base."""
+
+    of_samples: ClassVar[tuple[str, ...]] = ("auto_augment", "random_erasing")
 
     num_train_epochs: float = field(default=100, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
@@ -207,8 +253,8 @@ class FineTuningArguments(ImageTrainingArguments):
         default=0.1, metadata={"help": "Share of a label spread over all classes."}
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         for name in ("mixup", "cutmix"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
@@ -227,6 +273,8 @@ class FineTuningArguments(ImageTrainingArguments):
 @dataclass
 class LinearProbeArguments(ImageTrainingArguments):
     """The paper's linear probe (MAE paper, Appendix A.1, Table 10): LARS without weight decay."""
+
+    of_samples: ClassVar[tuple[str, ...]] = ("cache_features",)
 
     per_device_train_batch_size: int = field(
         default=512, metadata={"help": "Images a device and forward pass."}

@@ -1,48 +1,48 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""The Trainers of classifiers: fine-tuning and linear probing, evaluated by accuracy."""
+"""The Trainers of classifiers: fine-tuning and linear probing, of any problem type."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
 from timm.optim.lars import Lars
 from torch import nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..data.augmentation import PairMixing, erase
-from ..data.labels import own_labels
+from ..data.labels import has_label, own_images, own_labels
 from ..data.samples import Batch, FeatureSamples, Samples, collate
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.modeling_classification import MAEForImageClassification
+from ..models.problem_types import MULTI_LABEL, REGRESSION, classification_loss
 from .arguments import FineTuningArguments, ImageTrainingArguments, LinearProbeArguments
-from .metrics import TopKAccuracy
+from .metrics import measure, metric_names
 from .optimization import lars_groups, layer_decay_groups
 from .trainer import ImageTrainer
 
 
 class ClassifierTrainer(ImageTrainer):
-    """`ImageTrainer` for `MAEForImageClassification`: evaluation by accuracy.
+    """`ImageTrainer` for `MAEForImageClassification`: evaluation by what its problem type goes by.
 
-    Evaluation gives `eval_loss` (cross-entropy), `eval_top1_accuracy` and, of more than five
-    classes, `eval_top5_accuracy`.
+    Evaluation gives `eval_loss` and, by `config.problem_type`, `eval_top1_accuracy` and (of more
+    than five classes) `eval_top5_accuracy`; of several labels an image
+    `eval_mean_average_precision`, `eval_mean_auroc` and `eval_auroc_NAME` of each label; of a
+    regression `eval_mean_absolute_error`. `predict` gives the logits (N, num_labels), with or
+    without labels; those of an image that can't be decoded are NaN.
 
     Args:
         As for `ImageTrainer`.
     """
 
-    eval_metrics = ("loss", "top1_accuracy", "top5_accuracy")
-
     model: MAEForImageClassification
 
     def __init__(
         self,
-        model: MAEForImageClassification,
+        model: MAEForImageClassification | None,
         args: ImageTrainingArguments,
         train_dataset: Samples | None = None,
         eval_dataset: Samples | None = None,
@@ -50,6 +50,7 @@ class ClassifierTrainer(ImageTrainer):
         data_collator: Callable[[list[Any]], Batch] = collate,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        model_init: Callable[..., MAEForImageClassification] | None = None,
     ):
         super().__init__(
             model,
@@ -61,9 +62,33 @@ class ClassifierTrainer(ImageTrainer):
             compute_metrics=self._measure,
             callbacks=callbacks,
             optimizers=optimizers,
+            model_init=model_init,
         )
         # transformers' would take the labels from the model; here the mixing smooths
         self.label_smoother = None
+
+    def metric_names(self) -> Sequence[str]:
+        return ("loss", *metric_names(self.model.problem_type, self._label_names()))
+
+    def _label_names(self) -> list[str]:
+        config: Any = self.model.config
+        return [config.id2label[number] for number in range(config.num_labels)]
+
+    def evaluate(
+        self,
+        eval_dataset: Samples | dict[str, Samples] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measures the model on held-out samples; as transformers' Trainer.
+
+        Raises:
+            ValueError: they have no labels.
+        """
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if not any(name.endswith("_loss") for name in metrics):
+            raise ValueError("the samples have no labels to measure by; predict gives their logits")
+        return metrics
 
     def prediction_step(
         self,
@@ -71,31 +96,30 @@ class ClassifierTrainer(ImageTrainer):
         inputs: Batch,
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[None, tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Computes cross-entropy (B,) and the five best classes (B, 5) of each image.
+    ) -> tuple[None, torch.Tensor, torch.Tensor | None]:
+        """Computes the logits (B, num_labels) of each image, NaN if it can't be decoded.
 
-        The labels that go with them are its class, or -100 if it can't be decoded.
+        The labels that go with them, if there are any, are those of `own_labels`.
         """
-        inputs["labels"] = own_labels(inputs)
-        self._take_notes(inputs, "validation")
+        is_own, labels = own_images(inputs), own_labels(inputs)
+        inputs.pop("labels", None)
+        self._take_notes(inputs, self._evaluated_split)
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**inputs).logits.float()  # (B, classes)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        ranked = logits.topk(min(5, logits.shape[1])).indices
-        return None, (losses, ranked), labels
+            logits = model(**inputs).logits.float()  # (B, num_labels)
+        is_own = is_own.to(logits.device).unsqueeze(1)  # (B, 1)
+        logits = torch.where(is_own, logits, torch.nan)
+        return None, logits, None if labels is None else labels.to(logits.device)
 
     def _measure(self, prediction: EvalPrediction) -> dict[str, float]:
-        decoded = prediction.label_ids != -100
         predictions: Any = prediction.predictions
-        losses, ranked = predictions
-        accuracies = TopKAccuracy(keep_in_memory=True).compute(
-            predictions=ranked[decoded],
-            references=prediction.label_ids[decoded],
-            num_labels=self.model.config.num_labels,
-        )
-        return {"loss": losses[decoded].mean().item(), **(accuracies or {})}
+        label_ids: Any = prediction.label_ids
+        logits, labels = torch.from_numpy(predictions), torch.from_numpy(label_ids)
+        known = has_label(labels)
+        logits, labels = logits[known], labels[known]
+        problem_type = self.model.settle_problem_type(labels)
+        loss = classification_loss(logits, labels, problem_type).item()
+        return {"loss": loss, **measure(problem_type, logits, labels, self._label_names())}
 
 
 class FineTuningTrainer(ClassifierTrainer):
@@ -104,24 +128,38 @@ class FineTuningTrainer(ClassifierTrainer):
     It has layer-wise learning rate decay, mixup and CutMix.
 
     Args:
-        model: `MAEForImageClassification`.
+        model: `MAEForImageClassification`; None with `model_init`.
         args: `FineTuningArguments`.
         train_dataset: `ImageSamples` with labels and a `FineTuningTransform`.
         eval_dataset: `ImageSamples` with labels and a `CenterCropTransform`.
         processing_class: `MAEImageProcessor`.
-        data_collator, callbacks, optimizers: As for transformers' Trainer.
+        data_collator, callbacks, optimizers, model_init: As for transformers' Trainer.
+
+    Raises:
+        ValueError: images of a regression are to be mixed, or their values smoothed.
 
     Example: `scripts/run_finetune.py`.
     """
 
     args: FineTuningArguments
 
-    @functools.cached_property
-    def mixing(self) -> PairMixing:
-        """Mixes a training batch's images and labels."""
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        for name in ("mixup", "cutmix", "label_smoothing_factor"):
+            if self.model.problem_type == REGRESSION and getattr(self.args, name):
+                raise ValueError(
+                    f"{name} is {getattr(self.args, name)}, and a regression has no labels to mix "
+                    "or smooth; pass --mixup 0 --cutmix 0 --label_smoothing_factor 0"
+                )
+
+    def make_mixing(self, labels: torch.Tensor) -> PairMixing:
+        """Makes what mixes a training batch's images and labels."""
         args = self.args
         config: Any = self.model.config
-        return PairMixing(config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor)
+        is_multi_label = self.model.settle_problem_type(labels) == MULTI_LABEL
+        return PairMixing(
+            config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor, is_multi_label
+        )
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         classifier = cast(MAEForImageClassification, model)
@@ -143,10 +181,11 @@ class FineTuningTrainer(ClassifierTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        images, targets = self.mixing(
-            inputs["pixel_values"], inputs["labels"], inputs.pop("mix_seed", [])
-        )
-        inputs = {**inputs, "pixel_values": images, "labels": targets}
+        labels, mix_seed = inputs["labels"], inputs.pop("mix_seed", [])
+        if self.model.problem_type != REGRESSION:
+            mixing = self.make_mixing(labels)
+            images, targets = mixing(inputs["pixel_values"], labels, mix_seed)
+            inputs = {**inputs, "pixel_values": images, "labels": targets}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 
@@ -161,7 +200,7 @@ class LinearProbeTrainer(ClassifierTrainer):
             once, before training.
         eval_dataset: `ImageSamples` with labels and a `CenterCropTransform`.
         processing_class: `MAEImageProcessor`.
-        data_collator, callbacks, optimizers: As for transformers' Trainer.
+        data_collator, callbacks, optimizers, model_init: As for transformers' Trainer.
 
     Example: `scripts/run_linear_probe.py`.
     """
@@ -194,7 +233,7 @@ class LinearProbeTrainer(ClassifierTrainer):
         if isinstance(self.train_dataset, FeatureSamples):
             return
         features, labels = self.encode(self.train_dataset, "train")
-        decoded = labels != -100
+        decoded = has_label(labels)
         self.train_dataset = FeatureSamples(features[decoded], labels[decoded])
         if self.eval_dataset is not None:
             self.eval_dataset = FeatureSamples(*self.encode(self.eval_dataset, "validation"))

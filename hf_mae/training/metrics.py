@@ -8,6 +8,21 @@ import evaluate
 import numpy as np
 import torch
 from torch.nn import functional as F
+from transformers.utils import logging
+
+from ..models.problem_types import MULTI_LABEL, REGRESSION
+
+
+logger = logging.get_logger(__name__)
+
+# metric → what a card and the result call it; beside these there is auroc_NAME of each label
+_RESULT_NAMES = {
+    "top1_accuracy": "top-1 accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "mean_average_precision": "mAP",
+    "mean_auroc": "mean AUROC",
+    "mean_absolute_error": "mean absolute error",
+}
 
 
 class TopKAccuracy(evaluate.Metric):
@@ -46,6 +61,97 @@ class TopKAccuracy(evaluate.Metric):
         if num_labels > 5:
             accuracies["top5_accuracy"] = hits[:, :5].any(axis=1).mean().item()
         return accuracies
+
+
+def measure(
+    problem_type: str, logits: torch.Tensor, labels: torch.Tensor, names: Sequence[str]
+) -> dict[str, float]:
+    """Measures a classifier's logits by what its problem type goes by.
+
+    Args:
+        problem_type: One of `models/problem_types.py`.
+        logits: (N, K).
+        labels: (N,) class numbers; (N, K) of several labels an image; or values as logits.
+        names: K names.
+
+    Returns:
+        `top1_accuracy` and perhaps `top5_accuracy`; or what `multi_label_metrics` returns; or
+        `mean_absolute_error`.
+    """
+    if problem_type == MULTI_LABEL:
+        return multi_label_metrics(logits.numpy(), labels.numpy(), names)
+    if problem_type == REGRESSION:
+        error = (logits - labels.view_as(logits)).abs().mean().item()
+        return {"mean_absolute_error": error}
+    ranked = logits.topk(min(5, logits.shape[1])).indices
+    accuracies = TopKAccuracy(keep_in_memory=True).compute(
+        predictions=ranked, references=labels, num_labels=logits.shape[1]
+    )
+    return accuracies or {}
+
+
+def multi_label_metrics(
+    scores: np.ndarray, targets: np.ndarray, names: Sequence[str]
+) -> dict[str, float]:
+    """Measures how well scores order images by each label.
+
+    Args:
+        scores: (N, K), logits or probabilities.
+        targets: (N, K), 1 where an image has the label.
+        names: K names.
+
+    Returns:
+        `mean_average_precision`, `mean_auroc` and `auroc_NAME` of each label. A label that no
+        image has, or every one, has no AUROC: it is left out of all of them, and said so.
+
+    Example:
+
+    >>> multi_label_metrics(np.array([[2.0], [1.0], [3.0]]), np.array([[1], [0], [1]]), ["cat"])
+    {'mean_average_precision': 1.0, 'mean_auroc': 1.0, 'auroc_cat': 1.0}
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    precisions, areas, undefined = [], {}, []
+    for number, name in enumerate(names):
+        has_label, its_scores = targets[:, number] >= 0.5, scores[:, number]
+        if has_label.all() or not has_label.any():
+            undefined.append(name)
+            continue
+        precisions.append(average_precision_score(has_label, its_scores))
+        areas[f"auroc_{name}"] = float(roc_auc_score(has_label, its_scores))
+    if undefined:
+        logger.warning_once(
+            f"{len(undefined)} of {len(names)} labels have no images with them, or none without, "
+            f"and are left out of mAP and AUROC: {', '.join(undefined)}"
+        )
+    if not areas:
+        return {}
+    means = {
+        "mean_average_precision": float(np.mean(precisions)),
+        "mean_auroc": float(np.mean(list(areas.values()))),
+    }
+    return means | areas
+
+
+def metric_names(problem_type: str, names: Sequence[str]) -> list[str]:
+    """Lists what `measure` can return."""
+    if problem_type == MULTI_LABEL:
+        return ["mean_average_precision", "mean_auroc", *(f"auroc_{name}" for name in names)]
+    if problem_type == REGRESSION:
+        return ["mean_absolute_error"]
+    return ["top1_accuracy", "top5_accuracy"]
+
+
+def result_name(metric: str) -> str | None:
+    """Says what a card and the result call a metric; None if they don't have it."""
+    if metric.startswith("auroc_"):
+        return f"AUROC of {metric.removeprefix('auroc_')}"
+    return _RESULT_NAMES.get(metric)
+
+
+def format_result(name: str, value: float) -> str:
+    """Writes a metric, under either name: errors as they are, all others in per cent."""
+    return f"{value:.4g}" if name.endswith("error") else f"{value:.2%}"
 
 
 def knn_accuracy(

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The Trainer of pre-training, with held-out losses and reconstructions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import EvalPrediction, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..data.labels import has_label
 from ..data.resolution import schedule_resolutions
 from ..data.samples import Batch, ImageSamples, Samples, collate
 from ..models.costs import training_flops
@@ -28,6 +29,7 @@ from .visualization import reconstruction_panel
 
 
 PANEL_IMAGES = 8
+_BASELINES = ("loss_visible_mean", "loss_best_constant")
 
 
 class MAETrainer(ImageTrainer):
@@ -37,7 +39,7 @@ class MAETrainer(ImageTrainer):
     a `knn_bank`, the k-NN accuracy of the features.
 
     Args:
-        model: `MAEForPreTraining`.
+        model: `MAEForPreTraining`; None with `model_init`.
         args: `MAETrainingArguments`.
         train_dataset: `ImageSamples` with a `PretrainingTransform`. With
             `args.resolution_schedule` they are given the schedule.
@@ -45,7 +47,7 @@ class MAETrainer(ImageTrainer):
         processing_class: `MAEImageProcessor`.
         knn_bank: `ImageSamples` with labels and a `CenterCropTransform`: what held-out images,
             which then must have labels too, are compared with.
-        data_collator, callbacks, optimizers: As for transformers' Trainer.
+        data_collator, callbacks, optimizers, model_init: As for transformers' Trainer.
 
     Raises:
         ValueError: nothing is masked, or the schedule doesn't fit the model or the run.
@@ -53,14 +55,12 @@ class MAETrainer(ImageTrainer):
     Example: `scripts/run_mae.py`.
     """
 
-    eval_metrics = ("loss", "loss_visible_mean", "loss_best_constant", "knn_accuracy")
-
     args: MAETrainingArguments
     model: MAEForPreTraining
 
     def __init__(
         self,
-        model: MAEForPreTraining,
+        model: MAEForPreTraining | None,
         args: MAETrainingArguments,
         train_dataset: ImageSamples | None = None,
         eval_dataset: Samples | None = None,
@@ -69,6 +69,7 @@ class MAETrainer(ImageTrainer):
         data_collator: Callable[[list[Any]], Batch] = collate,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        model_init: Callable[..., MAEForPreTraining] | None = None,
     ):
         super().__init__(
             model,
@@ -80,8 +81,9 @@ class MAETrainer(ImageTrainer):
             compute_metrics=_mean_losses,
             callbacks=callbacks,
             optimizers=optimizers,
+            model_init=model_init,
         )
-        config: Any = model.config
+        config: Any = self.model.config
         self.knn_bank = knn_bank
         *_, num_visible = random_masking(torch.zeros(1, config.num_patches), config.mask_ratio)
         if num_visible == config.num_patches:
@@ -90,12 +92,26 @@ class MAETrainer(ImageTrainer):
                 "learn"
             )
         self._flops: dict[tuple[int, int], int] = {}  # of an image, by its size
-        if args.resolution_schedule and train_dataset is not None:
+        self._schedule_resolutions()
+
+    def _schedule_resolutions(self) -> None:
+        train_dataset: Any = self.train_dataset
+        if self.args.resolution_schedule and train_dataset is not None:
             epochs = self.planned_updates / self.updates_per_epoch
-            transform: Any = train_dataset.transform  # one with `at_size`
             train_dataset.schedule = schedule_resolutions(
-                transform, args.resolutions, config, epochs
+                train_dataset.transform,  # one with `at_size`
+                self.args.resolutions,
+                self.model.config,
+                epochs,
             )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        if trial is not None:
+            self._schedule_resolutions()
+
+    def metric_names(self) -> Sequence[str]:
+        return ("loss", *_BASELINES, "knn_accuracy")
 
     # training ------------------------------------------------------------------------------------
 
@@ -139,7 +155,7 @@ class MAETrainer(ImageTrainer):
 
         The labels that go with them are the image numbers.
         """
-        index = self._take_notes(inputs, "validation")
+        index = self._take_notes(inputs, self._evaluated_split)
         inputs.pop("labels", None)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -170,7 +186,7 @@ class MAETrainer(ImageTrainer):
     def _knn_accuracy(self, bank: Samples, queries: Samples) -> float:
         features, labels = self.encode(bank, "k-NN bank")
         query_features, query_labels = self.encode(queries, "validation")
-        known, query_known = labels != -100, query_labels != -100
+        known, query_known = has_label(labels), has_label(query_labels)
         return knn_accuracy(
             features[known],
             labels[known],
@@ -199,4 +215,4 @@ class MAETrainer(ImageTrainer):
 def _mean_losses(prediction: EvalPrediction) -> dict[str, float]:
     predictions: Any = prediction.predictions  # (images, 3)
     losses = predictions.mean(axis=0).tolist()
-    return dict(zip(("loss", "loss_visible_mean", "loss_best_constant"), losses))
+    return dict(zip(("loss", *_BASELINES), losses))

@@ -15,9 +15,11 @@ from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEPreTrainedModel
+from ..models.problem_types import MULTI_LABEL, REGRESSION
 from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
 from .arguments import ImageTrainingArguments
+from .metrics import format_result, result_name
 from .optimization import scaled_learning_rate
 from .recipes import save_recipe
 from .script_arguments import DataArguments, FineTuningModelArguments
@@ -29,21 +31,15 @@ def load_labelled_images(data_args: DataArguments, args: ImageTrainingArguments)
     """Loads the images of a classifier; without held-out ones, turns evaluation off.
 
     Returns:
-        `train` and, if any, `validation`, with columns `image` and `label` (a `ClassLabel`).
+        `train` and, if any, `validation`, with columns `image` and `label`.
 
     Raises:
-        ValueError: something isn't there, or there is only one class.
+        ValueError: something isn't there.
     """
     with args.main_process_first(desc="loading the data set"):
         images = data_args.load(args.seed, labels=True)
     if "validation" not in images:
         args.eval_strategy = "no"
-    names = images["train"].features["label"].names
-    if len(names) < 2:
-        raise ValueError(
-            f"the images are all of one class, {names[0]!r}; there must be at least two to tell "
-            "apart"
-        )
     return images
 
 
@@ -98,8 +94,17 @@ def describe_classifier(
     frozen = ", frozen" if model.encoder_frozen else ""
     return (
         f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder{frozen}; "
-        f"from {model_args.started_from}; {model.config.num_labels} classes"
+        f"from {model_args.started_from}; {_describe_answers(model)}"
     )
+
+
+def _describe_answers(model: MAEForImageClassification) -> str:
+    config: Any = model.config
+    if model.problem_type == REGRESSION:
+        return f"a value, {config.id2label[0]} (regression)"
+    if model.problem_type == MULTI_LABEL:
+        return f"{config.num_labels} labels, any of them an image (multi-label)"
+    return f"{config.num_labels} classes"
 
 
 def _describe_data(trainer: ImageTrainer, data_args: DataArguments) -> str:
@@ -235,21 +240,25 @@ def write_output_folder(
     card.save_facts(folder)
 
 
-def select_accuracies(metrics: dict[str, float]) -> dict[str, float]:
-    """Selects a classifier's accuracies, by the names that its card and the result give them."""
-    names = {"eval_top1_accuracy": "top-1 accuracy", "eval_top5_accuracy": "top-5 accuracy"}
-    return {name: metrics[key] for key, name in names.items() if key in metrics}
+def select_results(metrics: dict[str, float]) -> dict[str, float]:
+    """Selects a classifier's metrics, by the names that its card and the result give them."""
+    results = {}
+    for key, value in metrics.items():
+        name = result_name(key.removeprefix("eval_"))
+        if name:
+            results[name] = value
+    return results
 
 
-def print_accuracies(trainer: ImageTrainer, accuracies: dict[str, float], method: str) -> None:
+def print_results(trainer: ImageTrainer, results: dict[str, float], method: str) -> None:
     """Prints the result of a classifier.
 
     Args:
         trainer: The trainer, at the end of the run.
-        accuracies: From `select_accuracies`.
+        results: From `select_results`.
         method: How it was trained, a sentence.
     """
-    lines = [f"{name:34} {value:13.2%}" for name, value in accuracies.items()]
+    lines = [f"{name:34} {format_result(name, value):>13}" for name, value in results.items()]
     print_result(trainer, [method, *lines] if lines else [])
 
 

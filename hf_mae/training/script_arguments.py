@@ -11,12 +11,14 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ..data.labels import describe_labels, readable_names
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.loading import ModelT, load_as, load_config
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
+from ..models.problem_types import REGRESSION, SINGLE_LABEL
 
 
 logger = logging.get_logger(__name__)
@@ -98,7 +100,7 @@ class BaseModelArguments:
             ValueError: a field or value is impossible, or can't be changed in a model that exists.
             OSError: there is no such model.
         """
-        overrides = self.overrides()
+        overrides = {k: v for k, v in self.overrides().items() if k not in options}
         self._check_sources()
         if self.model_name_or_path:
             fixed = [name for name in overrides if name not in changeable]
@@ -167,14 +169,24 @@ class FineTuningModelArguments(BaseModelArguments):
         default=0.1, metadata={"help": "Stochastic depth of the last layer."}
     )
 
-    def build_model(self, class_names: Sequence[str]) -> MAEForImageClassification:
+    def build_model(
+        self, class_names: Sequence[str], problem_type: str = SINGLE_LABEL
+    ) -> MAEForImageClassification:
         """Builds a classifier of these classes; raises as `build` does.
 
         The head is new, but for that of a classifier of the same classes and kind.
         """
+        stated = self.overrides().get("problem_type", problem_type)
+        if stated != problem_type:
+            raise ValueError(
+                f"config_overrides has problem_type {stated!r}, and the column of labels is for "
+                f"{problem_type}: floats are for regression, lists and several columns for "
+                "multi_label_classification, all else for single_label_classification"
+            )
         id2label = dict(enumerate(class_names))
         label2id = {name: number for number, name in id2label.items()}
         options: dict[str, Any] = {"id2label": id2label, "label2id": label2id}
+        options["problem_type"] = problem_type
         if self.model_name_or_path:
             # the head of a classifier of other classes is left behind
             options["ignore_mismatched_sizes"] = True
@@ -191,7 +203,8 @@ class FineTuningModelArguments(BaseModelArguments):
         saved = load_config(self.model_name_or_path)
         if "ForImageClassification" not in (saved.architectures or [""])[0]:
             return False
-        for name in ("id2label", "pooling", "head_batch_norm"):
+        saved.problem_type = saved.problem_type or SINGLE_LABEL
+        for name in ("id2label", "problem_type", "pooling", "head_batch_norm"):
             if getattr(saved, name) != getattr(config, name):
                 logger.warning(
                     f"the head of {self.model_name_or_path} is left behind for a new one: {name} "
@@ -215,9 +228,11 @@ class LinearProbeModelArguments(FineTuningModelArguments):
     )
     drop_path_rate: float = field(default=0.0, metadata={"help": "Not for a frozen encoder."})
 
-    def build_model(self, class_names: Sequence[str]) -> MAEForImageClassification:
+    def build_model(
+        self, class_names: Sequence[str], problem_type: str = SINGLE_LABEL
+    ) -> MAEForImageClassification:
         """Builds a classifier with a frozen encoder; raises as `build` does."""
-        return super().build_model(class_names).freeze_encoder()
+        return super().build_model(class_names, problem_type).freeze_encoder()
 
 
 @dataclass
@@ -245,8 +260,12 @@ class DataArguments:
     image_column: str | None = field(
         default=None, metadata={"help": "Column of the images (default: found)."}
     )
-    label_column: str | None = field(
-        default=None, metadata={"help": "Column of the labels (default: found)."}
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the labels (default: found): a class, a list of labels, or a float "
+            "to predict. Or several columns of 0 and 1, one a label: --label_column cat dog hen."
+        },
     )
     train_val_split: float = field(
         default=0.05,
@@ -276,6 +295,22 @@ class DataArguments:
         names = [each.name for each in fields(DataArguments) if each.name != "on_bad_image"]
         sources = {name: getattr(self, name) for name in names}
         return load_image_dataset(**sources, seed=seed, labels=labels)
+
+    def describe_labels(self, images: DatasetDict) -> tuple[str, list[str]]:
+        """Says of loaded images the problem type and the classes' names, for people.
+
+        Raises:
+            ValueError: there is only one class.
+        """
+        problem_type, names = describe_labels(images["train"].features["label"])
+        if problem_type == REGRESSION:
+            return problem_type, self.label_column or names
+        if problem_type == SINGLE_LABEL and len(names) < 2:
+            raise ValueError(
+                f"the images are all of one class, {names[0]!r}; there must be at least two to "
+                "tell apart"
+            )
+        return problem_type, readable_names(names)
 
     @property
     def source_name(self) -> str:

@@ -2,8 +2,9 @@
 """What all our Trainers share: samples, schedule, guards against bad images and losses."""
 
 import math
+import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 from transformers import (
     EvalPrediction,
@@ -23,7 +24,12 @@ from transformers import (
     TrainerState,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    PredictionOutput,
+    TrainOutput,
+)
 
 from ..data.labels import own_labels
 from ..data.samples import Batch, BatchShape, Samples, collate
@@ -83,12 +89,13 @@ class ImageTrainer(Trainer):
       error.
 
     Args:
-        model: One of ours.
+        model: One of ours; None with `model_init`.
         args: `ImageTrainingArguments`.
         train_dataset, eval_dataset: `ImageSamples`, or other `Samples`.
         processing_class: `MAEImageProcessor`; its mean and deviation normalise the batches, on the
             device.
-        data_collator, compute_metrics, callbacks, optimizers: As for transformers' Trainer.
+        data_collator, compute_metrics, callbacks, optimizers, model_init: As for transformers'
+            Trainer; `hyperparameter_search` needs `model_init`.
 
     Raises:
         ValueError: `metric_for_best_model` is none of the metrics.
@@ -96,8 +103,6 @@ class ImageTrainer(Trainer):
 
     # the loss is a mean over the batch: the Trainer has to divide it by the accumulation steps
     loss_is_scaled_for_ga = False
-
-    eval_metrics = ("loss",)  # what `metric_for_best_model` can name
 
     # what the constructor takes; transformers' own types are wider
     args: ImageTrainingArguments
@@ -108,7 +113,7 @@ class ImageTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None,
         args: ImageTrainingArguments,
         train_dataset: Samples | None = None,
         eval_dataset: Samples | None = None,
@@ -117,6 +122,7 @@ class ImageTrainer(Trainer):
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        model_init: Callable[..., PreTrainedModel] | None = None,
     ):
         super().__init__(
             model=model,
@@ -128,16 +134,14 @@ class ImageTrainer(Trainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
+            model_init=model_init,
         )
-        best = (args.metric_for_best_model or "loss").removeprefix("eval_")
-        if best not in self.eval_metrics:  # transformers finds out at the first evaluation
-            raise ValueError(
-                f"metric_for_best_model is {best!r}; it must be one of "
-                f"{', '.join(self.eval_metrics)}"
-            )
+        self.check_arguments()
         self.add_callback(_StepCallback(self))
         self.epoch_sampler: Any = None  # with a settable `epoch`
         self.nonfinite = NonFiniteGuard(args, self.accelerator)
+        self._evaluated_split = "validation"
+        self._other_splits: dict[str, Samples] = {}  # that were evaluated, beside eval_dataset
         self._bad_images: dict[tuple[str, int], str] = {}  # (split, index) → path
         self._unreported_bad_images: list[tuple[str, int, str, str]] = []
         self._resumed_from_step = 0
@@ -145,6 +149,24 @@ class ImageTrainer(Trainer):
 
     def _restart_clock(self) -> None:
         self._images, self._clock, self._time_evaluating = 0, time.perf_counter(), 0.0
+
+    def check_arguments(self) -> None:
+        """Checks that the arguments fit the model, at the start and in a hyperparameter search.
+
+        Raises:
+            ValueError: they don't, or a value is impossible.
+        """
+        self.args.check()
+        best = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        names = self.metric_names()
+        if best not in names:  # transformers finds out at the first evaluation
+            raise ValueError(
+                f"metric_for_best_model is {best!r}; it must be one of {', '.join(names)}"
+            )
+
+    def metric_names(self) -> Sequence[str]:
+        """Lists the metrics that evaluation can give, for `metric_for_best_model` to name one."""
+        return ("loss",)
 
     @property
     def output_dir(self) -> Path:
@@ -261,6 +283,41 @@ class ImageTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    # hyperparameter search -----------------------------------------------------------------------
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Searches for arguments; as transformers' Trainer, but for what it goes by by itself.
+
+        Without a `compute_objective` that is `args.metric_for_best_model`, or the loss:
+        transformers' own default adds up all metrics but the loss, of which some are baselines.
+        What says how samples are made (`args.of_samples`) can't be searched for.
+
+        Raises:
+            ValueError: a trial sets an argument to what is impossible, or can't be searched for.
+        """
+        best = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if len(args) < 2 and kwargs.get("compute_objective") is None:
+            kwargs["compute_objective"] = operator.itemgetter(f"eval_{best}")
+        return super().hyperparameter_search(*args, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        # as transformers does it, and what follows from the arguments that a trial sets
+        args = self.args
+        of_samples = {name: getattr(args, name) for name in args.of_samples}
+        rate, was_scaled = args.learning_rate, args.learning_rate == args.scaled_learning_rate
+        super()._hp_search_setup(trial)
+        if self.hp_search_backend is None or trial is None:
+            return
+        for name, value in of_samples.items():
+            if getattr(args, name) != value:
+                raise ValueError(
+                    f"{name} says how samples are made, before the search; it can't be searched for"
+                )
+        if was_scaled and args.learning_rate == rate:
+            args.learning_rate = args.scaled_learning_rate  # pyright: ignore[reportAttributeAccessIssue]
+        self.check_arguments()
+        self.nonfinite = NonFiniteGuard(args, self.accelerator)
+
     # training ------------------------------------------------------------------------------------
 
     def train(
@@ -343,6 +400,35 @@ class ImageTrainer(Trainer):
         self._time_evaluating += time.perf_counter() - start
         return metrics
 
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        samples: Any = dataloader.dataset
+        self._evaluated_split = "validation"
+        if samples is not self.eval_dataset:
+            self._evaluated_split = metric_key_prefix.removeprefix("eval_")
+            self._other_splits[self._evaluated_split] = samples
+        return super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+
+    def predict(
+        self,
+        test_dataset: Samples,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+    ) -> PredictionOutput:
+        """Predicts for samples with or without labels; as transformers' Trainer."""
+        dataset: Any = test_dataset
+        output = super().predict(dataset, ignore_keys, metric_key_prefix)
+        self._report_bad_images()
+        return output
+
     @torch.no_grad()
     def encode(self, samples: Samples, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the features of every image of a data set, on each process.
@@ -352,14 +438,19 @@ class ImageTrainer(Trainer):
             split: What they are, for the list of bad images.
 
         Returns:
-            features (N, D) and labels (N,), in order, on the CPU; the label of an image that can't
-            be decoded is -100.
+            features (N, D) and labels (N,) or (N, K), in order, on the CPU; `has_label` says which
+            images could be decoded.
+
+        Raises:
+            ValueError: there are no labels.
         """
         features, labels = [], []
         loader = self.get_test_dataloader(samples)
         self.model.eval()
         for inputs in tqdm(loader, desc=f"encoding {split} images", disable=self.args.disable_tqdm):
             inputs["labels"] = own_labels(inputs)
+            if inputs["labels"] is None:
+                raise ValueError(f"the {split} images have no labels")
             self._take_notes(inputs, split)
             inputs = self._prepare_inputs(inputs)
             with self.accelerator.autocast():
@@ -387,7 +478,8 @@ class ImageTrainer(Trainer):
                 stream.seek(0)
                 known = set(stream)  # by the run that is resumed
                 stream.writelines(line for line in lines if line not in known)
-        for split, dataset in (("train", self.train_dataset), ("validation", self.eval_dataset)):
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset}
+        for split, dataset in {**splits, **self._other_splits}.items():
             count = sum(its_split == split for its_split, _ in self._bad_images)
             if dataset is not None and count > MAX_BAD_SHARE * len(dataset):
                 raise BadImageError(

@@ -310,7 +310,7 @@ def test_wrong_labels(photos, tmp_path):
             "no column has labels; name one by label_column: the data set has photo, kind, other, "
             "score",
         ),
-        ("plain", "score", "label_column 'score' holds .*; it must be one class an image"),
+        ("plain", "photo", "label_column 'photo' holds .*; it must be one class an image"),
         ("plain", "nope", "label_column is 'nope'; the data set has photo, kind"),
         ("both", None, "several columns have labels .kind, other."),
         ("both", "kind", "the train split has images without a label"),

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from helpers import TINY
@@ -10,6 +12,7 @@ from transformers import (
     ViTMAEForPreTraining,
     pipeline,
 )
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from hf_mae import (
     MAEConfig,
@@ -115,6 +118,38 @@ def test_losses(images):
     several = (soft > 0.1).float()
     expected = nn.BCEWithLogitsLoss()(logits, several).item()
     assert model(images, labels=several).loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_losses_are_those_of_transformers(images, problem_type, num_labels):
+    """Of whatever floats: what transformers' own loss makes of them, and of the configuration."""
+    torch.manual_seed(0)
+    model = classifier(num_labels=num_labels, problem_type=problem_type).eval()
+    nn.init.normal_(model.classifier.weight)
+    labels = torch.randint(0, 2, (6, num_labels)).float()
+    labels[0] = 0
+    theirs = MAEConfig(**TINY, num_labels=num_labels, problem_type=problem_type)
+    outputs = model(images, labels=labels)
+    expected = ForSequenceClassificationLoss(labels, outputs.logits, theirs)
+    assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert model.config.problem_type == theirs.problem_type
+
+
+@pytest.mark.parametrize(
+    ("labels", "fields"),
+    [
+        (torch.zeros(6, 10, dtype=torch.long), {}),
+        (torch.zeros(6), {}),
+        (torch.zeros(6), {"problem_type": "multi_label_classification"}),
+        (torch.zeros(6, 4), {"problem_type": "regression"}),
+        (torch.zeros(6, 2), {"num_labels": 1}),
+    ],
+)
+def test_labels_of_another_shape_are_refused(images, labels, fields):
+    """Squared errors would be spread over what doesn't fit."""
+    with pytest.raises(ValueError, match=re.escape(f"of shape {tuple(labels.shape)};")):
+        classifier(**fields)(images, labels=labels)
 
 
 # drop path ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from hf_mae.training.metrics import TopKAccuracy, knn_accuracy
+from hf_mae.training.metrics import TopKAccuracy, knn_accuracy, multi_label_metrics
 
 
 def test_top_k_is_scikit_learns():
@@ -53,3 +53,35 @@ def test_knn_against_a_loop(size):
         right / 1500, abs=1e-3
     )
     assert 0.3 < right / 1500 < 0.99
+
+
+# several labels an image -------------------------------------------------------------------------
+
+
+def test_multi_label_metrics_against_loops():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (40, 3))
+    scores = targets + rng.normal(0, 1, (40, 3))
+    metrics = multi_label_metrics(scores, targets, ["a", "b", "c"])
+    precisions, areas = [], []
+    for k, name in enumerate("abc"):
+        positives, negatives = scores[targets[:, k] == 1, k], scores[targets[:, k] == 0, k]
+        wins = sum(p > n for p in positives for n in negatives)
+        areas.append(wins / (len(positives) * len(negatives)))
+        assert metrics[f"auroc_{name}"] == pytest.approx(areas[-1])
+        ranked = targets[(-scores[:, k]).argsort(), k]
+        found = [ranked[: i + 1].mean() for i in range(40) if ranked[i]]
+        precisions.append(np.mean(found))
+    assert metrics["mean_auroc"] == pytest.approx(np.mean(areas))
+    assert metrics["mean_average_precision"] == pytest.approx(np.mean(precisions))
+
+
+def test_labels_without_positives_are_said(monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_mae.training.metrics.logger.warning_once", said.append)
+    targets, scores = np.array([[1, 0, 1], [0, 0, 1]]), np.array([[2.0, 1, 1], [1, 2, 3]])
+    metrics = multi_label_metrics(scores, targets, ["some", "none", "all"])
+    assert metrics == {"mean_average_precision": 1.0, "mean_auroc": 1.0, "auroc_some": 1.0}
+    assert "2 of 3 labels have no images with them, or none without" in said[0]
+    assert said[0].endswith(": none, all")
+    assert multi_label_metrics(scores[:, 1:], targets[:, 1:], ["none", "all"]) == {}
