@@ -1,0 +1,70 @@
+"""Our models under transformers' own tests, as if they were its own."""
+
+import unittest
+
+import torch
+from upstream import load
+
+from hf_mae import MAEBackbone, MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEModel
+
+
+ModelTesterMixin = load("test_modeling_common").ModelTesterMixin
+BackboneTesterMixin = load("test_backbone_common").BackboneTesterMixin
+ConfigTester = load("test_configuration_common").ConfigTester
+
+
+class ModelTester:
+    """Small models and inputs for them, as transformers' tests ask for them."""
+
+    fields = {}
+
+    def __init__(self, parent):
+        self.parent = parent
+        self.batch_size = 3
+        self.is_training = True
+        self.hidden_size, self.num_hidden_layers, self.num_attention_heads = 32, 2, 4
+        self.seq_length = 1 + self.get_config().num_patches
+
+    def get_config(self):
+        fields = {
+            "image_size": 16,
+            "patch_size": 4,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": 37,
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 1,
+            "decoder_num_attention_heads": 2,
+            "decoder_intermediate_size": 32,
+        }
+        return MAEConfig(**{**fields, **self.parent.fields})
+
+    def prepare_config_and_inputs_for_common(self):
+        config = self.get_config()
+        pixel_values = torch.rand(self.batch_size, config.num_channels, *config.image_hw)
+        return config, {"pixel_values": pixel_values}
+
+
+class _ModelTests(ModelTesterMixin):
+    """What every kind of model goes through."""
+
+    fields = {}
+    test_resize_embeddings = False
+
+    def setUp(self):
+        self.model_tester = ModelTester(self)
+        self.config_tester = ConfigTester(
+            self, config_class=MAEConfig, has_text_modality=False, hidden_size=36
+        )
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        if model_class is MAEForPreTraining:  # its mask is random, but for these
+            batch_size, num_patches = len(inputs["pixel_values"]), self.model_tester.seq_length - 1
+            generator = torch.Generator().manual_seed(0)
+            inputs["noise"] = torch.rand(batch_size, num_patches, generator=generator)
+        return inputs
+
+    def test_config(self):
+        self.config_tester.run_common_tests()
