@@ -159,14 +159,24 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         kwargs.pop("stage_names", None)  # they follow from the depth
         super().__post_init__(**kwargs)
         self.check()
+        layers = range(1, self.num_hidden_layers + 1)
+        self.stage_names = ["stem", *(f"stage{number}" for number in layers)]
         if self.simple_feature_pyramid:
             self.stage_names = list(PYRAMID_STAGES)
-            if out_features is None and out_indices is None:
-                out_features = list(PYRAMID_STAGES)
-        else:
-            layers = range(1, self.num_hidden_layers + 1)
-            self.stage_names = ["stem", *(f"stage{number}" for number in layers)]
+        if out_features is None and out_indices is None:
+            out_features = self._default_features()
         self.set_output_features_output_indices(out_features, out_indices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers does; what a backbone gives is left out where it is the default."""
+        fields = super().to_dict()
+        del fields["stage_names"]  # they follow from the depth
+        if fields["out_features"] == self._default_features():
+            del fields["out_features"], fields["out_indices"]
+        return fields
+
+    def _default_features(self) -> list[str]:
+        return self.stage_names if self.simple_feature_pyramid else self.stage_names[-1:]
 
     @classmethod
     def from_size(cls, size: str, **overrides: Any) -> "MAEConfig":

@@ -23,7 +23,10 @@ class ModelTester:
         self.batch_size = 3
         self.is_training = True
         self.hidden_size, self.num_hidden_layers, self.num_attention_heads = 32, 2, 4
-        self.seq_length = 1 + self.get_config().num_patches
+        config = self.get_config()
+        self.seq_length = 1 + config.num_patches
+        if MAEForPreTraining in parent.all_model_classes:  # whose encoder sees a quarter
+            self.seq_length = 1 + config.num_patches // 4
 
     def get_config(self):
         fields = {
@@ -61,10 +64,57 @@ class _ModelTests(ModelTesterMixin):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         if model_class is MAEForPreTraining:  # its mask is random, but for these
-            batch_size, num_patches = len(inputs["pixel_values"]), self.model_tester.seq_length - 1
-            generator = torch.Generator().manual_seed(0)
-            inputs["noise"] = torch.rand(batch_size, num_patches, generator=generator)
+            config, generator = self.model_tester.get_config(), torch.Generator().manual_seed(0)
+            shape = (len(inputs["pixel_values"]), config.num_patches)
+            inputs["noise"] = torch.rand(shape, generator=generator)
         return inputs
 
     def test_config(self):
         self.config_tester.run_common_tests()
+
+
+class MAEModelTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEModel,)
+
+
+class MAEForImageClassificationTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEForImageClassification,)
+
+
+class LinearProbeTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEForImageClassification,)
+    fields = {"pooling": "cls", "head_batch_norm": True}
+
+
+class MAEForPreTrainingTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEForPreTraining,)
+
+
+class RectangularTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEModel, MAEForImageClassification)
+    fields = {"image_size": [16, 24], "patch_size": [4, 2]}
+
+
+class RectangularPreTrainingTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEForPreTraining,)
+    fields = {"image_size": [16, 24], "patch_size": [4, 2], "norm_pix_loss": True}
+
+
+class GreyWithoutBiasTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEModel, MAEForImageClassification)
+    fields = {"num_channels": 1, "qkv_bias": False}
+
+
+class GreyWithoutBiasPreTrainingTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEForPreTraining,)
+    fields = {"num_channels": 1, "qkv_bias": False}
+
+
+class MAEBackboneTest(_ModelTests, BackboneTesterMixin, unittest.TestCase):
+    all_model_classes = (MAEBackbone,)
+    config_class = MAEConfig
+
+
+class PyramidTest(_ModelTests, unittest.TestCase):
+    all_model_classes = (MAEBackbone,)
+    fields = {"simple_feature_pyramid": True}
