@@ -63,9 +63,6 @@ class MAEBackbone(BackboneMixin, MAEPreTrainedModel):
             self.num_features = [config.hidden_size] * len(config.stage_names)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vit.get_input_embeddings()
-
     @can_return_tuple
     @filter_output_hidden_states
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:

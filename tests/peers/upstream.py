@@ -22,10 +22,6 @@ _PACKAGE = "transformers_tests"
 _PICTURE = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
 
 
-class _Nothing:
-    """In the place of a mixin that is for other kinds of models."""
-
-
 def _stand_in(name: str, **members: Any) -> ModuleType:
     module = sys.modules[name] = ModuleType(name)
     vars(module).update(members)
@@ -44,8 +40,11 @@ def load(name: str) -> ModuleType:
 def _make_package() -> None:
     package = sys.modules[_PACKAGE] = ModuleType(_PACKAGE)
     package.__path__ = [str(FOLDER)]
-    _stand_in(f"{_PACKAGE}.exporters.test_export", ExportTesterMixin=_Nothing)
-    _stand_in(f"{_PACKAGE}.generation.test_utils", GenerationTesterMixin=_Nothing)
+    for module, mixin in (
+        ("exporters.test_export", "ExportTesterMixin"),
+        ("generation.test_utils", "GenerationTesterMixin"),
+    ):
+        _stand_in(f"{_PACKAGE}.{module}", **{mixin: type(mixin, (), {})})  # with no tests in it
     fields = {
         "return_dict": False,
         "output_hidden_states": True,
