@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -26,6 +27,7 @@ from transformers import (
 
 from .models.configuration_mae import MAEConfig
 from .models.image_processing_mae import MAEImageProcessor, MAEImageProcessorPil
+from .models.modeling_backbone import MAEBackbone
 from .models.modeling_classification import MAEForImageClassification
 from .models.modeling_mae import MAEForPreTraining, MAEModel
 
@@ -83,6 +85,7 @@ AutoConfig.register("mae", MAEConfig)
 AutoModel.register(MAEConfig, MAEModel)
 AutoModelForPreTraining.register(MAEConfig, MAEForPreTraining)
 AutoModelForImageClassification.register(MAEConfig, MAEForImageClassification)
+AutoBackbone.register(MAEConfig, MAEBackbone)
 AutoImageProcessor.register(
     MAEConfig,
     image_processor_classes={"torchvision": MAEImageProcessor, "pil": MAEImageProcessorPil},
@@ -99,6 +102,7 @@ __all__ = [
     "LinearProbeArguments",
     "LinearProbeTrainer",
     "LinearProbeTransform",
+    "MAEBackbone",
     "MAEConfig",
     "MAEForImageClassification",
     "MAEForPreTraining",

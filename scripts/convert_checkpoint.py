@@ -25,7 +25,12 @@ from hf_mae.errors import reported_as
 from hf_mae.output_folder import PROVENANCE_FILE
 
 
-UNTOLD_FIELDS = ("num_attention_heads", "decoder_num_attention_heads", "norm_pix_loss")
+UNTOLD_FIELDS = (
+    "image_size",
+    "num_attention_heads",
+    "decoder_num_attention_heads",
+    "norm_pix_loss",
+)
 
 
 def main() -> None:
@@ -67,6 +72,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", metavar="DIR", help="where the model goes")
     parser.add_argument(
+        "--image_size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="height and width, or the side of a square; only sin-cos positions tell it",
+    )
+    parser.add_argument(
         "--num_attention_heads", type=int, help="of the encoder, which no tensor tells"
     )
     parser.add_argument("--decoder_num_attention_heads", type=int, help="of the decoder")
@@ -77,6 +89,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="list the published models")
     args = parser.parse_args()
+    if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
+        parser.error(
+            f"--image_size is {args.image_size}; it must be one positive number, or height and width"
+        )
     if args.list:
         for model in ZOO.values():
             weights = "" if model.url else "  (results only, no file)"

@@ -18,7 +18,8 @@ from hf_mae.conversion.to_transformers import export
 # the oldest transformers that reads our native folders
 OLDEST = ROOT / ".venv" / "transformers-4.57"
 # heads of the golden cases, which no tensor tells
-HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}
+# what no tensor tells of the golden cases, whose positions are random
+HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 4, "image_size": 32}
 NAMES = {i: f"kind {i}" for i in range(10)}
 LABELS = {"id2label": NAMES, "label2id": {name: i for i, name in NAMES.items()}}
 

@@ -18,6 +18,7 @@ from transformers import ViTMAEConfig
 
 from ..data.labels import readable_names
 from ..models.configuration_mae import SIZES, MAEConfig
+from ..models.functional import sincos_position_table
 from ..models.key_names import FACEBOOK_RENAMES, MMPRETRAIN_RENAMES, VIT_MAE_RENAMES, rename
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
@@ -26,6 +27,7 @@ from .zoo import PublishedModel
 
 
 Shapes = Mapping[str, tuple[int, ...]]
+_NEAR = 1 / 3  # of a sin-cos table's length: how far fine-tuning may have moved it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +111,11 @@ def convert(
             of transformers' configuration that lay beside it.
         published: What it is supposed to be.
         fields: Of `MAEConfig`, for what tensors don't tell: num_attention_heads,
-            decoder_num_attention_heads, norm_pix_loss, layer_norm_eps.
+            decoder_num_attention_heads, norm_pix_loss, layer_norm_eps; and image_size, which only
+            sin-cos positions tell.
 
     Raises:
-        ValueError: unknown format; keys that are left over or missing, or of another shape, all of
+        ValueError: unknown format; an image size that can't be told; keys that are left over or missing, or of another shape, all of
             them named; values that are not finite; or it is not what `published`, or the
             configuration beside it, says.
 
@@ -120,7 +123,7 @@ def convert(
 
     >>> import timm
     >>> encoder = timm.create_model("vit_tiny_patch16_224", num_classes=0)
-    >>> convert(encoder.state_dict()).model.config.hidden_size
+    >>> convert(encoder.state_dict(), image_size=224).model.config.hidden_size
     192
     """
     _check_values(state_dict)
@@ -240,6 +243,12 @@ def _read_config(
     """Reads the configuration from tensors under our names, and what lies beside them."""
     fields = _told_fields({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     beside = _fields_beside(extras.get("config", {}), fields)
+    known = {"config.json beside the file is of another model: ": beside.get("image_size")}
+    if published:
+        known = {f"the tensors are not {published.name}: ": published.config.image_size}
+    if "image_size" in given:
+        known = {"": given["image_size"]}
+    fields["image_size"] = _image_size(tensors, known)
     if "num_labels" in fields:
         names = _class_names(fields["num_labels"], extras, published, notes)
         if names:
@@ -262,10 +271,8 @@ def _told_fields(shapes: Shapes) -> dict[str, Any]:
     """What the tensors tell by their names and shapes."""
     fields = _tower_fields(shapes, "vit.layers.", "")
     patches = _shape(shapes, "vit.embeddings.patch_embeddings.projection.weight", 4)  # (D, C, p, q)
-    positions = _shape(shapes, "vit.embeddings.position_embeddings", 3)  # (1, 1 + N, D)
     fields["hidden_size"], fields["num_channels"] = patches[:2]
     fields["patch_size"] = _one_or_two(patches[2:])
-    fields["image_size"] = _image_size(positions[1], patches[2:])
     fields["qkv_bias"] = "vit.layers.0.attention.q_proj.bias" in shapes
     if "decoder.mask_token" in shapes:
         fields |= _tower_fields(shapes, "decoder.decoder_layers.", "decoder_")
@@ -302,14 +309,56 @@ def _one_or_two(sides: Sequence[int]) -> int | list[int]:
     return sides[0] if sides[0] == sides[-1] else list(sides)
 
 
-def _image_size(num_tokens: int, patch: tuple[int, ...]) -> int | list[int]:
-    side = round((num_tokens - 1) ** 0.5)
-    if side * side != num_tokens - 1:
-        raise ValueError(
-            f"the position table has {num_tokens} tokens; it must have one, and as many as a "
-            "square has patches"
-        )
-    return _one_or_two([side * pixels for pixels in patch])
+def _image_size(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> int | list[int]:
+    """The image size whose grid the position table is of.
+
+    It is the one that is `known` (what to say if it doesn't fit → the size, or None); else that of
+    the only grid whose sin-cos table this is, or was before it was trained on.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    name = "vit.embeddings.position_embeddings"
+    num_patches = _shape(shapes, name, 3)[1] - 1  # of (1, 1 + N, D)
+    patch = shapes["vit.embeddings.patch_embeddings.projection.weight"][2:]
+    ((unfit, size),) = known.items()
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+        rows, columns = height // patch[0], width // patch[1]
+        if rows * columns != num_patches:
+            raise ValueError(
+                f"{unfit}image_size is {height} x {width}, which is {rows} x {columns} patches of "
+                f"{patch[0]} x {patch[1]} pixels, and the position table has {num_patches}"
+            )
+        return _one_or_two([height, width])
+    grids = _grids(num_patches)
+    fitting = [grid for grid in grids if _is_near_sincos(tensors[name], grid)]
+    if len(fitting) == 1:
+        ((rows, columns),) = fitting
+        return _one_or_two([rows * patch[0], columns * patch[1]])
+    sizes = [f"{rows * patch[0]} {columns * patch[1]}" for rows, columns in grids]
+    raise ValueError(
+        f"the position table has {num_patches} patches, and no tensor tells how they lie; give "
+        f"--image_size (height and width), one of {', '.join(sizes)}"
+    )
+
+
+def _grids(num_patches: int) -> list[tuple[int, int]]:
+    """All (rows, columns) of so many patches, the squarest first."""
+    grids = []
+    for rows in range(1, num_patches + 1):
+        if num_patches % rows == 0:
+            grids.append((rows, num_patches // rows))
+    return sorted(grids, key=lambda grid: abs(grid[0] - grid[1]))
+
+
+def _is_near_sincos(table: Tensor, grid: tuple[int, int]) -> bool:
+    """Whether a table is the sin-cos one of a grid, as far as fine-tuning may have moved it.
+
+    Tables of two grids are further from each other than a third of their length.
+    """
+    if table.shape[-1] % 4:
+        return False
+    expected = sincos_position_table(grid, table.shape[-1])[:, 1:]
+    return bool((table[:, 1:].float() - expected).norm() < _NEAR * expected.norm())
 
 
 def _fields_beside(config: Any, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
 
 
 # Encoders: base, large and huge are Table 8 of the ViT paper (arXiv 2010.11929), as the MAE paper
@@ -51,6 +52,9 @@ SIZES = {
     },
 }
 
+# a backbone's maps with simple_feature_pyramid: a quarter, half, once and twice the patch
+PYRAMID_STAGES = ["p2", "p3", "p4", "p5"]
+
 _POSITIVE_INTEGERS = (
     "hidden_size",
     "num_hidden_layers",
@@ -64,10 +68,10 @@ _POSITIVE_INTEGERS = (
 )
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
 _POSITIVE_NUMBERS = ("layer_norm_eps", "initializer_range")
-_SWITCHES = ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm")
+_SWITCHES = ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm", "simple_feature_pyramid")
 
 
-class MAEConfig(PreTrainedConfig):
+class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""Configuration of every model in hf_mae.
 
     Field names are those of transformers' `ViTMAEConfig`.
@@ -99,6 +103,11 @@ class MAEConfig(PreTrainedConfig):
             the mean instead (MAE paper, Appendix A.1), and sets this.
         head_batch_norm: Whether a classification head starts with a batch norm without affine
             parameters (MAE paper, Appendix A.1, linear probing).
+        simple_feature_pyramid: Whether a backbone makes four maps of its last one, as ViTDet does
+            (arXiv 2203.16527).
+        out_features, out_indices: Which maps a backbone gives, by name or by number, among
+            `stage_names`: "stem" and "stage1" to the last layer's, of which the default is the
+            last; or "p2" to "p5" of a pyramid, of which the default is all.
 
     Raises:
         ValueError: a value is impossible; the message names the field, what was found and what is
@@ -137,10 +146,37 @@ class MAEConfig(PreTrainedConfig):
     pooling: str = "mean"
     final_norm: bool = True
     head_batch_norm: bool = False
+    simple_feature_pyramid: bool = False
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(
+        self,
+        out_features: list[str] | None = None,
+        out_indices: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("stage_names", None)  # they follow from the depth
         super().__post_init__(**kwargs)
         self.check()
+        layers = range(1, self.num_hidden_layers + 1)
+        self.stage_names = ["stem", *(f"stage{number}" for number in layers)]
+        if self.simple_feature_pyramid:
+            self.stage_names = list(PYRAMID_STAGES)
+        if out_features is None and out_indices is None:
+            out_features = self._default_features()
+        self.set_output_features_output_indices(out_features, out_indices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers does; what a backbone gives is left out where it is the default."""
+        fields = super().to_dict()
+        del fields["stage_names"]  # they follow from the depth
+        if fields["out_features"] == self._default_features():
+            del fields["out_features"], fields["out_indices"]
+        return fields
+
+    def _default_features(self) -> list[str]:
+        return self.stage_names if self.simple_feature_pyramid else self.stage_names[-1:]
 
     @classmethod
     def from_size(cls, size: str, **overrides: Any) -> "MAEConfig":

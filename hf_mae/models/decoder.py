@@ -31,7 +31,9 @@ class MAEDecoder(nn.Module):
         width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
         self.decoder_embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("decoder_pos_embed", torch.zeros(1, 1 + config.num_patches, width))
+        table = torch.zeros(1, 1 + config.num_patches, width)  # of the default type
+        table.copy_(sincos_position_table(config.grid_size, width))
+        self.register_buffer("decoder_pos_embed", table)
         self.decoder_layers = nn.ModuleList(
             MAELayer(config, width, heads, config.decoder_intermediate_size)
             for _ in range(config.decoder_num_hidden_layers)

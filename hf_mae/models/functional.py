@@ -133,7 +133,9 @@ def resize_position_table(
     Returns:
         (1, 1 + N', D), of the table's dtype; the table itself if the grids are the same.
     """
-    if tuple(old_grid) == tuple(new_grid):
+    # a program that is exported for any size has no number there, and resizes in every case
+    known = all(isinstance(number, int) for number in new_grid)
+    if known and tuple(old_grid) == tuple(new_grid):
         return table
     width = table.shape[-1]
     patches = table[:, 1:].reshape(1, *old_grid, width).permute(0, 3, 1, 2)  # (1, D, rows, columns)

@@ -73,10 +73,17 @@ class MAEAttention(nn.Module):
         return self.mix(query, key, self.v_proj(hidden_states), **kwargs)
 
     def mix(
-        self, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output_attentions: bool = False,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Mixes values by what queries (B, Q, D) find in keys (B, N, D): (B, Q, D), weights."""
-        implementation = self.config._attn_implementation or "eager"
+        implementation = self.config._attn_implementation
+        if output_attentions or implementation is None:  # no other computes the weights
+            implementation = "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         mixed, weights = attend(
             self,
@@ -153,7 +160,8 @@ class MAELayer(GradientCheckpointingLayer):
         whole = num_queries is None and can_stand_in(norm, attention)
         # one product instead of three, and two of six in the backward pass; where the weights are
         # larger than what they are applied to, joining them costs more than that saves
-        if whole and hidden_states.shape[:-1].numel() >= hidden_states.shape[-1]:
+        batch_size, num_tokens, width = hidden_states.shape
+        if whole and batch_size * num_tokens >= width:
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             query, key, value = norm_and_project(norm, projections, hidden_states)
             return attention.mix(query, key, value, **kwargs)[0]
@@ -204,7 +212,8 @@ class MAEEmbeddings(nn.Module):
         self.initializer_range = config.initializer_range
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.patch_embeddings = MAEPatchEmbeddings(config)
-        table = torch.zeros(1, 1 + config.num_patches, config.hidden_size)  # set by init_weights
+        table = torch.zeros(1, 1 + config.num_patches, config.hidden_size)  # of the default type
+        table.copy_(sincos_position_table(config.grid_size, config.hidden_size))
         if trainable_positions:
             self.position_embeddings = nn.Parameter(table)
         else:  # a buffer, for from_pretrained makes every parameter trainable

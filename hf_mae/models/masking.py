@@ -118,13 +118,18 @@ def given_masking(bool_masked_pos: Tensor) -> Mask:
     """
     masked = bool_masked_pos.bool()
     num_patches = masked.shape[1]
-    counts = masked.sum(dim=1).tolist()
-    if len(set(counts)) > 1:
+    counts = masked.sum(dim=1)  # (B,)
+    num_masked = int(counts[0].item()) if masked.shape[0] else 0
+    if torch.compiler.is_compiling():  # what follows from numbers is checked when the graph runs
+        torch._assert_async((counts == num_masked).all(), "images have different mask counts")
+        torch._check(num_masked >= 0)
+        torch._check(num_masked < num_patches)
+    elif bool((counts != num_masked).any()):
         raise ValueError(
-            f"bool_masked_pos masks {counts} patches; every image of a batch must mask equally many"
+            f"bool_masked_pos masks {counts.tolist()} patches; every image of a batch must mask "
+            "equally many"
         )
-    num_masked = counts[0] if counts else 0
-    if num_masked == num_patches:
+    elif num_masked == num_patches:
         raise ValueError(
             f"bool_masked_pos masks all {num_patches} patches; at least one must stay visible"
         )
@@ -133,13 +138,29 @@ def given_masking(bool_masked_pos: Tensor) -> Mask:
 
 def _sort(order: Tensor, num_visible: int) -> Mask:
     """The mask whose visible patches are those with the smallest `order` (B, N)."""
+    numbers = torch.arange(order.shape[1], device=order.device).expand(order.shape)
     # stable, so that equal numbers keep the patches' natural order on every device
-    ids_shuffle = torch.argsort(order, dim=1, stable=True)
-    numbers = torch.arange(ids_shuffle.shape[1], device=order.device).expand_as(ids_shuffle)
-    # the inverse, without a second sort
-    ids_restore = torch.empty_like(ids_shuffle).scatter_(1, ids_shuffle, numbers)
+    if torch.compiler.is_exporting():  # ONNX has no stable sort
+        ids_restore = _ranks(order)
+        ids_shuffle = _inverse(ids_restore, numbers)
+    else:
+        ids_shuffle = torch.argsort(order, dim=1, stable=True)
+        ids_restore = _inverse(ids_shuffle, numbers)
     mask = (ids_restore >= num_visible).to(torch.float32)
     return Mask(ids_shuffle, ids_restore, mask, num_visible)
+
+
+def _inverse(ids: Tensor, numbers: Tensor) -> Tensor:
+    """The inverse of permutations (B, N), without a second sort."""
+    return torch.empty_like(ids).scatter_(1, ids, numbers)
+
+
+def _ranks(order: Tensor) -> Tensor:
+    """Where each of (B, N) stands among the others, by comparing every pair."""
+    mine, others = order.unsqueeze(2), order.unsqueeze(1)  # (B, N, 1) and (B, 1, N)
+    earlier = torch.ones(order.shape[1], order.shape[1], device=order.device).tril(-1).bool()
+    before = (others < mine) | ((others == mine) & earlier)  # (B, N, N)
+    return before.sum(dim=2)
 
 
 def mask_noise(num_patches: int, rng: np.random.Generator) -> Tensor:

@@ -62,9 +62,6 @@ class MAEForImageClassification(MAEPreTrainedModel):
         self.encoder_frozen = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vit.get_input_embeddings()
-
     def freeze_encoder(self) -> "MAEForImageClassification":
         """Leaves the encoder as it is from now on, and returns the model.
 

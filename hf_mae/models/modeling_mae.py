@@ -7,9 +7,11 @@ removed and 0 for one that the encoder sees.
 """
 
 import copy
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import (
+    CONFIG_NAME,
+    cached_file,
+    find_adapter_config_file,
+    is_peft_available,
+    logging,
+)
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -37,6 +46,7 @@ from .masking import choose_mask
 from .modeling_outputs import MAEForPreTrainingOutput, MAEModelOutput, MAEReconstruction
 
 
+logger = logging.get_logger(__name__)
 Model = TypeVar("Model", bound="MAEPreTrainedModel")
 
 # what from_pretrained takes and reading a configuration does too
@@ -82,7 +92,7 @@ class MAEPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             # as the linear layer that it is; torch's convolution init stays for the bias
             fan_out, fan_in = module.weight.shape[0], module.weight[0].numel()
             bound = math.sqrt(6 / (fan_in + fan_out))
@@ -100,10 +110,16 @@ class MAEPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (MAEEmbeddings, MAEDecoder)):
             module.init_weights()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base_model.embeddings.patch_embeddings = value
+
     @classmethod
     def from_pretrained(
         cls: type[Model],
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike | None,
         *model_args: Any,
         config: PreTrainedConfig | str | os.PathLike | None = None,
         **kwargs: Any,
@@ -121,20 +137,27 @@ class MAEPreTrainedModel(PreTrainedModel):
         >>> MAEModel.from_pretrained("facebook/vit-mae-base", image_size=448)  # doctest: +SKIP
         """
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        saved, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+        source = _base_of_adapter(pretrained_model_name_or_path, hub)
+        if source is None:  # weights come as state_dict, or are new
+            own = _copy_as_ours(config) if isinstance(config, PreTrainedConfig) else config
+            return super().from_pretrained(None, *model_args, config=own, **kwargs)
+        saved, _ = PreTrainedConfig.get_config_dict(source, **hub)
         native = MAEConfig.is_native(saved)
         if not native and saved.get("model_type") != "mae":
             raise ValueError(
-                f"{pretrained_model_name_or_path} holds a model of type "
-                f"{saved.get('model_type')!r}; {cls.__name__} reads 'mae' and 'vit_mae'"
+                f"{source} holds a model of type {saved.get('model_type')!r}; {cls.__name__} reads "
+                "'mae' and 'vit_mae'"
             )
         if isinstance(config, PreTrainedConfig):
             ours = _copy_as_ours(config)
         else:
-            folder = config or pretrained_model_name_or_path
-            read: Any = MAEConfig.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
+            # the type to load in is no field; "auto" and None are none that a configuration can have
+            types = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+            read: Any = MAEConfig.from_pretrained(
+                config or source, return_unused_kwargs=True, **kwargs
+            )
             ours, kwargs = read
-            kwargs.update(hub)
+            kwargs.update(hub | types)
         if native:
             kwargs.setdefault("key_mapping", VIT_MAE_RENAMES)
         wanted_size = ours.image_size
@@ -163,6 +186,21 @@ class MAEPreTrainedModel(PreTrainedModel):
             if isinstance(module, (MAEEmbeddings, MAEDecoder)):
                 module.resize_positions(config.grid_size)
         self.config.image_size = config.image_size
+
+
+def _base_of_adapter(
+    model_name_or_path: str | os.PathLike | None, hub: Mapping[str, Any]
+) -> str | os.PathLike | None:
+    """The model that an adapter's folder or repository names; what holds a model is itself."""
+    if model_name_or_path is None or not is_peft_available():
+        return model_name_or_path
+    path = str(model_name_or_path)
+    if cached_file(path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub):
+        return model_name_or_path
+    adapter = find_adapter_config_file(path, **hub)
+    if adapter is None:
+        return model_name_or_path
+    return json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def _copy_as_ours(config: PreTrainedConfig) -> MAEConfig:
@@ -211,9 +249,6 @@ class MAEModel(MAEPreTrainedModel):
         self.layernorm = norm if config.final_norm else nn.Identity()
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.patch_embeddings
-
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
@@ -246,7 +281,8 @@ class MAEModel(MAEPreTrainedModel):
             ValueError: wrong size, channels, dtype or mask.
         """
         self._check_images(pixel_values, interpolate_pos_encoding)
-        self._check_attentions(kwargs)
+        if self._wants_attentions(kwargs):
+            kwargs["output_attentions"] = True
         grid_size = self._grid_size(pixel_values)
         mask = choose_mask(
             shape=(pixel_values.shape[0], math.prod(grid_size)),  # (B, N)
@@ -305,14 +341,19 @@ class MAEModel(MAEPreTrainedModel):
                 f"{wanted[0]} x {wanted[1]}; resize them, or pass interpolate_pos_encoding=True"
             )
 
-    def _check_attentions(self, kwargs: Mapping[str, Any]) -> None:
-        asked = kwargs.get("output_attentions", getattr(self.config, "output_attentions", False))
-        if asked and self.config._attn_implementation != "eager":
-            raise ValueError(
-                "attention weights were asked for and attn_implementation is "
-                f"{self.config._attn_implementation!r}, which doesn't compute them; load the model "
-                "with attn_implementation='eager'"
+    def _wants_attentions(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether attention weights are asked for, which only one implementation computes."""
+        asked = kwargs.get("output_attentions")
+        if asked is None:
+            asked = getattr(self.config, "output_attentions", False)
+        implementation = self.config._attn_implementation
+        if asked and implementation not in (None, "eager"):
+            logger.warning_once(
+                f"attention weights were asked for, which {implementation!r} doesn't compute: it is "
+                "'eager' for such calls; load the model with attn_implementation='eager' to have "
+                "it so from the start"
             )
+        return bool(asked)
 
 
 class MAEForPreTraining(MAEPreTrainedModel):
@@ -336,9 +377,6 @@ class MAEForPreTraining(MAEPreTrainedModel):
         self.vit = MAEModel(config)
         self.decoder = MAEDecoder(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vit.get_input_embeddings()
 
     @can_return_tuple
     def forward(
@@ -390,23 +428,27 @@ class MAEForPreTraining(MAEPreTrainedModel):
             )
         grid_size = self.vit._grid_size(pixel_values)
         pred = self.decoder(latent, ids_shuffle, grid_size, masked_only=not return_logits)
-        outputs = MAEForPreTrainingOutput(
+        loss = logits = target = losses = None
+        if return_logits:
+            logits = gather_tokens(pred, encoded.ids_restore)  # natural order
+            if return_loss:
+                target = self._target(pixel_values)
+                losses = masked_losses(logits, target, encoded.mask)
+                loss = losses.mean()
+        elif return_loss:
+            # the same, for the mean: all images have equally many patches where the mask is 1
+            removed = self._target(pixel_values, ids_shuffle[:, num_visible:])
+            loss = F.mse_loss(pred.float(), removed)
+        return MAEForPreTrainingOutput(
+            loss=loss,
+            logits=logits,
             mask=encoded.mask,
             ids_restore=encoded.ids_restore,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
+            losses=losses,
+            target=target,
         )
-        if return_logits:
-            logits = outputs.logits = gather_tokens(pred, encoded.ids_restore)  # natural order
-            if return_loss:
-                target = outputs.target = self._target(pixel_values)
-                losses = outputs.losses = masked_losses(logits, target, encoded.mask)
-                outputs.loss = losses.mean()
-        elif return_loss:
-            # the same, for the mean: all images have equally many patches where the mask is 1
-            target = self._target(pixel_values, ids_shuffle[:, num_visible:])
-            outputs.loss = F.mse_loss(pred.float(), target)
-        return outputs
 
     def _target(self, pixel_values: Tensor, ids: Tensor | None = None) -> Tensor:
         """What to predict, for every patch or those of `ids` (B, M): (B, N or M, p * q * C)."""

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import timm
 import torch
-from helpers import GOLDEN, run_script, script_error
+from helpers import GOLDEN, TINY, run_script, script_error
 from tiny_models import HEADS, upstream_tensors
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEModel
@@ -33,7 +33,7 @@ def test_every_size_at_full_scale(path):
         if (model.image_size == 448) == path.stem.endswith("448px")
     ]
     tensors = upstream_tensors(path)
-    conversion = convert(tensors)
+    conversion = convert(tensors, image_size=ZOO[names[0]].image_size)
     model = conversion.model
     assert conversion.num_source_tensors == len(tensors)
     assert sum(t.numel() for t in model.state_dict().values()) == sum(
@@ -144,10 +144,45 @@ def test_timm(pool):
     ).eval()
     for parameter in theirs.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.02)
-    conversion = convert(theirs.state_dict())
+    conversion = convert(theirs.state_dict(), image_size=64)
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(conversion.model(images).logits, theirs(images), rtol=0, atol=1e-5)
     assert conversion.model.config.num_attention_heads == 6
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "channels"),
+    [((64, 32), 8, 3), ((32, 512), 16, 3), ((1024, 128), 16, 1)],
+)
+@torch.no_grad()
+def test_rectangular_models_of_timm(image_size, patch_size, channels):
+    """Of 8 x 32 patches, which could be 16 x 16, and of spectrograms, among them."""
+    torch.manual_seed(0)
+    options = {"img_size": image_size, "patch_size": patch_size, "in_chans": channels}
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **options).eval()
+    images = torch.randn(2, channels, *image_size)
+    expected = theirs.forward_features(images)
+    for wrong in ({}, {"image_size": (image_size[0] * 2, image_size[1])}):
+        with pytest.raises(ValueError, match="the position table has"):
+            convert(theirs.state_dict(), **wrong)
+    model = convert(theirs.state_dict(), image_size=image_size).model
+    torch.testing.assert_close(model(images).last_hidden_state, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.1])
+@torch.no_grad()
+def test_sincos_positions_tell_the_grid(moved):
+    """Those of a pre-training, and of fine-tuning that moved them by a tenth."""
+    torch.manual_seed(0)
+    fields = {**TINY, "image_size": (64, 256), "hidden_size": 192}
+    model = MAEForPreTraining(MAEConfig(**fields)).eval()
+    table = model.vit.embeddings.position_embeddings
+    table[:, 1:] += moved * torch.randn_like(table[:, 1:]) * table[:, 1:].std()
+    heads = {name: count for name, count in HEADS.items() if name != "image_size"}
+    again = convert(model.state_dict(), **heads, layer_norm_eps=1e-6).model
+    assert again.config.grid_size == (8, 32)
+    images, noise = torch.randn(1, 3, 64, 256), torch.rand(1, 256)
+    assert torch.equal(again(images, noise=noise).logits, model(images, noise=noise).logits)
 
 
 @torch.no_grad()
@@ -173,12 +208,12 @@ def test_the_authors_linear_probe(golden):
 def test_what_no_tensor_tells():
     tensors, extras = read_checkpoint(GOLDEN / "mmpretrain_mae.pth")
     with pytest.raises(ValueError, match="num_attention_heads is 0; .*give --num_attention_heads"):
-        convert(tensors, extras)
+        convert(tensors, extras, image_size=32)
     with pytest.raises(
         ValueError,
         match="48; it must be a multiple of num_attention_heads, which is 5.*give --num_att",
     ):
-        convert(tensors, extras, num_attention_heads=5)
+        convert(tensors, extras, num_attention_heads=5, image_size=32)
     assert any(
         "norm_pix_loss is taken to be true" in note
         for note in convert(tensors, extras, **HEADS).notes
@@ -197,15 +232,19 @@ def test_class_names_of_mmengine():
     names = [f"kind {i}" for i in range(10)]
     extras["meta"]["dataset_meta"] = {"classes": tuple(names)}
     assert (
-        list(convert(tensors, extras, num_attention_heads=3).model.config.id2label.values())
+        list(
+            convert(
+                tensors, extras, num_attention_heads=3, image_size=32
+            ).model.config.id2label.values()
+        )
         == names
     )
     extras["meta"]["dataset_meta"] = {"classes": [*names[:8], "crane", "crane"]}
-    unique = convert(tensors, extras, num_attention_heads=3).model.config
+    unique = convert(tensors, extras, num_attention_heads=3, image_size=32).model.config
     assert list(unique.id2label.values()) == [*names[:8], "crane (8)", "crane (9)"]
     assert unique.label2id["crane (9)"] == 9
     extras["meta"]["dataset_meta"] = {"classes": names[:9]}
-    conversion = convert(tensors, extras, num_attention_heads=3)
+    conversion = convert(tensors, extras, num_attention_heads=3, image_size=32)
     assert conversion.model.config.id2label[0] == "LABEL_0"
     assert any(
         "the 9 class names in the file or beside it are left out" in note
@@ -213,7 +252,10 @@ def test_class_names_of_mmengine():
     )
     for nothing in (None, 3, {}, {"classes": None}):
         extras["meta"]["dataset_meta"] = nothing
-        assert convert(tensors, extras, num_attention_heads=3).model.config.id2label[0] == "LABEL_0"
+        assert (
+            convert(tensors, extras, num_attention_heads=3, image_size=32).model.config.id2label[0]
+            == "LABEL_0"
+        )
 
 
 @pytest.mark.parametrize(
@@ -315,13 +357,15 @@ def test_timms_poolings_cannot_be_told_apart():
     theirs = timm.create_model("vit_small_patch16_224", num_classes=7, img_size=32)
     assert any(
         "the head is taken to be on the class token" in note
-        for note in convert(theirs.state_dict()).notes
+        for note in convert(theirs.state_dict(), image_size=32).notes
     )
 
 
 def test_half_precision_becomes_single():
     tensors, extras = read_checkpoint(GOLDEN / "mmpretrain_finetune.pth")
-    model = convert({k: t.half() for k, t in tensors.items()}, extras, num_attention_heads=3).model
+    model = convert(
+        {k: t.half() for k, t in tensors.items()}, extras, num_attention_heads=3, image_size=32
+    ).model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -331,6 +375,7 @@ def test_script(tmp_path):
     flags = [
         "--num_attention_heads=3",
         "--decoder_num_attention_heads=4",
+        "--image_size=32",
         f"--output_dir={tmp_path / 'mae'}",
     ]
     printed = run_script(
@@ -420,6 +465,7 @@ def test_huge_fits_in_memory(tmp_path):
     run_script(
         "convert_checkpoint.py",
         f"--checkpoint={tmp_path / 'huge.pth'}",
+        "--image_size=224",
         f"--output_dir={tmp_path / 'out'}",
     )
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

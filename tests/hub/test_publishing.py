@@ -40,7 +40,7 @@ def test_held_out_images_are_shown_on_request_only(tmp_path):
 
 def converted(name, **fields):
     path = GOLDEN / f"{name}.pth"
-    conversion = convert(*read_checkpoint(path), num_attention_heads=3, **fields)
+    conversion = convert(*read_checkpoint(path), num_attention_heads=3, image_size=32, **fields)
     return conversion, provenance(conversion, path, None)
 
 

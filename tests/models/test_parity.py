@@ -14,6 +14,7 @@ def converted(name):
         *read_checkpoint(GOLDEN / f"{name}.pth"),
         num_attention_heads=3,
         decoder_num_attention_heads=4,
+        image_size=64 if name.endswith("large_grid") else 32,
     ).model
 
 
