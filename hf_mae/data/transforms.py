@@ -200,7 +200,7 @@ class CenterCropTransform:
         processor = self.processor
         pixels = torch.from_numpy(whole_pixels(image)).permute(2, 0, 1)  # (C, H, W)
         size, crop_size = SizeDict(**dict(processor.size)), SizeDict(**dict(processor.crop_size))
-        pixels = processor.resize(pixels, size, resample=processor.resample)
+        pixels = processor.resize_for_crop(pixels, size, crop_size, processor.resample)
         return {"images": processor.center_crop(pixels, crop_size)}
 
 
