@@ -53,7 +53,8 @@ def main() -> None:
         images = load_labelled_images(data_args, args)
         class_names = readable_names(images["train"].features["label"].names)
         model = model_args.build_model(class_names)
-        trainer = build_trainer(model, images, data_args, args)
+        processor = model_args.build_processor(model.config)
+        trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         about_model = describe_classifier(model, model_args)
         print_plan("Fine-tuning a classifier", about_model, trainer, data_args, checkpoint)
@@ -72,6 +73,7 @@ def main() -> None:
 
 def build_trainer(
     model: MAEForImageClassification,
+    processor: MAEImageProcessor,
     images: DatasetDict,
     data_args: DataArguments,
     args: FineTuningArguments,
@@ -82,17 +84,18 @@ def build_trainer(
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
     }
-    transform = FineTuningTransform(config, args.auto_augment, args.random_erasing)
+    transform = FineTuningTransform(config, args.auto_augment, args.random_erasing, processor)
     train_dataset = ImageSamples(images["train"], transform, **options)
     eval_dataset = None
     if "validation" in images:
-        eval_dataset = ImageSamples(images["validation"], CenterCropTransform(config), **options)
+        center_crop = CenterCropTransform(config, processor)
+        eval_dataset = ImageSamples(images["validation"], center_crop, **options)
     return FineTuningTrainer(
         model,
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        processing_class=MAEImageProcessor.from_model_config(config),
+        processing_class=processor,
     )
 
 

@@ -200,7 +200,8 @@ def _own_channels(image: Image.Image) -> int:
 def _find_channels(array: Any, num_channels: int | None) -> ChannelDimension:
     """Finds where an array or tensor (…3 sides) has its channels; the wanted number goes first."""
     if array.ndim == 3:
-        for numbers in ((num_channels,), tuple(_PIL_MODES)):
+        own: tuple[Any, ...] = (num_channels,)
+        for numbers in (own, tuple(_PIL_MODES)):
             if array.shape[0] in numbers or array.shape[2] in numbers:
                 return infer_channel_dimension_format(array, num_channels=numbers)
     wanted = "channels" if num_channels is None else num_channels
@@ -405,12 +406,12 @@ class _MAEDefaults(_Backend):
                 image = image.float().numpy() if image.is_floating_point() else image.numpy()
             is_fraction = np.issubdtype(image.dtype, np.floating) and _white(image) == 1
             pixels = array_to_pixels(image, wanted, input_data_format)
-        if options.get("do_normalize") and isinstance(means, Sequence):
-            if pixels.shape[2] != len(means):
-                raise ValueError(
-                    f"the image has {pixels.shape[2]} channels and image_mean {len(means)}; give "
-                    "image_mean and image_std one value a channel"
-                )
+        is_normalised = options.get("do_normalize") and isinstance(means, Sequence)
+        if is_normalised and pixels.shape[2] != num_channels:
+            raise ValueError(
+                f"the image has {pixels.shape[2]} channels and image_mean {num_channels}; give "
+                "image_mean and image_std one value a channel"
+            )
         if is_fraction and options.get("do_rescale") is False:
             pixels = pixels / np.float32(255)
         return super().process_image(
@@ -488,7 +489,8 @@ class MAEImageProcessorPil(_MAEDefaults, PilBackend):
         sides = zip((size.height, size.width), image.shape[-2:])
         missing = [max(0, wanted - side) for wanted, side in sides]
         margins = [(pixels // 2, pixels - pixels // 2) for pixels in missing]
-        return super().center_crop(np.pad(image, [(0, 0), *margins]), size, **kwargs)
+        padded: Pixels = np.pad(image, [(0, 0), *margins])
+        return super().center_crop(padded, size, **kwargs)
 
 
 if is_torchvision_available():
