@@ -213,9 +213,10 @@ class CenterCropTransform:
         # the two steps alone: all that a processor does around them takes longer than a small image
         processor = self.processor
         pixels = torch.from_numpy(whole_pixels(image)).permute(2, 0, 1)  # (C, H, W)
-        size, crop_size = SizeDict(**dict(processor.size)), SizeDict(**dict(processor.crop_size))
+        size = SizeDict(**dict(processor.size))
         if not processor.do_center_crop:
             return {"images": processor.resize(pixels, size, resample=processor.resample)}
+        crop_size = SizeDict(**dict(processor.crop_size))
         if processor.do_resize:
             pixels = processor.resize_for_crop(pixels, size, crop_size, processor.resample)
         return {"images": processor.center_crop(pixels, crop_size)}

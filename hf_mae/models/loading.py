@@ -201,7 +201,15 @@ def _load_as_ours(model_name_or_path: str | Path) -> MAEImageProcessor:
     kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
     if kind in (None, "MAEImageProcessor"):
         return MAEImageProcessor.from_pretrained(model_name_or_path)
-    native: Any = AutoImageProcessor.from_pretrained(model_name_or_path)
+    try:
+        native: Any = AutoImageProcessor.from_pretrained(
+            model_name_or_path, trust_remote_code=False
+        )
+    except ValueError as error:  # which lists all that there are
+        raise ValueError(
+            f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is of a {kind}, which transformers "
+            "doesn't have, or damaged"
+        ) from error
     options = {name: getattr(native, name, None) for name in _PROCESSOR_FIELDS}
     for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         options[name] = bool(options[name])  # None would be our default, which is true
