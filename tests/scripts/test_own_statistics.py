@@ -1,6 +1,7 @@
 """A base model's own mean, deviation, size and resampling, from its folder to the run's."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_flags_go_first_and_nothing_is_imagenets(bases, photo_folder, tmp_path):
     assert "ImageNet" not in stdout
     assert "resized to" not in stdout
     assert saved(tmp_path / "plain")["image_mean"] == channel_statistics(3)[0]
+
+
+def test_a_run_is_not_resumed_with_others(bases, photo_folder, tmp_path):
+    flags = ["--max_steps=2", "--save_strategy=steps", "--save_steps=1"]
+    train("run_mae.py", photo_folder, bases / "bare", tmp_path, *flags)
+    arguments = [*FLAGS, *flags, f"--train_dir={photo_folder}", f"--output_dir={tmp_path}"]
+    arguments += ["--resume_from_checkpoint", tmp_path / "checkpoint-1"]
+    message = script_error("run_mae.py", f"--model_name_or_path={bases / 'own'}", *arguments)
+    assert re.search(r"image_mean is \[0.1, 0.2, 0.3\] and was \[0.485, .* to be resumed", message)
+    run_script("run_mae.py", f"--model_name_or_path={bases / 'bare'}", *arguments)
 
 
 def test_the_statistics_reach_the_model(bases, photo_folder, tmp_path):
