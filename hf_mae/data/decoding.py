@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
-from ..models.image_processing_mae import array_to_pixels, exif_orientation, image_to_array
+from ..models.pictures import array_to_pixels, exif_orientation, image_to_array
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or

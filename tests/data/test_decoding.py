@@ -23,7 +23,7 @@ from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.transforms import MaskedEvaluationTransform, PretrainingTransform
 from hf_mae.errors import DECODE_ERRORS, ImageDecodeError
-from hf_mae.models.image_processing_mae import image_to_array
+from hf_mae.models.pictures import image_to_array
 
 
 def pil(data, channels):
