@@ -125,7 +125,7 @@ def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:
     rows = {}
     statistics = (list(processor.image_mean), list(processor.image_std))
     if statistics != (list(default.image_mean), list(default.image_std)):
-        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in statistics)
+        mean, std = (_list_numbers(values) for values in statistics)
         rows["pixels"] = f"mean {mean}, standard deviation {std}, which are not ImageNet's"
     names = ("do_resize", "size", "resample", "do_center_crop")
     if any(getattr(processor, name) != getattr(default, name) for name in names):
@@ -135,6 +135,10 @@ def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:
         filter_name = PILImageResampling(processor.resample).name.lower()
         rows["sizes"] = f"held-out images are {resized} ({filter_name}), then {cropped}"
     return rows
+
+
+def _list_numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _describe_batch(args: ImageTrainingArguments) -> str:
