@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .data.transforms import ProcessorTransform
-from .models.image_processing_mae import image_to_array
 from .models.loading import num_channels
+from .models.pictures import image_to_array
 from .models.problem_types import answer_scores
 
 

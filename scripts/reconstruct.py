@@ -7,11 +7,12 @@ The exit status is 1 if an image could not be read; the others are drawn all the
 
 import argparse
 import sys
+from typing import cast
 
 import torch
 from PIL import Image
 
-from hf_mae import MAEImageProcessor
+from hf_mae import MAEConfig, MAEImageProcessor, load_processor
 from hf_mae.errors import DECODE_ERRORS, reported_as
 from hf_mae.models.loading import load_pretraining_model
 from hf_mae.models.masking import seeded_noise
@@ -22,8 +23,8 @@ def main() -> None:
     args = parse_arguments()
     with reported_as("reconstruct.py"):
         model = load_pretraining_model(args.model_name_or_path)
-    # the crop that the model was trained on, whatever a processor beside it does
-    processor = MAEImageProcessor.from_model_config(model.config)
+        loaded = load_processor(args.model_name_or_path, cast(MAEConfig, model.config))
+        processor = cast(MAEImageProcessor, loaded)
 
     images, failed = [], False
     for name in args.images:

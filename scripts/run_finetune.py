@@ -54,7 +54,8 @@ def main() -> None:
         images = load_labelled_images(data_args, args)
         problem_type, class_names = data_args.describe_labels(images)
         model = model_args.build_model(class_names, problem_type)
-        trainer = build_trainer(model, images, data_args, args)
+        processor = model_args.build_processor(model.config)
+        trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         about_model = describe_classifier(model, model_args)
         print_plan("Fine-tuning a classifier", about_model, trainer, data_args, checkpoint)
@@ -74,6 +75,7 @@ def main() -> None:
 
 def build_trainer(
     model: MAEForImageClassification,
+    processor: MAEImageProcessor,
     images: DatasetDict,
     data_args: DataArguments,
     args: FineTuningArguments,
@@ -84,17 +86,18 @@ def build_trainer(
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
     }
-    transform = FineTuningTransform(config, args.auto_augment, args.random_erasing)
+    transform = FineTuningTransform(config, args.auto_augment, args.random_erasing, processor)
     train_dataset = ImageSamples(images["train"], transform, **options)
     eval_dataset = None
     if "validation" in images:
-        eval_dataset = ImageSamples(images["validation"], CenterCropTransform(config), **options)
+        center_crop = CenterCropTransform(config, processor)
+        eval_dataset = ImageSamples(images["validation"], center_crop, **options)
     return FineTuningTrainer(
         model,
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        processing_class=MAEImageProcessor.from_model_config(config),
+        processing_class=processor,
     )
 
 

@@ -56,7 +56,8 @@ def main() -> None:
         images = load_labelled_images(data_args, args)
         problem_type, class_names = data_args.describe_labels(images)
         model = model_args.build_model(class_names, problem_type)
-        trainer = build_trainer(model, images, data_args, args)
+        processor = model_args.build_processor(model.config)
+        trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         about_model = describe_classifier(model, model_args)
         print_plan("Probing a frozen encoder", about_model, trainer, data_args, checkpoint)
@@ -77,6 +78,7 @@ def main() -> None:
 
 def build_trainer(
     model: MAEForImageClassification,
+    processor: MAEImageProcessor,
     images: DatasetDict,
     data_args: DataArguments,
     args: LinearProbeArguments,
@@ -87,8 +89,8 @@ def build_trainer(
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
     }
-    center_crop = CenterCropTransform(config)
-    transform = center_crop if args.cache_features else LinearProbeTransform(config)
+    center_crop = CenterCropTransform(config, processor)
+    transform = center_crop if args.cache_features else LinearProbeTransform(config, processor)
     train_dataset = ImageSamples(images["train"], transform, **options)
     eval_dataset = None
     if "validation" in images:
@@ -98,7 +100,7 @@ def build_trainer(
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        processing_class=MAEImageProcessor.from_model_config(config),
+        processing_class=processor,
     )
 
 

@@ -52,7 +52,8 @@ def main() -> None:
         set_seed(args.seed)
         images = open_stream(data_args, args) if data_args.streaming else load(data_args, args)
         model = model_args.build_model()
-        trainer = build_trainer(model, images, data_args, args)
+        processor = model_args.build_processor(model.config)
+        trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         title = "Pre-training a masked autoencoder"
         print_plan(title, describe(model), trainer, data_args, checkpoint)
@@ -111,6 +112,7 @@ def open_stream(data_args: StreamArguments, args: MAETrainingArguments) -> Image
 
 def build_trainer(
     model: MAEForPreTraining,
+    processor: MAEImageProcessor,
     images: Images,
     data_args: StreamArguments,
     args: MAETrainingArguments,
@@ -122,12 +124,13 @@ def build_trainer(
         "on_bad_image": data_args.on_bad_image,
     }
     of_training = {**common, "crops_per_image": args.crops_per_image}
+    transform = PretrainingTransform(config, processor)
     if isinstance(images.train, Dataset):
-        train_dataset = ImageSamples(images.train, PretrainingTransform(config), **of_training)
+        train_dataset = ImageSamples(images.train, transform, **of_training)
     else:
         train_dataset = ImageStream(
             images.train,
-            PretrainingTransform(config),
+            transform,
             epoch_samples=images.epoch_samples,
             shuffle_buffer=data_args.shuffle_buffer,
             **of_training,
@@ -136,16 +139,17 @@ def build_trainer(
     if images.held_out is None:
         args.eval_strategy = "no"
     else:
-        transform = MaskedEvaluationTransform(config)
-        eval_dataset = ImageSamples(images.held_out, transform, **common)
+        masked_crop = MaskedEvaluationTransform(config, processor)
+        eval_dataset = ImageSamples(images.held_out, masked_crop, **common)
     if images.knn_bank is not None:
-        knn_bank = ImageSamples(images.knn_bank, CenterCropTransform(config), **common)
+        center_crop = CenterCropTransform(config, processor)
+        knn_bank = ImageSamples(images.knn_bank, center_crop, **common)
     return MAETrainer(
         model,
         args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        processing_class=MAEImageProcessor.from_model_config(config),
+        processing_class=processor,
         knn_bank=knn_bank,
     )
 

@@ -299,8 +299,8 @@ def _compare_processors(
 ) -> None:
     """Raises ValueError unless both make the same of a picture of one colour.
 
-    Such a picture stays the same however it is resized and cropped: transformers' resizing isn't
-    the same in all its versions, and its crop lies one pixel off ours where the margin is odd.
+    Such a picture stays the same however it is resized: that isn't the same in all versions of
+    transformers.
     """
     size = dict(processor.size)
     height = size.get("height") or size["shortest_edge"]

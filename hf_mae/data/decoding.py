@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
-from ..models.image_processing_mae import exif_orientation, image_to_array
+from ..models.pictures import array_to_pixels, exif_orientation, image_to_array
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or
@@ -157,7 +157,7 @@ def open_image(value: Any, num_channels: int) -> DecodedImage:
 
     Args:
         value: {"bytes": …, "path": …} of a file in any format that PIL reads, or an array (H, W, C)
-            of whole numbers from 0 to 255.
+            or (C, H, W) of values as `array_to_pixels` takes them.
         num_channels: C.
 
     Returns:
@@ -173,7 +173,7 @@ def open_image(value: Any, num_channels: int) -> DecodedImage:
     """
     with _as_decode_error():
         if not isinstance(value, dict):
-            return _checked_array(np.asarray(value), num_channels)
+            return array_to_pixels(np.asarray(value), num_channels)
         data, path = value.get("bytes"), value.get("path")
         if data is None:
             data = _read(path)
@@ -217,17 +217,6 @@ def _read(path: str | None) -> bytes:
         return Path(path).read_bytes()
     with fsspec.open(path, "rb") as file:
         return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of several files)
-
-
-def _checked_array(array: np.ndarray, num_channels: int) -> np.ndarray:
-    is_image = array.ndim == 3 and array.shape[2] == num_channels and array.size > 0
-    is_whole = np.issubdtype(array.dtype, np.integer)
-    if not is_image or not is_whole or array.min() < 0 or array.max() > 255:
-        raise ValueError(
-            f"array of shape {array.shape} and {array.dtype}; expected (height, width, "
-            f"{num_channels}), whole numbers from 0 to 255"
-        )
-    return array.astype(np.uint8)
 
 
 def _as_picture(pixels: np.ndarray) -> Image.Image:

@@ -211,6 +211,7 @@ class ImageSamples(Samples):
         self.on_bad_image = on_bad_image
         self.crops_per_image = crops_per_image
         self.schedule: ResolutionSchedule | None = None
+        self._dtype = _array_dtype(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -298,7 +299,10 @@ class ImageSamples(Samples):
         Raises:
             ImageDecodeError: it can't be decoded.
         """
-        image = open_image(row["image"], self.num_channels)
+        value = row["image"]
+        if not isinstance(value, dict):  # an array, which comes as lists
+            value = np.asarray(value, self._dtype)
+        image = open_image(value, self.num_channels)
         reducible = isinstance(image, Jpeg) and image.is_large
         if self.crops_per_image > 1 and not reducible:
             image = whole_pixels(image)  # decoded once
@@ -315,6 +319,15 @@ class ImageSamples(Samples):
                 sample = {**sample, "labels": labels}
             samples.append(sample)
         return samples
+
+
+def _array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | None:
+    """The type of the numbers in a column of arrays, which says how deep they are."""
+    feature: Any = (dataset.features or {}).get("image")
+    while hasattr(feature, "feature"):  # lists of lists
+        feature = feature.feature
+    is_file = feature is None or isinstance(feature, datasets.Image)
+    return None if is_file else feature.dtype
 
 
 def _path_of(row: dict) -> str:

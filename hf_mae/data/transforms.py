@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as TF
-from transformers.image_utils import SizeDict
+from transformers.image_utils import PILImageResampling, SizeDict
 
 from ..models.configuration_mae import MAEConfig
-from ..models.image_processing_mae import MAEImageProcessor, channel_statistics
+from ..models.image_processing_mae import MAEImageProcessor
 from ..models.masking import mask_noise
 from .augmentation import augment_pixels, choose_erasing, global_generators, make_rand_augment
 from .decoding import Box, DecodedImage, crop_pixels, whole_pixels
@@ -63,26 +62,36 @@ def random_crop_box(
 class RandomCropFlip:
     """Image → uint8 (C, h, w) of the model's size: random resized crop and flip.
 
-    It is resized bicubic and antialiased. For rectangular models the crop's aspect ratios lie about
-    the model's own.
+    It is resized as the image processor does it, by default bicubic, and antialiased. For
+    rectangular models the crop's aspect ratios lie about the model's own.
 
     Args:
         config: `MAEConfig`, for the size.
         scale: Share of the image's area.
+        processor: The model's image processor; by default the one of its configuration.
     """
 
-    def __init__(self, config: MAEConfig, scale: tuple[float, float]):
+    def __init__(
+        self,
+        config: MAEConfig,
+        scale: tuple[float, float],
+        processor: MAEImageProcessor | None = None,
+    ):
         self.image_hw = config.image_hw
         self.scale = scale
+        self.processor = processor or MAEImageProcessor.from_model_config(config)
+        self._size = SizeDict(height=self.image_hw[0], width=self.image_hw[1])
         aspect = self.image_hw[1] / self.image_hw[0]
         self.ratio = (3 / 4 * aspect, 4 / 3 * aspect)
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> torch.Tensor:
         height, width, _ = image.shape
         box = random_crop_box(height, width, rng, self.scale, self.ratio)
-        pixels = torch.from_numpy(crop_pixels(image, box, self.image_hw)).permute(2, 0, 1)
-        size = list(self.image_hw)
-        pixels = TF.resize(pixels, size, TF.InterpolationMode.BICUBIC, antialias=True)  # (C, h, w)
+        resample = self.processor.resample
+        # a large photograph is decoded at reduced scale and then resized with it: bicubic
+        target = self.image_hw if resample == PILImageResampling.BICUBIC else None
+        pixels = torch.from_numpy(crop_pixels(image, box, target)).permute(2, 0, 1)
+        pixels = self.processor.resize(pixels, self._size, resample=resample)  # (C, h, w)
         if rng.random() < 0.5:
             pixels = pixels.flip(-1)
         return pixels
@@ -95,11 +104,12 @@ class PretrainingTransform:
 
     Args:
         config: `MAEConfig`, for the size of images and patches.
+        processor: The model's image processor; by default the one of its configuration.
     """
 
-    def __init__(self, config: MAEConfig):
+    def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
         self.config = config
-        self.crop = RandomCropFlip(config, scale=(0.2, 1.0))
+        self.crop = RandomCropFlip(config, (0.2, 1.0), processor)
         self.num_patches = config.num_patches
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
@@ -113,7 +123,7 @@ class PretrainingTransform:
         """
         other = copy.copy(self)
         other.config = self.config.changed(image_size=pixels)
-        other.crop = RandomCropFlip(other.config, self.crop.scale)
+        other.crop = RandomCropFlip(other.config, self.crop.scale, self.crop.processor)
         other.num_patches = other.config.num_patches
         return other
 
@@ -125,10 +135,11 @@ class LinearProbeTransform:
 
     Args:
         config: `MAEConfig`, for the size.
+        processor: The model's image processor; by default the one of its configuration.
     """
 
-    def __init__(self, config: MAEConfig):
-        self.crop = RandomCropFlip(config, scale=(0.08, 1.0))
+    def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
+        self.crop = RandomCropFlip(config, (0.08, 1.0), processor)
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
         return {"images": self.crop(image, rng)}
@@ -148,6 +159,7 @@ class FineTuningTransform:
         config: `MAEConfig`, for size, channels and layers.
         auto_augment: timm's name of a policy, or "none".
         random_erasing: Probability that a box is replaced by noise.
+        processor: The model's image processor; by default the one of its configuration.
 
     Raises:
         ValueError: there is no such policy, or the images have channels that it isn't made for.
@@ -158,11 +170,12 @@ class FineTuningTransform:
         config: MAEConfig,
         auto_augment: str = "rand-m9-mstd0.5-inc1",
         random_erasing: float = 0.25,
+        processor: MAEImageProcessor | None = None,
     ):
-        self.crop = RandomCropFlip(config, scale=(0.08, 1.0))
+        self.crop = RandomCropFlip(config, (0.08, 1.0), processor)
         self.augment = None
         if auto_augment != "none":
-            mean, _ = channel_statistics(config.num_channels)
+            mean = self.crop.processor.image_mean
             self.augment = make_rand_augment(auto_augment, config.image_hw, mean)
         self.random_erasing = random_erasing
         self.num_layers = config.num_hidden_layers
@@ -190,17 +203,22 @@ class CenterCropTransform:
 
     Args:
         config: `MAEConfig`, for size and channels.
+        processor: The model's image processor; by default the one of its configuration.
     """
 
-    def __init__(self, config: MAEConfig):
-        self.processor = MAEImageProcessor.from_model_config(config)
+    def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
+        self.processor = processor or MAEImageProcessor.from_model_config(config)
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
         # the two steps alone: all that a processor does around them takes longer than a small image
         processor = self.processor
         pixels = torch.from_numpy(whole_pixels(image)).permute(2, 0, 1)  # (C, H, W)
-        size, crop_size = SizeDict(**dict(processor.size)), SizeDict(**dict(processor.crop_size))
-        pixels = processor.resize(pixels, size, resample=processor.resample)
+        size = SizeDict(**dict(processor.size))
+        if not processor.do_center_crop:
+            return {"images": processor.resize(pixels, size, resample=processor.resample)}
+        crop_size = SizeDict(**dict(processor.crop_size))
+        if processor.do_resize:
+            pixels = processor.resize_for_crop(pixels, size, crop_size, processor.resample)
         return {"images": processor.center_crop(pixels, crop_size)}
 
 
@@ -211,10 +229,11 @@ class MaskedEvaluationTransform(CenterCropTransform):
 
     Args:
         config: `MAEConfig`, for size, patches and channels.
+        processor: The model's image processor; by default the one of its configuration.
     """
 
-    def __init__(self, config: MAEConfig):
-        super().__init__(config)
+    def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
+        super().__init__(config, processor)
         self.num_patches = config.num_patches
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:

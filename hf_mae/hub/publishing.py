@@ -21,9 +21,9 @@ from ..conversion.provenance import output_checksum, same_checksum
 from ..conversion.to_transformers import export
 from ..conversion.zoo import PublishedModel, published_model
 from ..errors import NETWORK_ERRORS
-from ..models.image_processing_mae import image_to_array
 from ..models.loading import load_model
 from ..models.modeling_mae import MAEPreTrainedModel
+from ..models.pictures import image_to_array
 from ..output_folder import (
     CARD_FILE,
     FACTS_FILE,

@@ -40,6 +40,20 @@ _OUR_CLASSES: dict[str, type[MAEPreTrainedModel]] = {
     "ViTModel": MAEModel,
 }
 
+# what our image processor takes over from another
+_PROCESSOR_FIELDS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
 
 def load_model(
     model_name_or_path: str | Path,
@@ -158,21 +172,48 @@ def load_processor(
 
     Args:
         model_name_or_path: Folder or Hub id.
-        config: Of a model of ours: then the processor is ours too, and need not have a file.
+        config: Of a model of ours: then the processor is ours too, with what the folder's own says
+            and for the model's image size, and need not have a file.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or not for this model.
         OSError: there is none.
     """
     if config is not None and not _has_file(model_name_or_path, IMAGE_PROCESSOR_NAME):
         return MAEImageProcessor.from_model_config(config)
-    processor_class = AutoImageProcessor if config is None else MAEImageProcessor
     try:
-        return cast(BaseImageProcessor, processor_class.from_pretrained(model_name_or_path))
+        if config is None:
+            return cast(BaseImageProcessor, AutoImageProcessor.from_pretrained(model_name_or_path))
+        processor = _load_as_ours(model_name_or_path)
     except (AttributeError, TypeError, LookupError) as error:
         raise ValueError(
             f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is damaged: {error}"
         ) from error
+    try:
+        return processor.fitted_to(config)
+    except ValueError as error:
+        raise ValueError(f"{model_name_or_path}: {error}") from error
+
+
+def _load_as_ours(model_name_or_path: str | Path) -> MAEImageProcessor:
+    """Loads a processor of ours, or one of transformers' as ours."""
+    fields, _ = MAEImageProcessor.get_image_processor_dict(model_name_or_path)
+    kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
+    if kind in (None, "MAEImageProcessor"):
+        return MAEImageProcessor.from_pretrained(model_name_or_path)
+    try:
+        native: Any = AutoImageProcessor.from_pretrained(
+            model_name_or_path, trust_remote_code=False
+        )
+    except ValueError as error:  # which lists all that there are
+        raise ValueError(
+            f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is of a {kind}, which transformers "
+            "doesn't have, or damaged"
+        ) from error
+    options = {name: getattr(native, name, None) for name in _PROCESSOR_FIELDS}
+    for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        options[name] = bool(options[name])  # None would be our default, which is true
+    return MAEImageProcessor(**options)
 
 
 def check_model_source(model_name_or_path: str | Path) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import DatasetDict
+from transformers.image_utils import PILImageResampling
 
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
+from ..models.image_processing_mae import MAEImageProcessor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEPreTrainedModel
 from ..models.problem_types import MULTI_LABEL, REGRESSION
@@ -71,6 +73,7 @@ def print_plan(
     rows = {
         "model": about_model,
         "data": _describe_data(trainer, data_args),
+        **_describe_processor(trainer),
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
         "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
@@ -117,6 +120,30 @@ def _describe_data(trainer: ImageTrainer, data_args: DataArguments) -> str:
     if schedule:
         text += f", pixels by share of the run {schedule}"
     return text
+
+
+def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:
+    """Describes how images are normalised and cropped, where that isn't as by default."""
+    config: Any = trainer.model.config
+    processor = trainer.processing_class
+    default = MAEImageProcessor.from_model_config(config)
+    rows = {}
+    statistics = (list(processor.image_mean), list(processor.image_std))
+    if statistics != (list(default.image_mean), list(default.image_std)):
+        mean, std = (_list_numbers(values) for values in statistics)
+        rows["pixels"] = f"mean {mean}, standard deviation {std}, which are not ImageNet's"
+    names = ("do_resize", "size", "resample", "do_center_crop")
+    if any(getattr(processor, name) != getattr(default, name) for name in names):
+        sides = [f"{side} {pixels}" for side, pixels in dict(processor.size).items() if pixels]
+        resized = f"resized to {', '.join(sides)}" if processor.do_resize else "not resized"
+        cropped = "a center crop" if processor.do_center_crop else "no crop"
+        filter_name = PILImageResampling(processor.resample).name.lower()
+        rows["sizes"] = f"held-out images are {resized} ({filter_name}), then {cropped}"
+    return rows
+
+
+def _list_numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _describe_batch(args: ImageTrainingArguments) -> str:

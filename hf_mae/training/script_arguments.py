@@ -1,10 +1,11 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What the training scripts can be told about the model and the data."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import yaml
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -15,7 +16,8 @@ from ..data.labels import describe_labels, readable_names
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..models.configuration_mae import SIZES, MAEConfig
-from ..models.loading import ModelT, load_as, load_config
+from ..models.image_processing_mae import MAEImageProcessor
+from ..models.loading import ModelT, load_as, load_config, load_processor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 from ..models.problem_types import REGRESSION, SINGLE_LABEL
@@ -52,6 +54,16 @@ class BaseModelArguments:
         default=None, metadata={"help": "Pixels: one number, or height and width."}
     )
     num_channels: int | None = field(default=None, metadata={"help": "Channels of the images."})
+    image_mean: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Mean of each channel, of pixels from 0 to 1 (default: the model's own, or "
+            "ImageNet's)."
+        },
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "Standard deviation of each channel, likewise."}
+    )
     config_overrides: str | None = field(
         default=None,
         metadata={
@@ -115,6 +127,48 @@ class BaseModelArguments:
         else:
             config = MAEConfig.from_size(self.size or "base", **overrides, **options)
         return model_class(config)
+
+    def build_processor(self, config: MAEConfig) -> MAEImageProcessor:
+        """Builds the image processor of the model to train.
+
+        It is the one of `model_name_or_path`, for the size of `config`, or ImageNet's; `image_mean`
+        and `image_std` go before both.
+
+        Raises:
+            ValueError: it is damaged, not for this model, or doesn't normalise; or a mean or
+                deviation is impossible.
+        """
+        self._check_statistics(config.num_channels)
+        if self.model_name_or_path:
+            loaded = load_processor(self.model_name_or_path, config)
+            processor = cast(MAEImageProcessor, loaded)
+        else:
+            processor = MAEImageProcessor.from_model_config(config)
+        scales = processor.do_rescale and math.isclose(processor.rescale_factor, 1 / 255)
+        if not (scales and processor.do_normalize):
+            raise ValueError(
+                f"preprocessor_config.json of {self.model_name_or_path} doesn't scale pixels to 0 "
+                "to 1 and normalise them, as training does; set do_rescale, do_normalize, "
+                "image_mean and image_std there, and rescale_factor to 1 / 255"
+            )
+        processor.image_mean = self.image_mean or processor.image_mean
+        processor.image_std = self.image_std or processor.image_std
+        return processor
+
+    def _check_statistics(self, num_channels: int) -> None:
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if len(values) != num_channels:
+                raise ValueError(
+                    f"{name} has {len(values)} values; give {num_channels}, one for each channel "
+                    "of the model"
+                )
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} is {values}; its values must be finite")
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {self.image_std}; its values must be above 0")
 
     def _check_sources(self) -> None:
         names = ("model_name_or_path", "config_name", "size")

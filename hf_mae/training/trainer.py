@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What all our Trainers share: samples, schedule, guards against bad images and losses."""
 
+import json
 import math
 import operator
 import time
@@ -30,6 +31,7 @@ from transformers.trainer_utils import (
     PredictionOutput,
     TrainOutput,
 )
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from ..data.labels import own_labels
 from ..data.samples import Batch, BatchShape, Samples, collate
@@ -227,10 +229,24 @@ class ImageTrainer(Trainer):
             checkpoint: Folder; None for a fresh start.
 
         Raises:
-            ValueError: the run that is to be resumed read other images, or the same ones otherwise.
+            ValueError: the run that is to be resumed read other images, or the same ones otherwise,
+                or normalised them otherwise.
         """
         if checkpoint:
             self.train_dataset.load_state(Path(checkpoint), self.batch_shape)
+            self._check_processor(Path(checkpoint, IMAGE_PROCESSOR_NAME))
+
+    def _check_processor(self, file: Path) -> None:
+        if self.processing_class is None or not file.is_file():
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        now = json.loads(self.processing_class.to_json_string())
+        for name in ("image_mean", "image_std", "size", "resample"):
+            if before.get(name) != now.get(name):
+                raise ValueError(
+                    f"{name} is {now.get(name)} and was {before.get(name)} in the run that is to "
+                    f"be resumed ({file}); give the same, or start another run"
+                )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # before the rest, whose last file says that a checkpoint is whole

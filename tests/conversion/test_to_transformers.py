@@ -7,18 +7,21 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY, run_script, script_error
 from PIL import Image
-from tiny_models import NAMES, OLDEST, make, shaken, write
-from transformers import ViTConfig, ViTModel
+from tiny_models import NAMES, OLDEST, make, save, shaken, write
+from transformers import ViTConfig, ViTModel, pipeline
 
 from hf_mae import (
     MAEConfig,
     MAEForImageClassification,
     MAEForPreTraining,
     MAEImageProcessor,
+    load_classifier,
+    predict,
 )
 from hf_mae.conversion.to_transformers import export
 from hf_mae.models.loading import load_model
@@ -312,6 +315,25 @@ def test_the_processor_is_the_folders_own(tmp_path):
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
         tmp_path / "native" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("image_size", [32, 224])
+def test_a_published_classifier_s_pipeline_on_odd_sizes(image_size, photos, tmp_path):
+    """transformers' pipeline() and ours crop and resize at the same pixels, however odd."""
+    model = make("mean", image_size=image_size, patch_size=image_size // 4)
+    write(model, tmp_path / "native")
+    save(model, tmp_path / "own")
+    classify = pipeline("image-classification", str(tmp_path / "native"))
+    ours = load_classifier(tmp_path / "own")
+    rng = np.random.default_rng(0)
+    sizes = [(100, 147), (147, 100), *rng.integers(33, 420, (198 if image_size == 32 else 20, 2))]
+    path = tmp_path / "photo.jpg"
+    for i, (width, height) in enumerate(sizes):
+        left, top = (int(rng.integers(5)) for _ in range(2))
+        photos[i % 2].crop((left, top, left + int(width), top + int(height))).save(path)
+        expected = {row["label"]: row["score"] for row in classify(str(path), top_k=10)}
+        found = {row["label"]: row["score"] for row in predict(*ours, path, top_k=10)}
+        assert found == pytest.approx(expected, abs=1e-5), (width, height)
 
 
 def test_script_says_what_is_wrong(tmp_path):

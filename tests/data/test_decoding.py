@@ -11,19 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from datasets import Array3D, Dataset, Features
+from datasets import Array3D, Dataset, Features, List, Value
 from helpers import ROOT, TINY, decode, encoded
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
 
-from hf_mae import MAEConfig
+from hf_mae import MAEConfig, MAEImageProcessor
 from hf_mae.data.decoding import Jpeg, _decoder, _nvimgcodec, crop_pixels, open_image
 from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.transforms import MaskedEvaluationTransform, PretrainingTransform
 from hf_mae.errors import DECODE_ERRORS, ImageDecodeError
-from hf_mae.models.image_processing_mae import image_to_array
+from hf_mae.models.pictures import image_to_array
 
 
 def pil(data, channels):
@@ -411,6 +411,31 @@ def test_twelve_channels():
         sample = ImageSamples(dataset, transform(config), 12, seed=0)[3]
         assert sample["images"].shape == (12, 32, 32)
         assert sample["images"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("layout", ["last", "first"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_arrays_of_any_type_and_layout(dtype, layout, nested):
+    """The column's type says how deep they are: a dark image of 16 bits isn't taken for one of 8,
+    though a row of the data set is but lists of numbers."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 4), dtype=np.uint8)
+    pixels[1] = 0
+    scale = {"uint8": 1, "uint16": 257, "float32": np.float32(1 / 255)}[dtype]
+    arrays = pixels * np.array(scale, dtype)
+    if dtype == "uint16":
+        arrays[1] = 200
+    shape, stored = (32, 40, 4), arrays
+    if layout == "first":
+        shape, stored = (4, 32, 40), arrays.transpose(0, 3, 1, 2)
+    feature = List(List(List(Value(dtype)))) if nested else Array3D(shape, dtype)
+    dataset = Dataset.from_dict({"image": stored.tolist()}, features=Features({"image": feature}))
+    config = MAEConfig(**{**TINY, "num_channels": 4, "image_size": (32, 40)})
+    processor = MAEImageProcessor.from_model_config(config)
+    processor.do_resize = False
+    samples = ImageSamples(dataset, MaskedEvaluationTransform(config, processor), 4, seed=0)
+    assert np.array_equal(samples[0]["images"].permute(1, 2, 0).numpy(), pixels[0])
+    assert samples[1]["images"].max() == (1 if dtype == "uint16" else 0)
 
 
 @pytest.mark.parametrize(
