@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
         parser.error(
-            f"--image_size is {args.image_size}; it must be one positive number, or height and width"
+            f"--image_size is {args.image_size}; it must be a positive number, or height and width"
         )
     if args.list:
         for model in ZOO.values():

@@ -115,9 +115,9 @@ def convert(
             sin-cos positions tell.
 
     Raises:
-        ValueError: unknown format; an image size that can't be told; keys that are left over or missing, or of another shape, all of
-            them named; values that are not finite; or it is not what `published`, or the
-            configuration beside it, says.
+        ValueError: unknown format; an image size that can't be told; keys that are left over or
+            missing, or of another shape, all of them named; values that are not finite; or it is
+            not what `published`, or the configuration beside it, says.
 
     Example:
 

@@ -8,7 +8,7 @@ are interpolated.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ _BATCHES = (1, 2, 5)  # that a program is tried on
 class _FromImages(nn.Module):
     """A model as a function of images alone."""
 
-    def __init__(self, model: MAEModel | MAEForImageClassification):
+    def __init__(self, model: MAEPreTrainedModel):
         super().__init__()
         self.model = model
         self.names = ["last_hidden_state", "pooler_output"]
@@ -62,7 +62,9 @@ def export_program(model: MAEPreTrainedModel, folder: str | Path, kind: str) -> 
     >>> list(export_program(model, "/tmp/program", "torch"))
     ['last_hidden_state', 'pooler_output']
     """
-    whole = model if isinstance(model, MAEForImageClassification) else model.base_model
+    whole = model
+    if not isinstance(model, MAEForImageClassification):
+        whole = cast(MAEModel, model.base_model)
     was_training = model.training
     function = _FromImages(whole.eval())
     config = whole.config
@@ -103,6 +105,7 @@ def _write_onnx(function: _FromImages, images: Tensor, path: Path) -> Callable[[
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # as by torch's older exporter
     program.save(path)
     session = onnxruntime.InferenceSession(path)
 

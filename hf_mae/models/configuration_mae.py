@@ -153,7 +153,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(
         self,
         out_features: list[str] | None = None,
-        out_indices: Sequence[int] | None = None,
+        out_indices: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.pop("stage_names", None)  # they follow from the depth

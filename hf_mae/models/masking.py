@@ -121,7 +121,9 @@ def given_masking(bool_masked_pos: Tensor) -> Mask:
     counts = masked.sum(dim=1)  # (B,)
     num_masked = int(counts[0].item()) if masked.shape[0] else 0
     if torch.compiler.is_compiling():  # what follows from numbers is checked when the graph runs
-        torch._assert_async((counts == num_masked).all(), "images have different mask counts")
+        torch.ops.aten._assert_async.msg(
+            (counts == num_masked).all(), "images have different mask counts"
+        )
         torch._check(num_masked >= 0)
         torch._check(num_masked < num_patches)
     elif bool((counts != num_masked).any()):

@@ -12,22 +12,19 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import (
-    CONFIG_NAME,
-    cached_file,
-    find_adapter_config_file,
-    is_peft_available,
-    logging,
-)
+from transformers.utils import CONFIG_NAME, logging
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.hub import cached_file
+from transformers.utils.import_utils import is_peft_available
 from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from .configuration_mae import MAEConfig
 from .decoder import MAEDecoder
@@ -111,10 +108,14 @@ class MAEPreTrainedModel(PreTrainedModel):
             module.init_weights()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.embeddings.patch_embeddings
+        return self._encoder().embeddings.patch_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.base_model.embeddings.patch_embeddings = value
+        self._encoder().embeddings.patch_embeddings = cast(Any, value)
+
+    def _encoder(self) -> "MAEModel":
+        """The model itself, if it is a bare encoder."""
+        return cast(MAEModel, self.base_model)
 
     @classmethod
     def from_pretrained(
@@ -151,7 +152,7 @@ class MAEPreTrainedModel(PreTrainedModel):
         if isinstance(config, PreTrainedConfig):
             ours = _copy_as_ours(config)
         else:
-            # the type to load in is no field; "auto" and None are none that a configuration can have
+            # the type to load in is no field: it may be "auto"
             types = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             read: Any = MAEConfig.from_pretrained(
                 config or source, return_unused_kwargs=True, **kwargs
@@ -349,8 +350,8 @@ class MAEModel(MAEPreTrainedModel):
         implementation = self.config._attn_implementation
         if asked and implementation not in (None, "eager"):
             logger.warning_once(
-                f"attention weights were asked for, which {implementation!r} doesn't compute: it is "
-                "'eager' for such calls; load the model with attn_implementation='eager' to have "
+                f"attention weights were asked for, which {implementation!r} doesn't compute: for "
+                "such calls it is 'eager'; load the model with attn_implementation='eager' to have "
                 "it so from the start"
             )
         return bool(asked)

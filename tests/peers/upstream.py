@@ -29,7 +29,7 @@ def _stand_in(name: str, **members: Any) -> ModuleType:
 
 
 def load(name: str) -> ModuleType:
-    """Imports one of transformers' test files; without them, the tests of the caller are skipped."""
+    """Imports one of transformers' test files; without them, the caller is skipped."""
     if not FOLDER.is_dir():
         pytest.skip("make peer-tests gets transformers' own tests", allow_module_level=True)
     if _PACKAGE not in sys.modules:
@@ -63,7 +63,7 @@ def _make_package() -> None:
 
 
 def _take_our_place_in_the_tables() -> None:
-    """Where transformers' own models stand, for the tests look up there of which kind a model is."""
+    """Where transformers' own models stand: there the tests look up of which kind one is."""
     modeling_auto.MODEL_MAPPING_NAMES["mae"] = "MAEModel"
     modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES["mae"] = "MAEForPreTraining"
     modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES["mae"] = "MAEBackbone"
