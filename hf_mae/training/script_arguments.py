@@ -109,7 +109,7 @@ class BaseModelArguments:
                 )
             return load_as(model_class, self.model_name_or_path, **overrides, **options)
         if self.config_name:
-            config = MAEConfig.from_pretrained(self.config_name).changed(**overrides, **options)
+            config = load_config(self.config_name).changed(**overrides, **options)
         else:
             config = MAEConfig.from_size(self.size or "base", **overrides, **options)
         return model_class(config)
@@ -174,10 +174,7 @@ class FineTuningModelArguments(BaseModelArguments):
         """
         id2label = dict(enumerate(class_names))
         label2id = {name: number for number, name in id2label.items()}
-        options: dict[str, Any] = {"id2label": id2label, "label2id": label2id}
-        if self.model_name_or_path:
-            # the head of a classifier of other classes is left behind
-            options["ignore_mismatched_sizes"] = True
+        options = {"id2label": id2label, "label2id": label2id}
         changeable = (*_CHANGEABLE, "pooling", "head_batch_norm")
         model = self.build(MAEForImageClassification, changeable, **options)
         if not self._has_this_head(model.config):
