@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What the training scripts can be told about the model and the data."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,12 @@ from ..models.modeling_mae import MAEForPreTraining
 
 
 logger = logging.get_logger(__name__)
+# of folders, files and shards that don't say which data set it is
+_NAMES_OF_PARTS = re.compile(
+    r"(train(ing)?|test|val(id(ation)?)?|data(sets?)?|images?|imgs?|(un)?labell?ed)"
+    r"(-\d+-of-\d+)?(\.\w+)*",
+    re.IGNORECASE,
+)
 _CHANGEABLE = (
     "image_size",
     "drop_path_rate",
@@ -276,9 +283,21 @@ class DataArguments:
 
     @property
     def source_name(self) -> str:
-        """The Hub id or, of folders and files here, the name without the way to it."""
+        """The Hub id or, of folders and files here, the name without the way to it.
+
+        Names that only say which part of a data set it is, as `train`, are passed over for that of
+        the folder around it.
+        """
         name = str(self.dataset_name or self.train_dir)
-        return Path(name).resolve().name if Path(name).exists() else name
+        if not Path(name).exists():
+            return name
+        whole = Path(name).resolve()
+        for path in (whole, *whole.parents):
+            if path in (Path.home(), Path(path.anchor)):
+                break  # whose home it is, is nobody's business
+            if not _NAMES_OF_PARTS.fullmatch(path.name):
+                return path.name
+        return whole.name
 
     @property
     def hub_id(self) -> str | None:

@@ -49,7 +49,7 @@ def test_a_failed_proof_is_refused(tmp_path):
     folder = save(conversion.model, tmp_path / "own")
     (folder / PROVENANCE_FILE).write_text(json.dumps(facts))
     publication = prepare(folder, "org/encoder", tmp_path / "out", license="cc-by-nc-4.0")
-    assert publication.architecture == "ViTModel"
+    assert publication.exported.architecture == "ViTModel"
     assert "Converted from `facebook_mae_encoder_only.pth`" in str(publication.card)
     assert publication.card.data.pipeline_tag == "image-feature-extraction"
     with torch.no_grad():
