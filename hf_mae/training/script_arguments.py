@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 # of folders, files and shards that don't say which data set it is
 _NAMES_OF_PARTS = re.compile(
     r"(train(ing)?|test|val(id(ation)?)?|data(sets?)?|images?|imgs?|(un)?labell?ed)"
-    r"(-\d+-of-\d+)?(\.\w+)*",
+    r"(-\d+-of-\d+)?(\.(parquet|tar))?",
     re.IGNORECASE,
 )
 _CHANGEABLE = (
