@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help=".pth or .safetensors, or a folder of transformers; else the published file is fetched",
+        help=".pth or .safetensors, or transformers' folder; else the published file is fetched",
     )
     parser.add_argument("--output_dir", metavar="DIR", help="where the model goes")
     parser.add_argument(

@@ -1,9 +1,9 @@
 """The scripts as their users start them, in processes of their own."""
 
 import json
+import os
 import re
 import shlex
-import os
 import shutil
 import subprocess
 import sys
