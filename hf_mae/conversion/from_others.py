@@ -18,7 +18,13 @@ from transformers import ViTMAEConfig
 
 from ..data.labels import readable_names
 from ..models.configuration_mae import SIZES, MAEConfig
-from ..models.key_names import FACEBOOK_RENAMES, MMPRETRAIN_RENAMES, VIT_MAE_RENAMES, rename
+from ..models.key_names import (
+    FACEBOOK_RENAMES,
+    MMPRETRAIN_RENAMES,
+    VIT_MAE_RENAMES,
+    rename,
+    without_identity_pooler,
+)
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
 from .checkpoint_files import Inert
@@ -125,7 +131,7 @@ def convert(
     """
     _check_values(state_dict)
     source, tensors = _recognise(state_dict)
-    tensors = _without_identity_pooler(tensors)
+    tensors = without_identity_pooler(tensors)
     notes: list[str] = []
     extras = dict(extras or {})
     if published or not source.has_config:
@@ -181,16 +187,6 @@ def _recognise(state_dict: Mapping[str, Tensor]) -> tuple[CheckpointFormat, dict
         f"the keys ({', '.join(list(state_dict)[:5])}, …) are none of a Vision Transformer of "
         f"{', '.join(names)}"
     )
-
-
-def _without_identity_pooler(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the pooler that a native encoder has for transformers' sake."""
-    weight, bias = (tensors.get(f"vit.pooler.dense.{name}") for name in ("weight", "bias"))
-    if weight is None or bias is None or bias.any():
-        return tensors
-    if not torch.equal(weight.float(), torch.eye(len(weight))):
-        return tensors
-    return {name: t for name, t in tensors.items() if not name.startswith("vit.pooler.")}
 
 
 def _with_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

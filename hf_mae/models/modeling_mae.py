@@ -358,15 +358,10 @@ class MAEForPreTraining(MAEPreTrainedModel):
         Raises:
             ValueError: the folder holds some other kind of model.
             OSError: there is none; or the Hub can't be asked where the decoder lies.
-
-        Example:
-
-        >>> MAEForPreTraining.from_pretrained("org/mae-vit-huge")  # doctest: +SKIP
         """
         if pretrained_model_name_or_path is not None and not kwargs.get("subfolder"):
             hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
             fields, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-            hub.pop("subfolder", None)
             below = find_pretraining(pretrained_model_name_or_path, fields, **hub)
             if below:
                 kwargs["subfolder"] = below
