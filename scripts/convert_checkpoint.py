@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_mae import MAEImageProcessor, convert
 from hf_mae.conversion.checkpoint_files import check_digest, download, read_checkpoint
 from hf_mae.conversion.provenance import provenance, save_provenance
 from hf_mae.conversion.zoo import ZOO, PublishedModel, published_model
 from hf_mae.errors import reported_as
+from hf_mae.models.model_files import PRETRAINING_FOLDER
 from hf_mae.output_folder import PROVENANCE_FILE
 
 
@@ -68,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help=".pth or .safetensors; else the published file is fetched",
+        help=".pth or .safetensors, or transformers' folder; else the published file is fetched",
     )
     parser.add_argument("--output_dir", metavar="DIR", help="where the model goes")
     parser.add_argument(
@@ -114,7 +116,13 @@ def explicit_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def find_file(checkpoint: str | None, published: PublishedModel | None) -> Path:
-    """The file that the user gives, else the published one, from the cache or the network."""
+    """The file that the user gives, else the published one, from the cache or the network.
+
+    Of a folder in transformers' format it is that with the decoder, if there is one.
+    """
+    if checkpoint and Path(checkpoint).is_dir():
+        below = Path(checkpoint, PRETRAINING_FOLDER, SAFE_WEIGHTS_NAME)
+        return below if below.is_file() else Path(checkpoint, SAFE_WEIGHTS_NAME)
     if checkpoint or published is None:
         return Path(checkpoint or "")
     if published.url is None:

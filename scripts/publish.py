@@ -5,6 +5,9 @@
 Exports, checks, writes the card and uploads in one commit. Needs a token that may write:
 `hf auth login`, or HF_TOKEN. The repository is private unless `--public`. `--dry_run` shows what
 would be uploaded, and the card. A broken upload is repeated by the same command.
+
+A pre-training model's repository has the encoder in its root, and encoder and decoder in
+`pretraining/`; `--as vit` and `--as vit_mae` publish one of them alone.
 """
 
 import argparse
@@ -27,6 +30,7 @@ def main() -> None:
             args.license,
             args.widget_images,
             args.with_reconstructions,
+            args.kind,
         )
         print(summary(publication, args.repo_id))
         if args.dry_run:
@@ -69,6 +73,12 @@ def parse() -> argparse.Namespace:
         help="show the held-out images of reconstructions.png on the card",
     )
     parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=["vit", "vit_mae"],
+        help="of a pre-training model the encoder, or encoder and decoder, alone (default: both)",
+    )
+    parser.add_argument(
         "--dry_run", action="store_true", help="show the files and the card, upload nothing"
     )
     args = parser.parse_args()
@@ -83,11 +93,15 @@ def parse() -> argparse.Namespace:
 
 def summary(publication: Publication, repo_id: str) -> str:
     """What is about to be uploaded, and how near it is to ours."""
-    lines = [f"{publication.architecture}, for {repo_id}"]
+    exported, lines = publication.exported, []
+    for place, architecture in exported.architectures.items():
+        lines.append(f"{architecture}, for {repo_id}{f' in {place}/' if place else ''}")
     for name, size in publication.files.items():
         lines.append(f"  {size:15,} bytes  {name}")
-    for name, difference in publication.differences.items():
+    for name, difference in exported.differences.items():
         lines.append(f"  {name} equal to ours, but for {difference:.1e}")
+    for note in exported.notes:
+        lines.append(f"note: {note}")
     return "\n".join(lines)
 
 

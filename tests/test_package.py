@@ -229,14 +229,14 @@ def test_the_readmes_example_runs(tmp_path, monkeypatch):
     Image.new("L", (40, 30), 200).save(tmp_path / "digit.png")
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec((ROOT / "README.md").read_text().split("```python")[1].split("```")[0], names)
+    exec((ROOT / "README.md").read_text().split("```python")[2].split("```")[0], names)
     assert names["features"].last_hidden_state.shape == (1, 65, 192)
     assert names["result"].images.shape == (1, 1, 32, 32)
 
 
 def test_the_readmes_training_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = (ROOT / "README.md").read_text().split("```python")[2].split("```")[0]
+    code = (ROOT / "README.md").read_text().split("```python")[3].split("```")[0]
     whole = "num_train_epochs=20, warmup_epochs=2"
     assert whole in code
     exec(code.replace(whole, "max_steps=2, warmup_epochs=0, use_cpu=True, report_to='none'"), {})

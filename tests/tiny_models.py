@@ -42,7 +42,7 @@ def make(kind, image_size=32, patch_size=8, **fields):
     if kind.startswith("grey "):
         kind, fields = kind.removeprefix("grey "), {**fields, "num_channels": 1}
     config = MAEConfig(**{**TINY, "image_size": image_size, "patch_size": patch_size, **fields})
-    if kind in ("pretrain", "pretrain as vit"):
+    if kind.startswith("pretrain"):
         return shaken(MAEForPreTraining(config))
     if kind == "encoder":
         return shaken(MAEModel(config))
@@ -57,10 +57,10 @@ def save(model, folder):
     return Path(folder)
 
 
-def write(model, folder, bare_encoder=False):
+def write(model, folder, as_=None):
     """The native format; returns the processor and what `export` says."""
     processor = MAEImageProcessor.from_model_config(model.config)
-    return processor, export(model, processor, folder, bare_encoder)
+    return processor, export(model, processor, folder, as_)
 
 
 def upstream_tensors(path):

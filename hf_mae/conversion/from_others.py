@@ -19,7 +19,13 @@ from transformers import ViTMAEConfig
 from ..data.labels import readable_names
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.functional import sincos_position_table
-from ..models.key_names import FACEBOOK_RENAMES, MMPRETRAIN_RENAMES, VIT_MAE_RENAMES, rename
+from ..models.key_names import (
+    FACEBOOK_RENAMES,
+    MMPRETRAIN_RENAMES,
+    VIT_MAE_RENAMES,
+    rename,
+    without_identity_pooler,
+)
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
 from .checkpoint_files import Inert
@@ -128,6 +134,7 @@ def convert(
     """
     _check_values(state_dict)
     source, tensors = _recognise(state_dict)
+    tensors = without_identity_pooler(tensors)
     notes: list[str] = []
     extras = dict(extras or {})
     if published or not source.has_config:

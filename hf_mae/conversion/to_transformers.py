@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Ours → native: folders that plain transformers loads, from 4.57 on, without our code.
 
-They compute what ours do. A pre-training model becomes transformers' `vit_mae`; a classifier on
-the mean of the patches `beit`, which has that head; one on the class token `vit`; and any encoder,
-on request, a bare `vit`.
+They compute what ours do. A pre-training model becomes a bare `vit`, for features of every patch
+and for classifiers to be trained on, and below it, in `pretraining/`, a `vit_mae` with the decoder;
+a classifier on the mean of the patches `beit`, which has that head; one on the class token `vit`.
 
 transformers' pipelines make every picture RGB. A model of grey images that they are to use takes
 RGB too: the luminance of a picture is folded into its patch projection.
@@ -12,7 +12,7 @@ RGB too: the luminance of a picture is folded into its patch projection.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from ..models.configuration_mae import MAEConfig
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.key_names import NATIVE_RENAMES, rename
 from ..models.masking import seeded_noise
+from ..models.model_files import PRETRAINING_FOLDER
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
 
@@ -68,12 +69,19 @@ class Export:
     """What `export` wrote.
 
     Attributes:
-        architecture: The native class.
+        architectures: Folder, "" for the root → the native class there.
         differences: Output → its greatest difference from ours.
+        notes: What is other than in the model's own folder, for the user.
     """
 
-    architecture: str
+    architectures: dict[str, str]
     differences: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """The native class in the root."""
+        return self.architectures[""]
 
 
 @dataclass(kw_only=True)
@@ -89,36 +97,56 @@ def export(
     model: MAEPreTrainedModel,
     processor: MAEImageProcessor,
     folder: str | Path,
-    bare_encoder: bool = False,
+    as_: Literal["vit", "vit_mae"] | None = None,
 ) -> Export:
     """Writes a native folder, loads it with plain transformers and compares.
+
+    A pre-training model becomes two: the encoder in the root, and encoder and decoder in
+    `pretraining/`.
 
     Args:
         model: `MAEForPreTraining`, `MAEForImageClassification` or `MAEModel`.
         processor: Its image processor.
         folder: Where to.
-        bare_encoder: Whether to leave decoder or head behind and write a `vit` for features.
+        as_: One alone, in the root: "vit", the encoder without decoder or head, or "vit_mae",
+            encoder and decoder.
 
     Raises:
         ValueError: there is no native model that computes the same; or, having been written, it
-            doesn't to 1e-5.
+            doesn't to 1e-5; or the folder would keep another model's `pretraining/`.
 
     Example:
 
     >>> from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
     >>> model = MAEForPreTraining(MAEConfig.from_size("tiny", image_size=32, patch_size=8))
     >>> processor = MAEImageProcessor.from_model_config(model.config)
-    >>> export(model, processor, "/tmp/native").architecture
-    'ViTMAEForPreTraining'
+    >>> export(model, processor, "/tmp/native").architectures
+    {'': 'ViTModel', 'pretraining': 'ViTMAEForPreTraining'}
     """
     _check_that_a_native_model_fits(model.config)
     _check_that_a_native_processor_fits(model.config, processor)
-    native = _make_native(model, bare_encoder)
+    natives = _make_natives(model, as_)
+    if len(natives) == 1:
+        _check_that_nothing_stays(Path(folder))
+    architectures, differences, notes = {}, {}, {}
+    for place, native in natives.items():
+        fitting = _fit_processor(processor, native, model.config)
+        differences |= _write(native, model, fitting, Path(folder, place))
+        architectures[place] = native.architecture
+        if fitting is not processor:
+            notes[_describe_fitting(processor, fitting)] = None  # once for both
+    return Export(architectures, differences, tuple(notes))
+
+
+def _write(
+    native: _NativeModel, model: MAEPreTrainedModel, processor: MAEImageProcessor, folder: Path
+) -> dict[str, float]:
+    """Writes one native model with its processor; returns the differences of its outputs."""
     if model.config.num_channels == 1 and native.architecture != "ViTMAEForPreTraining":
         native.config.num_channels = 3
         native.tensors = _take_rgb(native.tensors)
     num_channels = native.config.num_channels
-    Path(folder).mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
+    folder.mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it can't
     native.config.architectures = [native.architecture]
     native.config.dtype = "float32"
     native.config.save_pretrained(folder)
@@ -126,8 +154,7 @@ def export(
     save_torch_state_dict(tensors, folder)
     _native_processor(processor, num_channels).save_pretrained(folder)
     _compare_processors(processor, folder, model.config.num_channels, num_channels)
-    differences = _compare_models(model, folder, native.architecture, num_channels)
-    return Export(native.architecture, differences)
+    return _compare_models(model, folder, native.architecture, num_channels)
 
 
 def _check_that_a_native_model_fits(config: MAEConfig) -> None:
@@ -157,15 +184,39 @@ def _check_that_a_native_processor_fits(config: MAEConfig, processor: MAEImagePr
         raise ValueError("the image processor's size must be a shortest_edge, or height and width")
 
 
-def _make_native(model: MAEPreTrainedModel, bare_encoder: bool) -> _NativeModel:
-    if isinstance(model, MAEForPreTraining) and not bare_encoder:
-        config = ViTMAEConfig(**_read_fields(model.config, *_DECODER_FIELDS, "qkv_bias"))
-        return _NativeModel(
-            architecture="ViTMAEForPreTraining", config=config, tensors=_rename(model)
+def _check_that_nothing_stays(folder: Path) -> None:
+    """Raises ValueError if there is a decoder below that our classes would take for this one's."""
+    if (folder / PRETRAINING_FOLDER).exists():
+        raise ValueError(
+            f"{folder / PRETRAINING_FOLDER} is there already, with the decoder of what was "
+            "exported before; delete it, or name another folder"
         )
-    if isinstance(model, MAEForImageClassification) and not bare_encoder:
-        return _native_classifier(model)
-    return _native_encoder(_encoder_of(model))
+
+
+def _make_natives(
+    model: MAEPreTrainedModel, as_: Literal["vit", "vit_mae"] | None
+) -> dict[str, _NativeModel]:
+    """Folder → the model that goes there."""
+    if as_ not in (None, "vit", "vit_mae"):
+        raise ValueError(f"as_ is {as_!r}; it must be 'vit', 'vit_mae' or None")
+    if as_ == "vit_mae" and not isinstance(model, MAEForPreTraining):
+        raise ValueError(
+            f"the model is a {type(model).__name__}, without a decoder; 'vit_mae' is for "
+            "pre-training models"
+        )
+    if as_ == "vit_mae":
+        return {"": _native_pretraining(model)}
+    if as_ == "vit" or isinstance(model, MAEModel):
+        return {"": _native_encoder(_encoder_of(model))}
+    if isinstance(model, MAEForImageClassification):
+        return {"": _native_classifier(model)}
+    whole = _native_pretraining(model)
+    return {"": _native_encoder(_encoder_of(model)), PRETRAINING_FOLDER: whole}
+
+
+def _native_pretraining(model: MAEPreTrainedModel) -> _NativeModel:
+    config = ViTMAEConfig(**_read_fields(model.config, *_DECODER_FIELDS, "qkv_bias"))
+    return _NativeModel(architecture="ViTMAEForPreTraining", config=config, tensors=_rename(model))
 
 
 def _encoder_of(model: MAEPreTrainedModel) -> MAEModel:
@@ -270,6 +321,34 @@ def _take_rgb(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     (name,) = [name for name in tensors if name.endswith("patch_embeddings.projection.weight")]
     luminance = torch.tensor(_LUMINANCE).view(1, 3, 1, 1)
     return {**tensors, name: tensors[name] * luminance}  # (D, 1, p, p) to (D, 3, p, p)
+
+
+def _fit_processor(
+    processor: MAEImageProcessor, native: _NativeModel, config: MAEConfig
+) -> MAEImageProcessor:
+    """For what isn't a classifier, a processor without a margin around the crop.
+
+    transformers' example scripts crop to what the processor resizes to, so that this has to be the
+    model's size. A classifier is evaluated with the margin that it was measured with.
+    """
+    if native.architecture.endswith("ForImageClassification"):
+        return processor
+    pixels = config.image_hw[0]
+    size = dict.fromkeys(_given_sides(processor.size), pixels)
+    crop_size = {"height": pixels, "width": pixels}
+    if (size, crop_size) == (_given_sides(processor.size), _given_sides(processor.crop_size)):
+        return processor
+    fields = {**processor.to_dict(), "size": size, "crop_size": crop_size}
+    return cast(MAEImageProcessor, type(processor).from_dict(fields))
+
+
+def _describe_fitting(ours: MAEImageProcessor, fitting: MAEImageProcessor) -> str:
+    old, new = _given_sides(ours.size), _given_sides(fitting.size)
+    return (
+        f"the image processor resizes to {new}, the model's size, as transformers' examples expect "
+        f"it, where that of the model's own folder resizes to {old} and crops: features of a "
+        "picture differ as far as its margin goes"
+    )
 
 
 def _native_processor(processor: MAEImageProcessor, num_channels: int) -> BitImageProcessor:

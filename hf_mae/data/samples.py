@@ -326,8 +326,9 @@ def _array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | 
     feature: Any = (dataset.features or {}).get("image")
     while hasattr(feature, "feature"):  # lists of lists
         feature = feature.feature
-    is_file = feature is None or isinstance(feature, datasets.Image)
-    return None if is_file else feature.dtype
+    if feature is None or isinstance(feature, datasets.Image):
+        return None
+    return feature.dtype
 
 
 def _path_of(row: dict) -> str:

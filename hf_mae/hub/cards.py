@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..conversion.zoo import KINDS, SOURCES, ZOO, PublishedModel
@@ -32,6 +32,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_TEMPLATES.filters["quote"] = shlex.quote
 _TEMPLATES.globals |= {
     "count": count,
     "curves_file": CURVES_FILE,
@@ -39,6 +40,17 @@ _TEMPLATES.globals |= {
     "panel_file": PANEL_FILE,
     "paper": "[arXiv 2111.06377](https://arxiv.org/abs/2111.06377)",
 }
+
+
+def file_address(repo_id: str, name: str) -> str:
+    """Gives the address of a file on the Hub, percent-encoded.
+
+    Example:
+
+    >>> file_address("org/birds", "examples/größte Möwe #1.png")
+    'https://huggingface.co/org/birds/resolve/main/examples/gr%C3%B6%C3%9Fte%20M%C3%B6we%20%231.png'
+    """
+    return hf_hub_url(repo_id, name, endpoint="https://huggingface.co")
 
 
 @dataclass(kw_only=True)
@@ -69,9 +81,10 @@ class Card(abc.ABC):
     """What every card says; subclasses fill in the rest.
 
     Attributes:
-        folder: Where the model lies: its name here, or its Hub id.
+        folder: Where the model lies: the way to it here, or its Hub id.
         config: Its configuration.
         native: The native class, if the model lies there in transformers' own format, or None.
+        native_pretraining: Whether encoder and decoder lie there too, in `pretraining/`.
         license: The Hub's name of the licence, or None where nobody has said.
         examples: Pictures for the Hub's widget.
     """
@@ -81,6 +94,7 @@ class Card(abc.ABC):
     folder: str
     config: MAEConfig
     native: str | None = None
+    native_pretraining: bool = False
     license: str | None = None
     examples: list[Example] = field(default_factory=list)
 
@@ -94,9 +108,18 @@ class Card(abc.ABC):
         return self.architecture == "MAEForImageClassification"
 
     @property
+    def has_decoder(self) -> bool:
+        """Whether the model that lies there can fill in patches."""
+        if self.native is None:
+            return self.architecture == "MAEForPreTraining"
+        return self.native_pretraining or self.native == "ViTMAEForPreTraining"
+
+    @property
     def costs(self) -> tuple[int, int, int]:
         """Parameters, those of the encoder, and multiply-adds, counted on the model itself."""
-        parameters, encoder_parameters, multiply_adds = count(self.config, self.architecture)
+        is_bare = self.architecture == "MAEForPreTraining" and not self.has_decoder
+        architecture = "MAEModel" if is_bare else self.architecture
+        parameters, encoder_parameters, multiply_adds = count(self.config, architecture)
         return parameters, encoder_parameters, multiply_adds
 
     @property
@@ -278,7 +301,8 @@ class ClassifierCard(TrainingCard):
             )
             for name, value in self.results.items()
         ]
-        measured = {"model_name": self.folder, "eval_results": results} if results else {}
+        name = self.folder if self.native else Path(self.folder).name
+        measured = {"model_name": name, "eval_results": results} if results else {}
         return super().metadata_fields | measured
 
 
@@ -345,12 +369,13 @@ class ZooCard(Card):
             "folder": f"{ORGANIZATION}/{published.hub_name}",
             "config": published.config,
             "native": _native_architecture(published),
+            "native_pretraining": published.kind == "pretrain" and published.has_decoder,
             "license": published.license,
             **fields,
         }
         if published.kind != "pretrain" and "examples" not in facts:
-            address = f"https://huggingface.co/{facts['folder']}/resolve/main"
-            example = Example(src=f"{address}/examples/{EXAMPLE_FILE}", title="temple")
+            address = file_address(facts["folder"], f"examples/{EXAMPLE_FILE}")
+            example = Example(src=address, title="temple")
             facts["examples"] = [example]
         return cls(published=published, **facts)
 
@@ -418,9 +443,9 @@ class ZooCard(Card):
 
 
 def _native_architecture(published: PublishedModel) -> str:
-    """The class as which `export` writes it."""
+    """The class as which `export` writes it, in the root."""
     if published.kind == "pretrain":
-        return "ViTMAEForPreTraining" if published.has_decoder else "ViTModel"
+        return "ViTModel"
     pools_mean = published.config.pooling == "mean"
     return "BeitForImageClassification" if pools_mean else "ViTForImageClassification"
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from huggingface_hub import HfApi, ModelCard
@@ -18,10 +18,12 @@ from transformers import pipeline
 
 from ..conversion.from_others import check_published
 from ..conversion.provenance import output_checksum, same_checksum
-from ..conversion.to_transformers import export
+from ..conversion.to_transformers import Export, export
 from ..conversion.zoo import PublishedModel, published_model
 from ..errors import NETWORK_ERRORS
 from ..models.loading import load_model
+from ..models.model_files import PRETRAINING_FOLDER
+from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEPreTrainedModel
 from ..models.pictures import image_to_array
 from ..output_folder import (
@@ -32,7 +34,26 @@ from ..output_folder import (
     RECIPE_FILE,
     OutputFolder,
 )
-from .cards import EXAMPLE_FILE, Card, Example, PlainCard, TrainingCard, ZooCard, load_training_card
+from .cards import (
+    EXAMPLE_FILE,
+    Card,
+    Example,
+    PlainCard,
+    TrainingCard,
+    ZooCard,
+    file_address,
+    load_training_card,
+)
+
+
+# what a recipe says of files here → what takes its place in the command on a card
+_PLACES = {
+    "train_dir": "path/to/images",
+    "validation_dir": "path/to/held_out",
+    "dataset_name": "path/to/dataset",
+    "model_name_or_path": "path/to/model",
+    "config_name": "path/to/model",
+}
 
 
 @dataclass
@@ -42,14 +63,12 @@ class Publication:
     Attributes:
         folder: Where it lies, complete.
         card: Its card.
-        architecture: The native class.
-        differences: Output → greatest difference of the native model from ours.
+        exported: Its native classes, and how near they are to ours.
     """
 
     folder: Path
     card: ModelCard
-    architecture: str
-    differences: dict[str, float]
+    exported: Export
 
     @property
     def files(self) -> dict[str, int]:
@@ -65,6 +84,7 @@ def prepare(
     license: str | None = None,
     widget_images: Sequence[str | Path] = (),
     with_reconstructions: bool = False,
+    as_: Literal["vit", "vit_mae"] | None = None,
 ) -> Publication:
     """Makes the folder that is published: native model, processor, card, plots and recipe.
 
@@ -78,6 +98,8 @@ def prepare(
             own.
         with_reconstructions: Whether to show held-out images that the run drew; they may be nobody
             else's business.
+        as_: Of a pre-training model, "vit" (the encoder) or "vit_mae" (encoder and decoder) alone;
+            by default both.
 
     Raises:
         ValueError: there is no licence; or the model, or its native form, doesn't compute what it
@@ -90,18 +112,27 @@ def prepare(
     license = _choose_license(written, published, license)
     model, processor = load_model(written.path)
     _check_model(model, written, published)
-    exported = export(model, processor, folder)
+    if as_ and isinstance(model, MAEForImageClassification):
+        raise ValueError(
+            f"as is {as_!r}, which is for pre-training models, and {written.path} holds a "
+            "classifier; leave it out"
+        )
+    exported = export(model, processor, folder, as_)
     hidden = () if with_reconstructions else (PANEL_FILE,)
     pictures = [name for name in written.pictures if name not in hidden]
-    _copy_files(written, pictures, folder)
+    for name in pictures:
+        shutil.copy(written.path / name, folder / name)
+    if written.provenance and as_ != "vit":  # it says what the whole model computes
+        shutil.copy(written.path / PROVENANCE_FILE, folder / PROVENANCE_FILE)
     examples = _make_examples(folder, repo_id, published, widget_images, exported.architecture)
     facts = {"folder": repo_id, "native": exported.architecture}
+    facts |= {"native_pretraining": PRETRAINING_FOLDER in exported.architectures}
     facts |= {"license": license, "examples": examples}
     card = _make_card(written, published, model, facts)
     _write_public_recipe(written, card, folder)
     rendered = _render(card, written, pictures)
     rendered.save(folder / CARD_FILE)
-    return Publication(folder, rendered, exported.architecture, exported.differences)
+    return Publication(folder, rendered, exported)
 
 
 def _find_published(written: OutputFolder) -> PublishedModel | None:
@@ -147,14 +178,6 @@ def _check_model(
         check_published(model, published)
 
 
-def _copy_files(written: OutputFolder, pictures: list[str], folder: Path) -> None:
-    """Copies what is published as it is."""
-    for name in pictures:
-        shutil.copy(written.path / name, folder / name)
-    if written.provenance:
-        shutil.copy(written.path / PROVENANCE_FILE, folder / PROVENANCE_FILE)
-
-
 def _make_examples(
     folder: Path,
     repo_id: str,
@@ -183,7 +206,7 @@ def _make_examples(
         with Image.open(path) as picture:
             found = classify(picture, top_k=5)
         output = [{"label": guess["label"], "score": round(guess["score"], 4)} for guess in found]
-        src = f"https://huggingface.co/{repo_id}/resolve/main/examples/{path.name}"
+        src = file_address(repo_id, f"examples/{path.name}")
         title = "temple" if path.name == EXAMPLE_FILE else path.stem
         examples.append(Example(src=src, title=title, output=output))
     return examples
@@ -221,6 +244,7 @@ def _make_card(
         )
     trained = load_training_card(written, model.config, **facts)
     if trained:
+        trained.command = _public_command(trained, written)
         return trained
     origin = None
     if provenance:
@@ -229,6 +253,21 @@ def _make_card(
             f"{provenance['source_sha256']})."
         )
     return PlainCard(config=model.config, class_name=type(model).__name__, source=origin, **facts)
+
+
+def _public_command(card: TrainingCard, written: OutputFolder) -> str:
+    """What repeats the run from the published recipe, in which the way to files is left out."""
+    (script,) = re.findall(r"scripts/\S+\.py", card.command)[:1] or ["scripts/run_mae.py"]
+    lines = [
+        f"hf download {card.folder} {RECIPE_FILE} --local-dir .",
+        f"accelerate launch {script} {RECIPE_FILE} --output_dir runs/again",
+    ]
+    hub_ids = [card.hub_dataset, card.base_model, "digits"]
+    for name, place in _PLACES.items():
+        value = (written.recipe or {}).get(name)
+        if value and value not in hub_ids:
+            lines[-1] += f" \\\n    --{name} {place}"
+    return "\n".join(lines)
 
 
 def _write_public_recipe(written: OutputFolder, card: Card, folder: Path) -> None:
@@ -301,7 +340,7 @@ def _commit(publication: Publication, repo_id: str, public: bool) -> str:
     commit = api.upload_folder(
         repo_id=repo_id,
         folder_path=publication.folder,
-        commit_message=f"{publication.architecture}, with its card",
+        commit_message=f"{', '.join(publication.exported.architectures.values())}, with its card",
         delete_patterns="*",  # what an earlier upload left would be loaded, or shown, beside it
     )
     if is_private and public:

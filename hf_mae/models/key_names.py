@@ -4,6 +4,7 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -101,3 +102,17 @@ def rename(state_dict: Mapping[str, Tensor], renames: Mapping[str, str]) -> dict
         else:
             renamed[name] = tensor
     return renamed
+
+
+def without_identity_pooler(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves out the pooler that a native encoder has for transformers' sake.
+
+    Args:
+        tensors: Name in our spelling → tensor. A pooler that computes something stays.
+    """
+    weight, bias = (tensors.get(f"vit.pooler.dense.{name}") for name in ("weight", "bias"))
+    if weight is None or bias is None or bias.any():
+        return dict(tensors)
+    if not torch.equal(weight.float(), torch.eye(len(weight))):
+        return dict(tensors)
+    return {name: t for name, t in tensors.items() if not name.startswith("vit.pooler.")}

@@ -2,15 +2,19 @@
 """The one door from a folder or Hub id to a model and its image processor.
 
 All that comes in here has its configuration read first, so that what is damaged or of another kind
-is refused by a ValueError that names it.
+is refused by a ValueError that names it; and so is a folder with a tensor that is missing, left
+over or of another shape.
+
+Published pre-training models have the encoder alone in the root, and encoder and decoder in
+`pretraining/`: what is loaded is the latter, but where an encoder is asked for.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 from transformers import (
@@ -24,6 +28,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from .configuration_mae import MAEConfig
 from .image_processing_mae import MAEImageProcessor
+from .model_files import architecture, find_pretraining, has_file
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
 
@@ -39,6 +44,9 @@ _OUR_CLASSES: dict[str, type[MAEPreTrainedModel]] = {
     "ViTMAEModel": MAEModel,
     "ViTModel": MAEModel,
 }
+_HEAD = ("fc_norm.", "batch_norm.", "classifier.")
+# transformers' ViT has a pooler, which a native folder makes the identity
+_IDENTITY_POOLER = frozenset({"pooler.dense.weight", "pooler.dense.bias"})
 
 # what our image processor takes over from another
 _PROCESSOR_FIELDS = (
@@ -67,7 +75,8 @@ def load_model(
         The model, in float32 and evaluation mode, and its processor.
 
     Raises:
-        ValueError: it is of another kind, or damaged.
+        ValueError: it is of another kind, or damaged; or a tensor is missing, left over or of
+            another shape.
         OSError: there is none.
 
     Example:
@@ -75,7 +84,10 @@ def load_model(
     >>> model, processor = load_model("facebook/vit-mae-base")  # doctest: +SKIP
     """
     fields = _read_config(model_name_or_path)
-    kind = _architecture(fields)
+    below = find_pretraining(model_name_or_path, fields)
+    if below:
+        fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path, subfolder=below)
+    kind = architecture(fields)
     if kind not in _OUR_CLASSES:
         raise ValueError(
             f"{model_name_or_path} holds {kind}; there must be one of {', '.join(_OUR_CLASSES)}"
@@ -85,16 +97,20 @@ def load_model(
             f"{model_name_or_path} holds a ViTModel of another's, with a trained pooler, which "
             "ours don't have"
         )
-    model = load_as(_OUR_CLASSES[kind], model_name_or_path).eval()
+    model, report = _load(_OUR_CLASSES[kind], model_name_or_path)
+    known = _IDENTITY_POOLER if kind == "ViTModel" else frozenset()
+    missing = {*report["missing_keys"], *(known - model._left_over_keys)}
+    _check_tensors(model_name_or_path, report, missing, model._left_over_keys - known)
     processor = load_processor(model_name_or_path, cast(MAEConfig, model.config))
-    return model, cast(MAEImageProcessor, processor)
+    return model.eval(), cast(MAEImageProcessor, processor)
 
 
 def load_as(model_class: type[ModelT], model_name_or_path: str | Path, **options: Any) -> ModelT:
     """Loads the weights of a folder or Hub id as a class of ours, to train on.
 
     Args:
-        model_class: One of ours; weights that the folder lacks are new.
+        model_class: One of ours. A classifier's head is new if the folder has none, or another;
+            a decoder or head that an encoder has no place for is left behind.
         model_name_or_path: Folder or Hub id of a model of ours, own or native, or `vit_mae`.
         options: Fields of the configuration to change, and options of `from_pretrained`.
 
@@ -103,12 +119,31 @@ def load_as(model_class: type[ModelT], model_name_or_path: str | Path, **options
         rounded away.
 
     Raises:
-        ValueError: it is of another kind, or damaged.
+        ValueError: it is of another kind, or damaged; or a tensor is missing, left over or of
+            another shape.
         OSError: there is none.
     """
-    _read_config(model_name_or_path)
-    model = model_class.from_pretrained(model_name_or_path, dtype=torch.float32, **options)
-    return cast(ModelT, model)
+    fields = _read_config(model_name_or_path)
+    model, report = _load(model_class, model_name_or_path, **options)
+    left_over = report["unexpected_keys"]  # without what the class may pass over
+    new = ()
+    if issubclass(model_class, MAEForPreTraining):
+        left_over = model._left_over_keys
+    elif issubclass(model_class, MAEForImageClassification):
+        new = _new_parts(fields, MAEConfig.from_pretrained(model_name_or_path), model.config)
+    _check_tensors(model_name_or_path, report, report["missing_keys"], left_over, may_be_new=new)
+    return model
+
+
+def _new_parts(fields: dict[str, Any], saved: MAEConfig, wanted: MAEConfig) -> tuple[str, ...]:
+    """What the names of those tensors of a classifier start with that its folder may lack."""
+    if "ForImageClassification" not in architecture(fields):
+        return _HEAD
+    if saved.pooling != wanted.pooling:
+        return (*_HEAD, "vit.layernorm.")  # one pooling has its norm before it, the other behind
+    same = saved.num_labels == wanted.num_labels
+    same = same and saved.head_batch_norm == wanted.head_batch_norm
+    return () if same else _HEAD
 
 
 def load_pretraining_model(model_name_or_path: str | Path) -> MAEForPreTraining:
@@ -118,17 +153,61 @@ def load_pretraining_model(model_name_or_path: str | Path) -> MAEForPreTraining:
         ValueError: it lacks weights, as an encoder alone does, is of another kind, or damaged.
         OSError: there is none.
     """
-    model, report = cast(
-        tuple[MAEForPreTraining, dict[str, Any]],
-        load_as(MAEForPreTraining, model_name_or_path, output_loading_info=True),
+    return load_as(MAEForPreTraining, model_name_or_path).eval()
+
+
+def _load(
+    model_class: type[ModelT], model_name_or_path: str | Path, **options: Any
+) -> tuple[ModelT, dict[str, Any]]:
+    """The model, in float32, and transformers' report of the tensors."""
+    loaded: Any = model_class.from_pretrained(
+        model_name_or_path,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # they are in the report
+        output_loading_info=True,
+        **options,
     )
-    missing = sorted(report["missing_keys"])
-    if missing:
+    return loaded
+
+
+def _check_tensors(
+    model_name_or_path: str | Path,
+    report: dict[str, Any],
+    missing: Collection[str],
+    left_over: Collection[str],
+    may_be_new: tuple[str, ...] = (),
+) -> None:
+    """Raises ValueError that names the tensors which aren't those of the model.
+
+    Args:
+        model_name_or_path: Where it was loaded from.
+        report: What transformers says of the loading.
+        missing: Names that the folder lacks.
+        left_over: Names that the model has no place for.
+        may_be_new: What names start with that need not be there, or may be of another shape.
+    """
+    missing = [name for name in missing if not name.startswith(may_be_new)]
+    odd = []
+    for name, found, wanted in report["mismatched_keys"]:
+        if not name.startswith(may_be_new):
+            odd.append(f"{name} {tuple(found)}, not {tuple(wanted)}")
+    if "decoder.mask_token" in missing and "decoder.decoder_pred.weight" in missing:
         raise ValueError(
             f"{model_name_or_path} is no pre-training model: it lacks {len(missing)} weights, as "
-            f"{missing[0]}"
+            f"{min(missing)}"
         )
-    return model.eval()
+    problems = {"missing": missing, "left over": list(left_over), "of another shape": odd}
+    found = [f"{what}: {_enumerate(names)}" for what, names in problems.items() if names]
+    if found:
+        raise ValueError(
+            f"{model_name_or_path} doesn't hold the tensors that its config.json says; in our "
+            f"names, {'; '.join(found)}. It is damaged, or config.json is another's"
+        )
+
+
+def _enumerate(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def load_classifier(
@@ -140,18 +219,24 @@ def load_classifier(
         The model, in evaluation mode, and its processor.
 
     Raises:
-        ValueError: it is not a classifier, or damaged.
+        ValueError: it is not a classifier, or damaged; or a tensor is missing, left over or of
+            another shape.
         OSError: there is none.
     """
-    kind = _architecture(_read_config(model_name_or_path))
+    kind = architecture(_read_config(model_name_or_path))
     if "ForImageClassification" not in kind:  # its head would be new, and its answers noise
         raise ValueError(
             f"{model_name_or_path} holds {kind}, which is no classifier; run_finetune.py makes one "
             "of it"
         )
-    model = AutoModelForImageClassification.from_pretrained(model_name_or_path).eval()
+    model, report = AutoModelForImageClassification.from_pretrained(
+        model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    is_ours = isinstance(model, MAEPreTrainedModel)
+    left_over = model._left_over_keys if is_ours else report["unexpected_keys"]
+    _check_tensors(model_name_or_path, report, report["missing_keys"], left_over)
     our_config = model.config if isinstance(model.config, MAEConfig) else None
-    return model, load_processor(model_name_or_path, our_config)
+    return model.eval(), load_processor(model_name_or_path, our_config)
 
 
 def load_config(model_name_or_path: str | Path) -> MAEConfig:
@@ -161,8 +246,8 @@ def load_config(model_name_or_path: str | Path) -> MAEConfig:
         ValueError: it is damaged.
         OSError: there is none.
     """
-    _read_config(model_name_or_path)
-    return MAEConfig.from_pretrained(model_name_or_path)
+    below = find_pretraining(model_name_or_path, _read_config(model_name_or_path))
+    return MAEConfig.from_pretrained(model_name_or_path, subfolder=below or "")
 
 
 def load_processor(
@@ -173,18 +258,23 @@ def load_processor(
     Args:
         model_name_or_path: Folder or Hub id.
         config: Of a model of ours: then the processor is ours too, with what the folder's own says
-            and for the model's image size, and need not have a file.
+            and for the model's image size, and need not have a file. That of a model with a decoder
+            lies where the decoder lies.
 
     Raises:
         ValueError: the file is damaged, or not for this model.
         OSError: there is none.
     """
-    if config is not None and not _has_file(model_name_or_path, IMAGE_PROCESSOR_NAME):
+    below = None
+    if config is not None and "ForPreTraining" in architecture(vars(config)):
+        below = find_pretraining(model_name_or_path, _read_config(model_name_or_path))
+    name = f"{below}/{IMAGE_PROCESSOR_NAME}" if below else IMAGE_PROCESSOR_NAME
+    if config is not None and not has_file(model_name_or_path, name):
         return MAEImageProcessor.from_model_config(config)
     try:
         if config is None:
             return cast(BaseImageProcessor, AutoImageProcessor.from_pretrained(model_name_or_path))
-        processor = _load_as_ours(model_name_or_path)
+        processor = _load_as_ours(model_name_or_path, below or "")
     except (AttributeError, TypeError, LookupError) as error:
         raise ValueError(
             f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is damaged: {error}"
@@ -195,15 +285,15 @@ def load_processor(
         raise ValueError(f"{model_name_or_path}: {error}") from error
 
 
-def _load_as_ours(model_name_or_path: str | Path) -> MAEImageProcessor:
+def _load_as_ours(model_name_or_path: str | Path, subfolder: str) -> MAEImageProcessor:
     """Loads a processor of ours, or one of transformers' as ours."""
-    fields, _ = MAEImageProcessor.get_image_processor_dict(model_name_or_path)
+    fields, _ = MAEImageProcessor.get_image_processor_dict(model_name_or_path, subfolder=subfolder)
     kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
     if kind in (None, "MAEImageProcessor"):
-        return MAEImageProcessor.from_pretrained(model_name_or_path)
+        return MAEImageProcessor.from_pretrained(model_name_or_path, subfolder=subfolder)
     try:
         native: Any = AutoImageProcessor.from_pretrained(
-            model_name_or_path, trust_remote_code=False
+            model_name_or_path, subfolder=subfolder, trust_remote_code=False
         )
     except ValueError as error:  # which lists all that there are
         raise ValueError(
@@ -244,17 +334,3 @@ def _read_config(model_name_or_path: str | Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise damage
     return fields
-
-
-def _architecture(fields: dict[str, Any]) -> str:
-    """Names the class that a model was saved from."""
-    return (fields.get("architectures") or ["a model of unknown kind"])[0]
-
-
-def _has_file(model_name_or_path: str | Path, name: str) -> bool:
-    if Path(model_name_or_path).is_dir():
-        return Path(model_name_or_path, name).is_file()
-    try:
-        return bool(hf_hub_download(str(model_name_or_path), name))
-    except EntryNotFoundError:
-        return False

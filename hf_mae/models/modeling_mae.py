@@ -40,6 +40,7 @@ from .functional import (
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
 from .masking import choose_mask
+from .model_files import find_pretraining
 from .modeling_outputs import MAEForPreTrainingOutput, MAEModelOutput, MAEReconstruction
 
 
@@ -76,6 +77,7 @@ class MAEPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": MAELayer, "attentions": MAEAttention}
+    _left_over_keys: frozenset[str] = frozenset()  # of the files that it was loaded from
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -172,6 +174,11 @@ class MAEPreTrainedModel(PreTrainedModel):
         model._weight_conversions = None
         model.set_image_size(wanted_size)
         return loaded  # pyright: ignore[reportReturnType] # a tuple with output_loading_info
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        # transformers is about to leave out of its report what the class may pass over
+        self._left_over_keys = frozenset(loading_info.unexpected_keys)
+        super()._adjust_missing_and_unexpected_keys(loading_info)
 
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         """Resizes the position tables, in place, for images of another size.
@@ -378,6 +385,31 @@ class MAEForPreTraining(MAEPreTrainedModel):
         self.vit = MAEModel(config)
         self.decoder = MAEDecoder(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        **kwargs: Any,
+    ) -> Model:
+        """Loads a model as `MAEModel` does; of a published one, the folder that has the decoder.
+
+        That is `pretraining/` where the root holds the encoder alone and no `subfolder` is given.
+
+        Raises:
+            ValueError: the folder holds some other kind of model.
+            OSError: there is none; or the Hub can't be asked where the decoder lies.
+        """
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        source = _base_of_adapter(pretrained_model_name_or_path, hub)
+        if source and source == pretrained_model_name_or_path and not kwargs.get("subfolder"):
+            fields, _ = PreTrainedConfig.get_config_dict(source, **hub)
+            below = find_pretraining(source, fields, **hub)
+            if below:
+                kwargs["subfolder"] = below
+        base: Any = super()
+        return base.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -4,6 +4,7 @@
 Each script calls these in its own order; none of them calls back.
 """
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -245,8 +246,10 @@ def write_output_folder(
     num_train, num_held_out = _count_images(trainer)
     save_recipe(explicit_args, folder / RECIPE_FILE)
     training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
+    place = _short_way(folder)
+    recipe = shlex.quote(str(place / RECIPE_FILE))
     card = card_class(
-        folder=folder.resolve().name,
+        folder=str(place),
         dataset=data_args.source_name,
         hub_dataset=data_args.hub_id,
         config=model.config,
@@ -260,11 +263,17 @@ def write_output_folder(
         hardware=hardware(args.device, args.world_size),
         versions=package_versions(),
         pictures=[name for name in (CURVES_FILE, PANEL_FILE) if (folder / name).is_file()],
-        command=f"accelerate launch scripts/{script} arguments.yaml --output_dir runs/again",
+        command=f"accelerate launch scripts/{script} {recipe} --output_dir runs/again",
         **facts,
     )
     card.render().save(folder / "README.md")
     card.save_facts(folder)
+
+
+def _short_way(folder: Path) -> Path:
+    """A folder as commands name it that are given where the run was started."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def select_results(metrics: dict[str, float]) -> dict[str, float]:

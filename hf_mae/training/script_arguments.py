@@ -2,6 +2,7 @@
 """What the training scripts can be told about the model and the data."""
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +25,12 @@ from ..models.problem_types import REGRESSION, SINGLE_LABEL
 
 
 logger = logging.get_logger(__name__)
+# of folders, files and shards that don't say which data set it is
+_NAMES_OF_PARTS = re.compile(
+    r"(train(ing)?|test|val(id(ation)?)?|data(sets?)?|images?|imgs?|(un)?labell?ed)"
+    r"(-\d+-of-\d+)?(\.(parquet|tar))?",
+    re.IGNORECASE,
+)
 _CHANGEABLE = (
     "image_size",
     "drop_path_rate",
@@ -123,7 +130,7 @@ class BaseModelArguments:
                 )
             return load_as(model_class, self.model_name_or_path, **overrides, **options)
         if self.config_name:
-            config = MAEConfig.from_pretrained(self.config_name).changed(**overrides, **options)
+            config = load_config(self.config_name).changed(**overrides, **options)
         else:
             config = MAEConfig.from_size(self.size or "base", **overrides, **options)
         return model_class(config)
@@ -241,9 +248,6 @@ class FineTuningModelArguments(BaseModelArguments):
         label2id = {name: number for number, name in id2label.items()}
         options: dict[str, Any] = {"id2label": id2label, "label2id": label2id}
         options["problem_type"] = problem_type
-        if self.model_name_or_path:
-            # the head of a classifier of other classes is left behind
-            options["ignore_mismatched_sizes"] = True
         changeable = (*_CHANGEABLE, "pooling", "head_batch_norm")
         model = self.build(MAEForImageClassification, changeable, **options)
         if not self._has_this_head(model.config):
@@ -368,9 +372,21 @@ class DataArguments:
 
     @property
     def source_name(self) -> str:
-        """The Hub id or, of folders and files here, the name without the way to it."""
+        """The Hub id or, of folders and files here, the name without the way to it.
+
+        Names that only say which part of a data set it is, as `train`, are passed over for that of
+        the folder around it.
+        """
         name = str(self.dataset_name or self.train_dir)
-        return Path(name).resolve().name if Path(name).exists() else name
+        if not Path(name).exists():
+            return name
+        whole = Path(name).resolve()
+        for path in (whole, *whole.parents):
+            if path in (Path.home(), Path(path.anchor)):
+                break  # whose home it is, is nobody's business
+            if not _NAMES_OF_PARTS.fullmatch(path.name):
+                return path.name
+        return whole.name
 
     @property
     def hub_id(self) -> str | None:

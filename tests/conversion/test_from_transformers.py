@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from helpers import GOLDEN, TINY
+from helpers import GOLDEN, TINY, run_script
 from safetensors.torch import load_file, save_file
-from tiny_models import HEADS
+from tiny_models import HEADS, make, write
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_mae.conversion.checkpoint_files import read_checkpoint
@@ -21,7 +21,7 @@ def test_vit_mae_and_back(spelling, tmp_path, golden):
     """Theirs → ours → theirs, through weights in each spelling of the keys."""
     model = convert(*read_checkpoint(GOLDEN / "facebook_mae.pth"), **HEADS).model
     _, processor = load_own_of(model, tmp_path / "own")
-    export(model, processor, tmp_path / "native")
+    export(model, processor, tmp_path / "native", "vit_mae")
     native = ViTMAEForPreTraining.from_pretrained(tmp_path / "native").eval()
     if spelling == "as it is in memory":
         save_file(
@@ -139,3 +139,24 @@ def test_mask_ratio_of_a_configuration_is_kept():
     theirs = ViTMAEForPreTraining(ViTMAEConfig(**TINY, mask_ratio=0.6, norm_pix_loss=True))
     config = convert(theirs.state_dict(), {"config": theirs.config.to_dict()}).model.config
     assert (config.mask_ratio, config.norm_pix_loss) == (0.6, True)
+
+
+@torch.no_grad()
+def test_a_published_folder(tmp_path):
+    """Its root is the encoder, whose pooler is the identity; as a folder it is what has the
+    decoder."""
+    model = make("pretrain")
+    write(model, tmp_path / "native")
+    images = torch.randn(2, 3, 32, 32)
+    for source, kind in (("native", "MAEForPreTraining"), ("native/model.safetensors", "MAEModel")):
+        flags = [f"--checkpoint={tmp_path / source}", f"--output_dir={tmp_path / kind}"]
+        assert f"model    {kind}, " in run_script("convert_checkpoint.py", *flags)
+        converted, _ = load_model(tmp_path / kind)
+        expected = model.vit(images).last_hidden_state
+        found = converted.base_model(images).last_hidden_state
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    path = tmp_path / "native" / "model.safetensors"
+    tensors, extras = read_checkpoint(path)
+    tensors["pooler.dense.weight"] = torch.randn(48, 48)
+    with pytest.raises(ValueError, match=r"left over: .*pooler\.dense\.weight"):
+        convert(tensors, extras, **HEADS)

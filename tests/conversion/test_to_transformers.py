@@ -20,6 +20,7 @@ from hf_mae import (
     MAEForImageClassification,
     MAEForPreTraining,
     MAEImageProcessor,
+    MAEModel,
     load_classifier,
     predict,
 )
@@ -28,7 +29,9 @@ from hf_mae.models.loading import load_model
 
 
 SHAPES = [(224, 16), (224, 14), (448, 14)]
-KINDS = ["pretrain", "mean", "probe", "encoder", "pretrain as vit"]
+KINDS = ["pretrain", "mean", "probe", "encoder", "pretrain as vit", "pretrain as vit_mae"]
+# those with features in the root
+ENCODERS = ("pretrain", "encoder", "as vit")
 CASES = [(kind, *shape) for kind in KINDS for shape in SHAPES] + [
     (f"grey {kind}", 224, 16) for kind in KINDS
 ]
@@ -42,18 +45,21 @@ def cases(tmp_path_factory, photos):
         model = make(kind, image_size, patch_size, norm_pix_loss=image_size == 448)
         name = f"{kind.replace(' ', '-')}-{image_size}-{patch_size}"
         folder = root / name
-        processor, _ = write(model, folder, kind.endswith("pretrain as vit"))
-        edge = (
-            processor.size.shortest_edge
-        )  # already of the edge's length: PIL and torchvision resize a bit apart
+        _, _, as_ = kind.partition(" as ")
+        write(model, folder, as_ or None)
+        processor = MAEImageProcessor.from_pretrained(folder)
+        # already of the edge's length: PIL and torchvision resize a bit apart
+        edge = processor.size.shortest_edge
         picture = photos[0].resize((round(edge * 1.5), edge))
         (picture.convert("L") if kind.startswith("grey") else picture).save(root / f"{name}.png")
-        inputs = {"pixel_values": torch.randn(2, model.config.num_channels, image_size, image_size)}
-        if kind.endswith("pretrain"):
-            inputs["noise"] = torch.rand(2, model.config.num_patches)
-        elif kind.startswith("grey"):  # plain transformers takes these as RGB
-            inputs["pixel_values"] = inputs["pixel_values"].expand(-1, 3, -1, -1)
+        images = torch.randn(2, model.config.num_channels, image_size, image_size)
+        noise = torch.rand(2, model.config.num_patches)
+        inputs = {"pixel_values": images}
+        if kind.startswith("grey") and as_ != "vit_mae":  # plain transformers takes these as RGB
+            inputs["pixel_values"] = images.expand(-1, 3, -1, -1)
         torch.save(inputs, root / f"{name}.pt")
+        torch.save({"pixel_values": images, "noise": noise}, root / f"{name}.masked.pt")
+        inputs["noise"] = noise
         cases[kind, image_size, patch_size] = (
             folder,
             model,
@@ -65,20 +71,30 @@ def cases(tmp_path_factory, photos):
 
 
 def requests_for(kind, folder, image):
-    inputs = str(folder) + ".pt"
-    what = {
-        "pretrain": ["AutoModel", "AutoModelForPreTraining"],
-        "mean": ["AutoModelForImageClassification", "image-classification"],
-        "probe": ["AutoModelForImageClassification", "image-classification"],
-        "encoder": ["AutoModel", "image-feature-extraction"],
-        "pretrain as vit": ["AutoModel", "image-feature-extraction"],
+    features = [{"do": "AutoModel"}, {"do": "image-feature-extraction"}]
+    classes = [{"do": "AutoModelForImageClassification"}, {"do": "image-classification"}]
+    whole = {"do": "AutoModelForPreTraining"}
+    asked = {
+        "pretrain": [
+            *features,
+            {**whole, "subfolder": "pretraining"},
+            {"do": "run_image_classification"},
+        ],
+        "mean": classes,
+        "probe": classes,
+        "encoder": features,
+        "pretrain as vit": features,
+        "pretrain as vit_mae": [whole],
     }[kind.removeprefix("grey ")]
-    for do in what:
-        yield {
-            "do": do,
-            "folder": str(folder),
-            **({"image": str(image)} if "-" in do else {"inputs": inputs}),
-        }
+    for request in asked:
+        request["folder"] = str(folder)
+        if request["do"] == "AutoModelForPreTraining":
+            request["inputs"] = f"{folder}.masked.pt"
+        elif request["do"].startswith("Auto"):
+            request["inputs"] = f"{folder}.pt"
+        elif request["do"].startswith("image-"):
+            request["image"] = str(image)
+        yield request
 
 
 @pytest.fixture(scope="module", params=["pinned", "4.57"])
@@ -89,11 +105,6 @@ def answers(request, cases, tmp_path_factory):
         for asked in requests_for(case[0], folder, image):
             requests.append(asked)
             keys.append((*case, asked["do"]))
-    # without decoder, mask or shuffling: ordered features of a pre-training folder
-    folder, _, _, inputs, _ = cases["pretrain", 224, 16]
-    torch.save({"pixel_values": inputs["pixel_values"]}, f"{folder}.plain.pt")
-    requests.append({"do": "ViTModel", "folder": str(folder), "inputs": f"{folder}.plain.pt"})
-    keys.append(("ViTModel",))
     environment = dict(os.environ)
     if request.param == "4.57":
         if not OLDEST.is_dir():
@@ -115,26 +126,19 @@ def close(ours, theirs):
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[0].endswith("pretrain")], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case[0].endswith(("pretrain", "as vit_mae"))], ids=str
+)
 @torch.no_grad()
 def test_pre_training(cases, answers, case):
-    _, model, _, inputs, _ = cases[case]
-    ours, found = model(**inputs), answers[(*case, "AutoModelForPreTraining")]
+    folder, model, _, inputs, _ = cases[case]
+    images = inputs["pixel_values"][:, : model.config.num_channels]
+    found = answers[(*case, "AutoModelForPreTraining")]
     assert (found["class"], found["missing"]) == ("ViTMAEForPreTraining", [])
-    close(ours.loss, found["loss"])
-    close(ours.logits, found["logits"])
-    latent = answers[(*case, "AutoModel")]
-    assert latent["class"] == "ViTMAEModel"
-    close(model.vit(**inputs).last_hidden_state, latent["last_hidden_state"])
-
-
-@torch.no_grad()
-def test_ordered_features_of_a_pre_training_folder(cases, answers):
-    _, model, _, inputs, _ = cases["pretrain", 224, 16]
-    close(
-        model.vit(inputs["pixel_values"]).last_hidden_state,
-        answers["ViTModel",]["last_hidden_state"],
-    )
+    for whole in (model, MAEForPreTraining.from_pretrained(folder).eval()):
+        ours = whole(images, noise=inputs["noise"])
+        close(ours.loss, found["loss"])
+        close(ours.logits, found["logits"])
 
 
 @pytest.mark.parametrize(
@@ -147,27 +151,73 @@ def test_classifiers(cases, answers, case):
     native = "Beit" if case[0].endswith("mean") else "ViT"
     assert (found["class"], found["missing"]) == (f"{native}ForImageClassification", [])
     close(model(inputs["pixel_values"][:, : model.config.num_channels]).logits, found["logits"])
-    probabilities = model(**processor(Image.open(image), return_tensors="pt")).logits.softmax(
-        dim=1
-    )[0]
+    pixel_values = processor(Image.open(image), return_tensors="pt").pixel_values
+    logits = model(pixel_values[:, : model.config.num_channels]).logits
+    probabilities = logits.softmax(dim=1)[0]
     theirs = answers[(*case, "image-classification")]
     close(probabilities, torch.tensor([theirs[name] for name in NAMES.values()]))
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case[0].endswith(("encoder", "as vit"))], ids=str
-)
+@pytest.mark.parametrize("case", [case for case in CASES if case[0].endswith(ENCODERS)], ids=str)
 @torch.no_grad()
-def test_bare_encoders(cases, answers, case):
-    _, model, processor, inputs, image = cases[case]
+def test_encoders(cases, answers, case):
+    """Ordered features of every patch, from the root, with no flag."""
+    folder, model, processor, inputs, image = cases[case]
     encoder = getattr(model, "vit", model)
     found = answers[(*case, "AutoModel")]
     assert (found["class"], found["missing"]) == ("ViTModel", [])
-    ours = encoder(inputs["pixel_values"][:, : model.config.num_channels]).last_hidden_state
+    images = inputs["pixel_values"]
+    ours = encoder(images[:, : model.config.num_channels]).last_hidden_state
     close(ours, found["last_hidden_state"])
     close(ours[:, 0], found["pooler_output"])  # the class token, not a random projection of it
-    features = encoder(**processor(Image.open(image), return_tensors="pt")).last_hidden_state
+    close(MAEModel.from_pretrained(folder).eval()(images).last_hidden_state, ours)
+    pixel_values = processor(Image.open(image), return_tensors="pt").pixel_values
+    features = encoder(pixel_values[:, : model.config.num_channels]).last_hidden_state
     close(features, answers[(*case, "image-feature-extraction")])
+
+
+@pytest.mark.parametrize("case", [("pretrain", 224, 14), ("grey pretrain", 224, 16)], ids=str)
+def test_a_classifier_starts_from_the_root(answers, case):
+    """In transformers' own example, whose crop is what the processor resizes to."""
+    found = answers[(*case, "run_image_classification")]
+    assert found["class"] == "ViTForImageClassification"
+    assert found["losses"][-1] < 0.5 * found["losses"][0]
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "grey pretrain", "encoder", "mean"])
+def test_sizes_of_the_processor(kind, tmp_path):
+    """The model's where it is for training; a classifier's margin stays."""
+    _, result = write(make(kind), tmp_path)
+    for place in result.architectures:
+        written = json.loads((tmp_path / place / "preprocessor_config.json").read_text())
+        edge = 37 if kind == "mean" else 32
+        assert written["size"] == {"shortest_edge": edge}
+        assert written["crop_size"] == {"height": 32, "width": 32}
+    assert bool(result.notes) == (kind != "mean")
+
+
+def test_one_of_the_two_alone(tmp_path):
+    model = make("pretrain")
+    save(model, tmp_path / "own")
+    flags = [f"--model_name_or_path={tmp_path / 'own'}"]
+    for as_, native in (("vit", "ViTModel"), ("vit_mae", "ViTMAEForPreTraining")):
+        folder = tmp_path / as_
+        printed = run_script("export.py", *flags, f"--as={as_}", f"--output_dir={folder}")
+        assert f"{native} in {folder}" in printed
+        assert json.loads((folder / "config.json").read_text())["architectures"] == [native]
+        assert not (folder / "pretraining").exists()
+    printed = run_script("export.py", *flags, f"--output_dir={tmp_path / 'both'}")
+    assert "ViTModel in " in printed
+    assert f"ViTMAEForPreTraining in {tmp_path / 'both' / 'pretraining'}" in printed
+    assert "note: the image processor resizes to {'shortest_edge': 32}" in printed
+    # a decoder of another's is not left below
+    assert "pretraining is there already" in script_error(
+        "export.py", *flags, "--as=vit", f"--output_dir={tmp_path / 'both'}"
+    )
+    with pytest.raises(ValueError, match="a MAEModel, without a decoder; 'vit_mae' is for pre-"):
+        write(make("encoder"), tmp_path / "none", "vit_mae")
+    with pytest.raises(ValueError, match="as_ is 'beit'; it must be 'vit', 'vit_mae' or None"):
+        write(model, tmp_path / "none", "beit")
 
 
 @pytest.mark.parametrize(
@@ -204,17 +254,20 @@ def test_every_kind_of_configuration(kind, fields, tmp_path):
     assert all(difference < 1e-5 for difference in result.differences.values())
 
 
-def test_the_check_notices_a_wrong_weight(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("as_", "outputs"), [(None, "last_hidden_state"), ("vit_mae", "loss|logits")]
+)
+def test_the_check_notices_a_wrong_weight(as_, outputs, tmp_path, monkeypatch):
     def broken(tensors, folder, really=export.__globals__["save_torch_state_dict"]):
-        name = "vit.encoder.layer.1.output.dense.bias"
+        (name,) = [name for name in tensors if name.endswith("encoder.layer.1.output.dense.bias")]
         tensors[name] = tensors[name] + 0.1 * torch.eye(48)[7]
         really(tensors, folder)
 
     monkeypatch.setattr("hf_mae.conversion.to_transformers.save_torch_state_dict", broken)
     with pytest.raises(
-        ValueError, match="gives other (loss|logits) than ours: they differ by .*don't use it"
+        ValueError, match=f"gives other ({outputs}) than ours: they differ by .*don't use it"
     ):
-        write(make("pretrain"), tmp_path)
+        write(make("pretrain"), tmp_path, as_)
 
 
 @pytest.mark.parametrize(
@@ -285,8 +338,8 @@ def test_a_mean_pool_classifier_has_no_bare_encoder(tmp_path):
         ValueError,
         match=r"no final norm \(a mean-pool classifier's.*export the pre-trained model below it",
     ):
-        write(make("mean"), tmp_path, bare_encoder=True)
-    write(make("probe"), tmp_path, bare_encoder=True)
+        write(make("mean"), tmp_path, "vit")
+    write(make("probe"), tmp_path, "vit")
 
 
 def test_the_processor_is_the_folders_own(tmp_path):
@@ -311,10 +364,10 @@ def test_the_processor_is_the_folders_own(tmp_path):
     model = make("pretrain")
     write(model, tmp_path / "native")
     again, _ = load_model(tmp_path / "native")
-    assert write(again, tmp_path / "again")[1].architecture == "ViTMAEForPreTraining"
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
-        tmp_path / "native" / "model.safetensors"
-    ).read_bytes()
+    _, result = write(again, tmp_path / "again")
+    for place in result.architectures:
+        weights = [tmp_path / name / place / "model.safetensors" for name in ("native", "again")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 @pytest.mark.parametrize("image_size", [32, 224])

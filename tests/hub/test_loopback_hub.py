@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from helpers import ROOT, run_script
 from huggingface_hub import ModelCard
 from loopback_hub import loopback_hub
 from PIL import Image
-from tiny_models import make, save
+from safetensors.torch import load_file
+from tiny_models import OLDEST, make, save
 
 from hf_mae import MAEImageProcessor
 
@@ -31,7 +33,7 @@ def hub(monkeypatch):
         yield hub
 
 
-def plain_python(code):
+def plain_python(code, **environment):
     """Runs code where hf_mae can't be imported; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.modules['hf_mae'] = None\n" + code],
@@ -39,6 +41,7 @@ def plain_python(code):
         text=True,
         timeout=1800,
         cwd="/",
+        env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -74,12 +77,18 @@ def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "pretraining/config.json",
+        "pretraining/model.safetensors",
+        "pretraining/preprocessor_config.json",
     }
     assert hub.token not in output
     assert not any(hub.token.encode() in data for data in repo["commits"][0].values())
     assert not any(hub.token in path.read_text(errors="ignore") for path in folder.iterdir())
 
     check_plain_transformers(model, "org/mae-vit-huge", tmp_path)
+    if OLDEST.is_dir():
+        check_plain_transformers(model, "org/mae-vit-huge", tmp_path, PYTHONPATH=str(OLDEST))
+    check_ours(model, "org/mae-vit-huge", tmp_path)
     assert run_card_code(str(repo["commits"][0]["README.md"], "utf-8"), tmp_path)[
         "features"
     ].shape == (1, 17, 48)
@@ -87,26 +96,108 @@ def test_pre_trained_model_to_hub_and_back(hub, tmp_path):
     tune_and_publish(hub, tmp_path)
 
 
-def check_plain_transformers(model, repo_id, folder):
-    """Compares what a process without hf_mae computes with what we do."""
-    torch.save(
-        {"pixel_values": torch.randn(2, 3, 32, 32), "noise": torch.rand(2, 16)},
-        folder / "inputs.pt",
+def check_plain_transformers(model, repo_id, folder, **environment):
+    """Compares what a process without hf_mae computes, with no flag, with what we do."""
+    inputs = {"pixel_values": torch.randn(2, 3, 32, 32), "noise": torch.rand(2, 16)}
+    torch.save(inputs, folder / "inputs.pt")
+    Image.new("RGB", (48, 32), "red").save(folder / "picture.png")
+    printed = plain_python(
+        f"""
+import os, torch
+from transformers import (
+    AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining,
+    pipeline,
+)
+os.chdir({str(folder)!r})
+inputs = torch.load("inputs.pt")
+images = inputs["pixel_values"]
+encoder = AutoModel.from_pretrained({repo_id!r})
+whole = AutoModelForPreTraining.from_pretrained({repo_id!r}, subfolder="pretraining")
+classifier = AutoModelForImageClassification.from_pretrained({repo_id!r}, num_labels=7)
+print(type(encoder), type(whole), classifier(images).logits.shape)
+print(AutoImageProcessor.from_pretrained({repo_id!r}).size)
+features = [encoder(images).last_hidden_state for _ in range(2)]
+piped = pipeline("image-feature-extraction", {repo_id!r})("picture.png")
+torch.save([*features, whole(**inputs).loss, torch.tensor(piped)], "outputs.pt")
+""",
+        **environment,
     )
-    plain_python(
-        "import torch\nfrom transformers import AutoImageProcessor, AutoModel, "
-        "AutoModelForPreTraining\n"
-        f"inputs = torch.load({str(folder / 'inputs.pt')!r})\n"
-        f"model = AutoModel.from_pretrained({repo_id!r})\n"
-        f"whole = AutoModelForPreTraining.from_pretrained({repo_id!r})\n"
-        f"print(type(model), AutoImageProcessor.from_pretrained({repo_id!r}))\n"
-        "torch.save([model(**inputs).last_hidden_state, whole(**inputs).loss], "
-        f"{str(folder / 'outputs.pt')!r})"
-    )
-    latent, loss = torch.load(folder / "outputs.pt")
-    inputs = torch.load(folder / "inputs.pt")
-    torch.testing.assert_close(latent, model.vit(**inputs).last_hidden_state, rtol=0, atol=1e-5)
+    assert "ViTModel" in printed
+    assert "ViTMAEForPreTraining" in printed
+    assert "torch.Size([2, 7])" in printed
+    features, again, loss, piped = torch.load(folder / "outputs.pt")
+    assert torch.equal(features, again)
+    expected = model.vit(inputs["pixel_values"]).last_hidden_state  # ordered, of every patch
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(loss, model(**inputs).loss, rtol=0, atol=1e-5)
+    processor = MAEImageProcessor.from_model_config(model.config)
+    processor.size = {"shortest_edge": 32}
+    with Image.open(folder / "picture.png") as picture:
+        expected = model.vit(**processor(picture, return_tensors="pt")).last_hidden_state
+    torch.testing.assert_close(piped, expected, rtol=0, atol=1e-5)
+
+
+def check_ours(model, repo_id, folder):
+    """Our classes and scripts find the decoder by the Hub id, with the Hub and without it."""
+    code = f"""
+import os, torch
+from hf_mae import MAEForPreTraining
+from hf_mae.models.loading import load_model
+os.chdir({str(folder)!r})
+inputs = torch.load("inputs.pt")
+models = [MAEForPreTraining.from_pretrained({repo_id!r}), load_model({repo_id!r})[0]]
+torch.save([model.eval()(**inputs).loss for model in models], "outputs.pt")
+"""
+    for offline in ("0", "1"):
+        environment = {**os.environ, "HF_HUB_OFFLINE": offline}
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, check=True, timeout=1800, cwd=ROOT, env=environment)
+        losses = torch.load(folder / "outputs.pt")
+        expected = model(**torch.load(folder / "inputs.pt")).loss
+        for loss in losses:
+            torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+    arguments = [f"--model_name_or_path={repo_id}", f"--output={folder / 'out.png'}"]
+    printed = run_script("reconstruct.py", *arguments, folder / "picture.png")
+    assert "1 image in" in printed
+    flags = ["--dataset_name=digits", "--max_steps=1", "--use_cpu"]
+    flags += ["--per_device_train_batch_size=16", "--warmup_epochs=0", "--eval_strategy=no"]
+    flags += ["--report_to=none", "--dataloader_num_workers=0", "--learning_rate=1e-6"]
+    output = folder / "further"
+    run_script("run_mae.py", f"--model_name_or_path={repo_id}", *flags, f"--output_dir={output}")
+    tensors = load_file(output / "model.safetensors")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_what_the_cache_knows_of_a_decoder(hub, tmp_path):
+    """Of an encoder alone there is none, which the cache remembers; what it doesn't know, it
+    says."""
+    publish(save(make("pretrain"), tmp_path / "own"), "org/encoder", "--as=vit")
+    publish(tmp_path / "own", "org/both")
+    code = """
+import sys
+from hf_mae import MAEForPreTraining, MAEModel
+classes = {"MAEModel": MAEModel, "MAEForPreTraining": MAEForPreTraining}
+model = classes[sys.argv[1]].from_pretrained(sys.argv[2])
+print(model.config.architectures)
+"""
+
+    def load(name, repo_id, offline):
+        done = subprocess.run(
+            [sys.executable, "-c", code, name, repo_id],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": offline},
+        )
+        return done.stdout + done.stderr
+
+    for offline in ("0", "1"):
+        assert "['ViTModel']" in load("MAEForPreTraining", "org/encoder", offline)
+    assert "['ViTModel']" in load("MAEModel", "org/both", "0")
+    shown = load("MAEForPreTraining", "org/both", "1")
+    assert "the Hub can't be asked whether org/both has pretraining/config.json" in shown
 
 
 def tune_and_publish(hub, tmp_path):
@@ -159,29 +250,32 @@ def run_card_code(text, folder):
 
 def test_classifier_to_hub_and_back(hub, tmp_path, photos):
     folder = save(make("mean"), tmp_path / "own")
-    photos[0].save(tmp_path / "temple.png")
-    publish(folder, "org/birds", "--public", f"--widget_images={tmp_path / 'temple.png'}")
+    name = "größter Tempel #1 50%?.png"
+    photos[0].save(tmp_path / name)
+    publish(folder, "org/birds", "--public", f"--widget_images={tmp_path / name}")
     repo = hub.repos["org/birds"]
     assert not repo["private"]
     assert len(repo["commits"]) == 1
     printed = plain_python(
         "import json\nfrom transformers import pipeline\n"
         "print(json.dumps(pipeline('image-classification', "
-        f"'org/birds')({str(tmp_path / 'temple.png')!r})))"
+        f"'org/birds')({str(tmp_path / name)!r})))"
     )
     found = json.loads(printed.splitlines()[-1])
     card = ModelCard(str(repo["commits"][0]["README.md"], "utf-8"))
     (example,) = card.data.widget
-    assert example["src"] == "https://huggingface.co/org/birds/resolve/main/examples/temple.png"
+    address = "https://huggingface.co/org/birds/resolve/main/examples/"
+    assert example["src"] == f"{address}gr%C3%B6%C3%9Fter%20Tempel%20%231%2050%25%3F.png"
+    assert unquote(urlsplit(example["src"]).path).endswith(f"/main/examples/{name}")
     assert example["output"] == [
         {"label": g["label"], "score": pytest.approx(g["score"], abs=1e-4)} for g in found
     ]
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "transformers")
     assert card.data.pipeline_tag == "image-classification"
-    assert "examples/temple.png" in repo["commits"][0]
+    assert f"examples/{name}" in repo["commits"][0]
     # what is gone from the folder is gone from the repository
     publish(folder, "org/birds", "--public")
-    assert "examples/temple.png" not in repo["commits"][-1]
+    assert f"examples/{name}" not in repo["commits"][-1]
     assert "model.safetensors" in repo["commits"][-1]
     # once public, it isn't updated unawares
     status, _, stderr = publish(folder, "org/birds", check=False)

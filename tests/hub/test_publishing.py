@@ -49,7 +49,7 @@ def test_a_failed_proof_is_refused(tmp_path):
     folder = save(conversion.model, tmp_path / "own")
     (folder / PROVENANCE_FILE).write_text(json.dumps(facts))
     publication = prepare(folder, "org/encoder", tmp_path / "out", license="cc-by-nc-4.0")
-    assert publication.architecture == "ViTModel"
+    assert publication.exported.architecture == "ViTModel"
     assert "Converted from `facebook_mae_encoder_only.pth`" in str(publication.card)
     assert publication.card.data.pipeline_tag == "image-feature-extraction"
     with torch.no_grad():
@@ -234,6 +234,42 @@ def test_nothing_private_is_published(tmp_path, photos):
     )
     for secret in (b"hf_secret", b"alice", b"home of Alice"):
         assert secret not in published
+
+
+def test_the_published_command_says_what_the_recipe_leaves_out(tmp_path):
+    folder = save(make("pretrain"), tmp_path / "own")
+    facts = {**FACTS, "command": "accelerate launch scripts/run_mae.py a/arguments.yaml --x y"}
+    PreTrainingCard(**facts).save_facts(folder)
+    recipe = {"train_dir": "/home/alice/train", "validation_dir": "val", "learning_rate": 1e-3}
+    (folder / "arguments.yaml").write_text(yaml.safe_dump(recipe))
+    card = str(prepare(folder, "org/a", tmp_path / "out", license="mit").card)
+    assert (
+        "```\n"
+        "hf download org/a arguments.yaml --local-dir .\n"
+        "accelerate launch scripts/run_mae.py arguments.yaml --output_dir runs/again \\\n"
+        "    --train_dir path/to/images \\\n"
+        "    --validation_dir path/to/held_out\n"
+        "```"
+    ) in card
+    (folder / "arguments.yaml").write_text(yaml.safe_dump({"dataset_name": "digits"}))
+    card = str(prepare(folder, "org/a", tmp_path / "again", license="mit").card)
+    assert "scripts/run_mae.py arguments.yaml --output_dir runs/again\n```" in card
+
+
+@pytest.mark.parametrize(("as_", "native"), [("vit", "ViTModel"), ("vit_mae", "ViTMAEForPre")])
+def test_one_of_the_two_is_published(as_, native, tmp_path):
+    """Its card says nothing of what isn't there."""
+    folder = save(make("pretrain"), tmp_path / "own")
+    PreTrainingCard(**{**FACTS, "config": make("pretrain").config}).save_facts(folder)
+    publication = prepare(folder, "org/a", tmp_path / "out", license="mit", as_=as_)
+    assert publication.exported.architecture.startswith(native)
+    assert not any(name.startswith("pretraining/") for name in publication.files)
+    text = str(publication.card)
+    assert 'subfolder="pretraining"' not in text
+    assert ("reconstruct" in text) == (as_ == "vit_mae")
+    assert ("Here is its encoder alone." in text) == (as_ == "vit")
+    with pytest.raises(ValueError, match="as is 'vit', which is for pre-training models, and"):
+        prepare(save(make("mean"), folder), "org/a", tmp_path / "no", license="mit", as_="vit")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,13 +95,20 @@ def test_finished_folder(photo_folder, tmp_path):
     assert f"| this model | {final['eval_loss']:.4f} |" in card
     assert f"| best constant patch per image | {final['eval_loss_best_constant']:.4f} |" in card
     assert "48 images of photos" in card
-    assert str(photo_folder.parent) not in card  # a card names the folder, not the machine's paths
+    assert str(photo_folder) not in card  # a card names the data, not the machine's paths
 
-    # the written arguments repeat the run, bit for bit
-    again = tmp_path / "again"
-    run_script("run_mae.py", output / "arguments.yaml", "--output_dir", again)
+    repeat_by_the_card(card, output, tmp_path, next(photo_folder.rglob("*.jpg")))
+
+
+def repeat_by_the_card(card, output, folder, photo):
+    """Its commands run as they stand; the written arguments repeat the run, bit for bit."""
+    (repeat,) = re.findall(r"^accelerate launch scripts/(.*) --output_dir runs/again$", card, re.M)
+    again = folder / "again"
+    run_script(*shlex.split(repeat), "--output_dir", again)
+    (drawing,) = re.findall(r"^python scripts/(reconstruct.py .*) --output out.png", card, re.M)
+    run_script(*shlex.split(drawing), "--output", folder / "out.png", photo)
     assert trace(again) == trace(output)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, again))
+    ours, theirs = (load_file(each / "model.safetensors") for each in (output, again))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 

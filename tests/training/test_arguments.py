@@ -217,3 +217,27 @@ def test_heads(classifier_folder):
         model_name_or_path=classifier_folder, head_batch_norm=False
     ).build_model(["a", "b"])
     assert plain.classifier.weight.std().item() == pytest.approx(0.01, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("birds/train", "birds"),
+        ("birds/images/Training", "birds"),
+        ("chest xrays/data/train-00000-of-00002.parquet", "chest xrays"),
+        ("trains", "trains"),
+        ("birds/train.of.1998", "train.of.1998"),
+    ],
+)
+def test_a_data_set_is_named_by_more_than_its_part(folder, name, tmp_path):
+    (tmp_path / folder).mkdir(parents=True)
+    assert DataArguments(train_dir=str(tmp_path / folder)).source_name == name
+    assert DataArguments(dataset_name=str(tmp_path / folder)).source_name == name
+
+
+def test_a_home_gives_no_name(tmp_path, monkeypatch):
+    (tmp_path / "alice" / "data" / "train").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "alice"))
+    train_dir = str(tmp_path / "alice" / "data" / "train")
+    assert DataArguments(train_dir=train_dir).source_name == "train"
+    assert DataArguments(dataset_name="org/train").source_name == "org/train"
