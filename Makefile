@@ -7,11 +7,13 @@ STAMP = $(VENV)/.installed
 OLDEST = $(VENV)/transformers-4.57
 # an environment of its own with the lower bounds of setup.py
 LOWEST = $(VENV)/lowest
+# transformers' own tests of models, which are in its source distribution
+PEER_TESTS = $(VENV)/peer-tests
 # what the benchmarks compare with, to put before the rest on PYTHONPATH
 PEERS = $(VENV)/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu test-oldest lint format cards oldest-transformers peers clean
+.PHONY: help demo test peer-tests test-slow test-gpu test-oldest lint format cards oldest-transformers peers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,8 +22,12 @@ demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
 	rm -rf runs/demo
 	$(BIN)/python scripts/run_mae.py scripts/recipes/pretrain/demo-digits.yaml
 
-test: lint oldest-transformers  ## what continuous integration runs, on two cores
-	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow and not gpu" --durations=10
+test: lint oldest-transformers peer-tests  ## what continuous integration runs, on two cores
+	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow and not gpu" --durations=10 \
+		--ignore tests/peers
+
+peer-tests: $(PEER_TESTS)/.unpacked  ## our models under transformers' own tests of models
+	$(BIN)/python -m pytest tests/peers -q -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(STAMP)  ## the long tests
 	$(BIN)/python -m pytest tests -q -m slow
@@ -51,6 +57,14 @@ $(OLDEST)/.installed: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(OLDEST) \
 		transformers==4.57.6 huggingface_hub==0.36.0 tokenizers==0.22.2
 	touch $@
+
+# as a package: one of them imports transformers from beside it, and finds the one that is installed
+$(PEER_TESTS)/.unpacked: $(STAMP)
+	mkdir -p $(PEER_TESTS)
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest $(PEER_TESTS) \
+		"$$($(BIN)/python -m pip freeze | grep '^transformers==')"
+	$(BIN)/python -m tarfile -e $(PEER_TESTS)/transformers-*.tar.gz $(PEER_TESTS)
+	touch $(PEER_TESTS)/transformers-*/tests/__init__.py $@
 
 peers: $(PEERS)/.installed  ## mmpretrain and lightly, for scripts/benchmark.py with PYTHONPATH=.venv/peers
 

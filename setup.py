@@ -38,7 +38,14 @@ setup(
     extras_require={
         # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed
         "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system in 'Linux Windows'"],
+        # scripts/export.py --to onnx
+        "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
         "test": [
+            "onnx>=1.23",
+            "onnxruntime>=1.32",
+            "onnxscript>=0.7",
+            "parameterized>=0.9",  # transformers' own tests of models
+            "peft>=0.21",  # adapters on our models
             "pyright[nodejs]>=1.1.414",
             "pytest>=9.0",
             "pytest-xdist>=3.8",

@@ -1,16 +1,21 @@
-"""Writes a model of ours as one that plain transformers loads, and checks its outputs.
+"""Writes a model of ours as one that runs without this package, and checks its outputs.
 
     python scripts/export.py --model_name_or_path DIR --output_dir DIR [--as vit | vit_mae]
+    python scripts/export.py --model_name_or_path DIR --output_dir DIR --to onnx | torch
 
 A pre-training model becomes a `vit` (the encoder, for features and for training classifiers) and,
 in `pretraining/`, a `vit_mae` (encoder and decoder); `--as` writes one of them alone. Classifiers
 become `beit` (mean of the patches) or `vit` (class token).
+
+`--to onnx` writes model.onnx, `--to torch` model.pt2 for `torch.export.load`: a classifier, or the
+encoder of a pre-training model, for batches and images of any size.
 """
 
 import argparse
 from pathlib import Path
 
-from hf_mae import export, load_model
+from hf_mae import MAEForPreTraining, export, load_model
+from hf_mae.conversion.to_programs import FILES, export_program
 from hf_mae.errors import reported_as
 from hf_mae.models.model_files import PRETRAINING_FOLDER
 
@@ -25,12 +30,20 @@ def main() -> None:
                 "overwritten"
             )
         model, processor = load_model(args.model_name_or_path)
-        exported = export(model, processor, args.output_dir, args.kind)
-    for place, architecture in exported.architectures.items():
-        print(f"{architecture} in {Path(args.output_dir, place)}")
-    for name, difference in exported.differences.items():
+        if args.to == "transformers":
+            exported = export(model, processor, args.output_dir, args.kind)
+            differences, notes = exported.differences, exported.notes
+            for place, architecture in exported.architectures.items():
+                print(f"{architecture} in {Path(args.output_dir, place)}")
+        else:
+            differences, notes = export_program(model, args.output_dir, args.to), []
+            processor.save_pretrained(args.output_dir)
+            print(f"{Path(args.output_dir, FILES[args.to])}, preprocessor_config.json beside it")
+            if isinstance(model, MAEForPreTraining):
+                notes = ["it is the encoder alone; such programs have no decoder"]
+    for name, difference in differences.items():
         print(f"  {name}: equal to ours, but for {difference:.1e}")
-    for note in exported.notes:
+    for note in notes:
         print(f"note: {note}")
 
 
@@ -49,7 +62,18 @@ def parse() -> argparse.Namespace:
         help="one model alone: the bare encoder, or encoder and decoder (default: of a "
         "pre-training model both, of a classifier the classifier)",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--to",
+        choices=["transformers", *FILES],
+        default="transformers",
+        help="what runs it (default: transformers); onnx needs the extra hf-mae[onnx]",
+    )
+    args = parser.parse_args()
+    if args.kind and args.to != "transformers":
+        parser.error(
+            f"--as {args.kind} is of transformers' models; leave it out with --to {args.to}"
+        )
+    return args
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def export_program(model: MAEPreTrainedModel, folder: str | Path, kind: str) -> 
         several batches and image sizes.
 
     Raises:
-        ImportError: a package that "onnx" needs is missing.
-        ValueError: having been written, the program differs by more than 1e-4.
+        ValueError: a package that "onnx" needs is missing; or, having been written, the program
+            differs by more than 1e-4.
 
     Example:
 
@@ -96,8 +96,13 @@ def _write_torch(function: _FromImages, images: Tensor, path: Path) -> Callable[
 
 
 def _write_onnx(function: _FromImages, images: Tensor, path: Path) -> Callable[[Tensor], Any]:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 # torch's exporter needs it
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} isn't installed, which ONNX needs: pip install 'hf-mae[onnx]'"
+        ) from error
     program = torch.onnx.export(
         _export(function, images),
         input_names=["pixel_values"],
