@@ -122,7 +122,7 @@ def given_masking(bool_masked_pos: Tensor) -> Mask:
     num_masked = int(counts[0].item()) if masked.shape[0] else 0
     if torch.compiler.is_compiling():  # what follows from numbers is checked when the graph runs
         torch.ops.aten._assert_async.msg(
-            (counts == num_masked).all(), "images have different mask counts"
+            (counts == num_masked).all(), "images mask different numbers of patches"
         )
         torch._check(num_masked >= 0)
         torch._check(num_masked < num_patches)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -455,7 +456,8 @@ class MAEForPreTraining(MAEPreTrainedModel):
         )
         latent, ids_shuffle = encoded.last_hidden_state, encoded.ids_shuffle
         num_visible = latent.shape[1] - 1
-        if return_loss and num_visible == ids_shuffle.shape[1]:
+        # of a mask that is given to a compiled model, the number is not known beforehand
+        if return_loss and guard_or_false(num_visible == ids_shuffle.shape[1]):
             raise ValueError(
                 "no patch is masked, so there is no loss; mask some, or pass return_loss=False"
             )
