@@ -7,7 +7,7 @@ further code base is one such table, and one row of `FORMATS`.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from transformers import ViTMAEConfig
 
 from ..data.labels import readable_names
 from ..models.configuration_mae import SIZES, MAEConfig
-from ..models.functional import sincos_position_table
 from ..models.key_names import (
     FACEBOOK_RENAMES,
     MMPRETRAIN_RENAMES,
@@ -26,14 +25,12 @@ from ..models.key_names import (
     rename,
     without_identity_pooler,
 )
+from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
+from ..models.modeling_mae import MAEForPreTraining, MAEModel
 from .checkpoint_files import Inert
+from .image_size import Shapes, find_image_size, one_or_two, tensor_shape
 from .zoo import PublishedModel
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-_NEAR = 1 / 3  # of a sin-cos table's length: how far fine-tuning may have moved it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +252,7 @@ def _read_config(
         known = {f"the tensors are not {published.name}: ": published.config.image_size}
     if "image_size" in given:
         known = {"": given["image_size"]}
-    fields["image_size"] = _image_size(tensors, known)
+    fields["image_size"] = find_image_size(tensors, known)
     if "num_labels" in fields:
         names = _class_names(fields["num_labels"], extras, published, notes)
         if names:
@@ -277,17 +274,19 @@ def _read_config(
 def _told_fields(shapes: Shapes) -> dict[str, Any]:
     """What the tensors tell by their names and shapes."""
     fields = _tower_fields(shapes, "vit.layers.", "")
-    patches = _shape(shapes, "vit.embeddings.patch_embeddings.projection.weight", 4)  # (D, C, p, q)
+    patches = tensor_shape(
+        shapes, "vit.embeddings.patch_embeddings.projection.weight", 4
+    )  # (D, C, p, q)
     fields["hidden_size"], fields["num_channels"] = patches[:2]
-    fields["patch_size"] = _one_or_two(patches[2:])
+    fields["patch_size"] = one_or_two(patches[2:])
     fields["qkv_bias"] = "vit.layers.0.attention.q_proj.bias" in shapes
     if "decoder.mask_token" in shapes:
         fields |= _tower_fields(shapes, "decoder.decoder_layers.", "decoder_")
-        fields["decoder_hidden_size"] = _shape(shapes, "decoder.mask_token", 3)[-1]
+        fields["decoder_hidden_size"] = tensor_shape(shapes, "decoder.mask_token", 3)[-1]
     if "classifier.weight" in shapes:
         fields["pooling"] = "mean" if "fc_norm.weight" in shapes else "cls"
         fields["head_batch_norm"] = "batch_norm.running_mean" in shapes
-        fields["num_labels"] = _shape(shapes, "classifier.weight", 2)[0]
+        fields["num_labels"] = tensor_shape(shapes, "classifier.weight", 2)[0]
     return fields
 
 
@@ -297,75 +296,8 @@ def _tower_fields(shapes: Shapes, prefix: str, name: str) -> dict[str, Any]:
     numbers = {int(found[1]) for found in map(pattern.match, shapes) if found}
     return {
         f"{name}num_hidden_layers": len(numbers),  # if one is skipped, the keys will say so
-        f"{name}intermediate_size": _shape(shapes, f"{prefix}0.mlp.fc1.weight", 2)[0],
+        f"{name}intermediate_size": tensor_shape(shapes, f"{prefix}0.mlp.fc1.weight", 2)[0],
     }
-
-
-def _shape(shapes: Shapes, key: str, rank: int) -> tuple[int, ...]:
-    if key not in shapes:
-        raise ValueError(f"a tensor is missing, in our names {key}")
-    if len(shapes[key]) != rank or 0 in shapes[key]:
-        raise ValueError(
-            f"a tensor, in our names {key}, is {shapes[key]}; it must have {rank} dimensions"
-        )
-    return shapes[key]
-
-
-def _one_or_two(sides: Sequence[int]) -> int | list[int]:
-    """One number for equal sides, as the configuration has them."""
-    return sides[0] if sides[0] == sides[-1] else list(sides)
-
-
-def _image_size(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> int | list[int]:
-    """The image size whose grid the position table is of.
-
-    It is the one that is `known` (what to say if it doesn't fit → the size, or None); else that of
-    the only grid whose sin-cos table this is, or was before it was trained on.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    name = "vit.embeddings.position_embeddings"
-    num_patches = _shape(shapes, name, 3)[1] - 1  # of (1, 1 + N, D)
-    patch = shapes["vit.embeddings.patch_embeddings.projection.weight"][2:]
-    ((unfit, size),) = known.items()
-    if size is not None:
-        height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
-        rows, columns = height // patch[0], width // patch[1]
-        if rows * columns != num_patches:
-            raise ValueError(
-                f"{unfit}image_size is {height} x {width}, which is {rows} x {columns} patches of "
-                f"{patch[0]} x {patch[1]} pixels, and the position table has {num_patches}"
-            )
-        return _one_or_two([height, width])
-    grids = _grids(num_patches)
-    fitting = [grid for grid in grids if _is_near_sincos(tensors[name], grid)]
-    if len(fitting) == 1:
-        ((rows, columns),) = fitting
-        return _one_or_two([rows * patch[0], columns * patch[1]])
-    sizes = [f"{rows * patch[0]} {columns * patch[1]}" for rows, columns in grids]
-    raise ValueError(
-        f"the position table has {num_patches} patches, and no tensor tells how they lie; give "
-        f"--image_size (height and width), one of {', '.join(sizes)}"
-    )
-
-
-def _grids(num_patches: int) -> list[tuple[int, int]]:
-    """All (rows, columns) of so many patches, the squarest first."""
-    grids = []
-    for rows in range(1, num_patches + 1):
-        if num_patches % rows == 0:
-            grids.append((rows, num_patches // rows))
-    return sorted(grids, key=lambda grid: abs(grid[0] - grid[1]))
-
-
-def _is_near_sincos(table: Tensor, grid: tuple[int, int]) -> bool:
-    """Whether a table is the sin-cos one of a grid, as far as fine-tuning may have moved it.
-
-    Tables of two grids are further from each other than a third of their length.
-    """
-    if table.shape[-1] % 4:
-        return False
-    expected = sincos_position_table(grid, table.shape[-1])[:, 1:]
-    return bool((table[:, 1:].float() - expected).norm() < _NEAR * expected.norm())
 
 
 def _fields_beside(config: Any, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -386,7 +318,7 @@ def _fields_beside(config: Any, told: Mapping[str, Any]) -> dict[str, Any]:
     beside = {name: value for name, value in config.items() if name in ours}
     for name in ("image_size", "patch_size"):  # one number, or two
         if isinstance(beside.get(name), list) and beside[name]:
-            beside[name] = _one_or_two(beside[name])
+            beside[name] = one_or_two(beside[name])
     wrong = [
         f"{name} is {beside[name]}, and in the tensors {value}"
         for name, value in told.items()

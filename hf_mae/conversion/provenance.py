@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ..models.masking import seeded_noise
+from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEForPreTraining, MAEPreTrainedModel
+from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PROVENANCE_FILE
 from .checkpoint_files import file_digest
 from .from_others import Conversion

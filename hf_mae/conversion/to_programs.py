@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEModel, MAEPreTrainedModel
+from ..models.modeling_mae import MAEModel
 
 
 TOLERANCE = 1e-4

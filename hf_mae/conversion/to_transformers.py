@@ -36,8 +36,9 @@ from ..models.image_processing_mae import MAEImageProcessor
 from ..models.key_names import NATIVE_RENAMES, rename
 from ..models.masking import seeded_noise
 from ..models.model_files import PRETRAINING_FOLDER
+from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
+from ..models.modeling_mae import MAEForPreTraining, MAEModel
 
 
 _SHARED_FIELDS = (

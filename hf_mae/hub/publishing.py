@@ -23,8 +23,8 @@ from ..conversion.zoo import PublishedModel, published_model
 from ..errors import NETWORK_ERRORS
 from ..models.loading import load_model
 from ..models.model_files import PRETRAINING_FOLDER
+from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEPreTrainedModel
 from ..models.pictures import image_to_array
 from ..output_folder import (
     CARD_FILE,

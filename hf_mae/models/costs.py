@@ -18,8 +18,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .configuration_mae import MAEConfig
+from .modeling_base import MAEPreTrainedModel
 from .modeling_classification import MAEForImageClassification
-from .modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
+from .modeling_mae import MAEForPreTraining, MAEModel
 
 
 class Costs(NamedTuple):

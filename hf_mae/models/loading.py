@@ -29,8 +29,9 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from .configuration_mae import MAEConfig
 from .image_processing_mae import MAEImageProcessor
 from .model_files import architecture, find_pretraining, has_file
+from .modeling_base import MAEPreTrainedModel
 from .modeling_classification import MAEForImageClassification
-from .modeling_mae import MAEForPreTraining, MAEModel, MAEPreTrainedModel
+from .modeling_mae import MAEForPreTraining, MAEModel
 
 
 ModelT = TypeVar("ModelT", bound=MAEPreTrainedModel)

@@ -15,7 +15,8 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mae import PYRAMID_STAGES, MAEConfig
-from .modeling_mae import MAEModel, MAEPreTrainedModel
+from .modeling_base import MAEPreTrainedModel
+from .modeling_mae import MAEModel
 
 
 _PYRAMID_WIDTH = 256  # ViTDet (arXiv 2203.16527), Section 3

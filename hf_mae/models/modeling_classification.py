@@ -14,7 +14,8 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mae import MAEConfig
-from .modeling_mae import MAEModel, MAEPreTrainedModel
+from .modeling_base import MAEPreTrainedModel
+from .modeling_mae import MAEModel
 from .problem_types import REGRESSION, SINGLE_LABEL, classification_loss, find_problem_type
 
 

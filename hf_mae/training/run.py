@@ -16,8 +16,8 @@ from transformers.image_utils import PILImageResampling
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
 from ..models.image_processing_mae import MAEImageProcessor
+from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.modeling_mae import MAEPreTrainedModel
 from ..models.problem_types import MULTI_LABEL, REGRESSION
 from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
