@@ -3,6 +3,7 @@
 
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,3 +193,12 @@ def resume_point(args: "TrainingArguments") -> str | None:
             f"resume_from_checkpoint {wanted} is not a whole checkpoint (and not the word 'last')"
         )
     return str(wanted)
+
+
+def append_new_lines(file: Path, lines: Iterable[str]) -> None:
+    """Appends those lines that a file, which need not be there, doesn't have yet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+", encoding="utf-8") as stream:
+        stream.seek(0)
+        known = set(stream)
+        stream.writelines(line for line in lines if line not in known)

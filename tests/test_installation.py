@@ -23,7 +23,7 @@ checkout, target = map(Path, sys.argv[1:])
 assert Path(hf_mae.__file__).parent == target / "hf_mae", hf_mae.__file__
 
 state_dict, extras = read_checkpoint(checkout / "tests" / "golden" / "mmpretrain_mae.pth")
-heads = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}
+heads = {"num_attention_heads": 3, "decoder_num_attention_heads": 4, "image_size": 32}
 model = hf_mae.convert(state_dict, extras, **heads).model
 processor = hf_mae.MAEImageProcessor.from_model_config(model.config)
 print(hf_mae.export(model, processor, "native"))

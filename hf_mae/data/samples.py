@@ -323,7 +323,7 @@ class ImageSamples(Samples):
 
 def _array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | None:
     """The type of the numbers in a column of arrays, which says how deep they are."""
-    feature: Any = (dataset.features or {}).get("image")
+    feature: Any = (getattr(dataset, "features", None) or {}).get("image")
     while hasattr(feature, "feature"):  # lists of lists
         feature = feature.feature
     if feature is None or isinstance(feature, datasets.Image):

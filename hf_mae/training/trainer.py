@@ -38,7 +38,7 @@ from ..data.samples import Batch, BatchShape, Samples, collate
 from ..errors import BadImageError
 from ..models.costs import peak_memory
 from ..models.image_processing_mae import MAEImageProcessor, normalize_images
-from ..output_folder import BAD_IMAGES_FILE
+from ..output_folder import BAD_IMAGES_FILE, append_new_lines
 from .arguments import ImageTrainingArguments
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
@@ -489,11 +489,7 @@ class ImageTrainer(Trainer):
                 lines.append(f"{split}\t{index}\t{path}\t{error}\n")
         file = self.output_dir / BAD_IMAGES_FILE
         if lines and self.is_world_process_zero():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a+", encoding="utf-8") as stream:
-                stream.seek(0)
-                known = set(stream)  # by the run that is resumed
-                stream.writelines(line for line in lines if line not in known)
+            append_new_lines(file, lines)  # the run that is resumed may have listed some
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
         for split, dataset in {**splits, **self._other_splits}.items():
             count = sum(its_split == split for its_split, _ in self._bad_images)

@@ -438,14 +438,24 @@ def test_arrays_of_any_type_and_layout(dtype, layout, nested):
     assert samples[1]["images"].max() == (1 if dtype == "uint16" else 0)
 
 
+def test_arrays_are_pictures_of_any_kind():
+    rng = np.random.default_rng(0)
+    fractions = rng.random((8, 8, 3))
+    assert np.abs(decode(fractions, 3) - fractions * 255).max() <= 0.5
+    assert (decode(np.full((8, 8, 3), 25_700), 3) == 100).all()  # of 16 bits
+    colours = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    assert np.array_equal(decode(colours, 3), colours[..., :3])  # transparency is dropped
+    assert np.array_equal(decode(colours[..., 0], 3), colours[..., [0, 0, 0]])
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        np.random.default_rng(0).random((8, 8, 3)),  # floats, which would become zeros
-        np.full((8, 8, 3), 300),
+        np.full((8, 8, 3), np.nan),
+        np.full((8, 8, 3), 70_000),
         np.full((8, 8, 3), -1),
-        np.zeros((8, 8, 4), dtype=np.uint8),
-        np.zeros((8, 8), dtype=np.uint8),
+        np.zeros((8, 8, 7), dtype=np.uint8),
+        np.zeros(8, dtype=np.uint8),
         np.zeros((0, 8, 3), dtype=np.uint8),
         {"bytes": None, "path": None},
         {"bytes": b"", "path": None},

@@ -268,7 +268,6 @@ def test_masks_as_asked(model, inputs):
             {"pixel_values": torch.rand(2, 3, 36, 32), "interpolate_pos_encoding": True},
             "multiple of the patch, 8 x 8",
         ),
-        ({"output_attentions": True}, "attn_implementation='eager'"),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])

@@ -84,7 +84,7 @@ def test_a_run_goes_on_with_the_folder_s_own(script, bases, photo_folder, tmp_pa
 
 @pytest.mark.parametrize(
     ("base", "size", "filter_name"),
-    [("native", {"shortest_edge": 74}, None), ("vit", {"height": 64, "width": 64}, "bilinear")],
+    [("native", {"shortest_edge": 64}, None), ("vit", {"height": 64, "width": 64}, "bilinear")],
 )
 def test_native_folders_and_other_sizes(base, size, filter_name, bases, photo_folder, tmp_path):
     """Crop and what is resized to before follow the model's size, in the same ratio."""
