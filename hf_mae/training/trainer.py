@@ -476,8 +476,6 @@ class ImageTrainer(Trainer):
             labels.append(known.cpu())
         return torch.cat(features), torch.cat(labels)
 
-    # bad images ----------------------------------------------------------------------------------
-
     def _report_bad_images(self) -> None:
         """Lists new bad images in a file and stops at more than 1 % of a data set."""
         fresh = gather_object(self._unreported_bad_images)
