@@ -64,7 +64,8 @@ $(PEER_TESTS)/.unpacked: $(STAMP)
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest $(PEER_TESTS) \
 		"$$($(BIN)/python -m pip freeze | grep '^transformers==')"
 	$(BIN)/python -m tarfile -e $(PEER_TESTS)/transformers-*.tar.gz $(PEER_TESTS)
-	touch $(PEER_TESTS)/transformers-*/tests/__init__.py $@
+	for tests in $(PEER_TESTS)/transformers-*/tests; do touch $$tests/__init__.py; done
+	touch $@
 
 peers: $(PEERS)/.installed  ## mmpretrain and lightly, for scripts/benchmark.py with PYTHONPATH=.venv/peers
 

@@ -438,16 +438,6 @@ def test_arrays_of_any_type_and_layout(dtype, layout, nested):
     assert samples[1]["images"].max() == (1 if dtype == "uint16" else 0)
 
 
-def test_arrays_are_pictures_of_any_kind():
-    rng = np.random.default_rng(0)
-    fractions = rng.random((8, 8, 3))
-    assert np.abs(decode(fractions, 3) - fractions * 255).max() <= 0.5
-    assert (decode(np.full((8, 8, 3), 25_700), 3) == 100).all()  # of 16 bits
-    colours = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    assert np.array_equal(decode(colours, 3), colours[..., :3])  # transparency is dropped
-    assert np.array_equal(decode(colours[..., 0], 3), colours[..., [0, 0, 0]])
-
-
 @pytest.mark.parametrize(
     "value",
     [

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import decode
 from PIL import Image
 
 from hf_mae.models import pictures
@@ -66,3 +67,13 @@ def test_the_scale_is_not_each_image_s_own():
     assert plain.tolist() == (ramp[0] * 255).round().tolist()
     eight = array_to_pixels((ramp * 255).round().astype(np.int32))[0, :, 0]
     assert eight.tolist() == (ramp[0] * 255).round().tolist()
+
+
+def test_arrays_are_pictures_of_any_kind():
+    rng = np.random.default_rng(0)
+    fractions = rng.random((8, 8, 3))
+    assert np.abs(decode(fractions, 3) - fractions * 255).max() <= 0.5
+    assert (decode(np.full((8, 8, 3), 25_700), 3) == 100).all()  # of 16 bits
+    colours = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    assert np.array_equal(decode(colours, 3), colours[..., :3])  # transparency is dropped
+    assert np.array_equal(decode(colours[..., 0], 3), colours[..., [0, 0, 0]])
