@@ -44,6 +44,7 @@ setup(
             "onnx>=1.23",
             "onnxruntime>=1.32",
             "onnxscript>=0.7",
+            "optuna>=5.0",  # hyperparameter_search
             "parameterized>=0.9",  # transformers' own tests of models
             "peft>=0.21",  # adapters on our models
             "pyright[nodejs]>=1.1.414",
