@@ -39,6 +39,7 @@ from ..models.model_files import PRETRAINING_FOLDER
 from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel
+from .comparison import check_differences, relative_difference
 
 
 _SHARED_FIELDS = (
@@ -437,15 +438,6 @@ def _compare_models(
         ours = model(images)
         theirs = native(native_images)
     model.train(was_training)
-    differences = {name: _difference(ours[name], theirs[name]) for name in names}
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:  # nor if it is NaN
-            raise ValueError(
-                f"{folder}, loaded as {architecture}, gives other {name} than ours: they differ by "
-                f"{difference:.3g}, and may by {TOLERANCE:g}; don't use it"
-            )
+    differences = {name: relative_difference(ours[name], theirs[name]) for name in names}
+    check_differences(differences, TOLERANCE, f"{folder}, loaded as {architecture},")
     return differences
-
-
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1)).item()

@@ -89,14 +89,12 @@ class MAEPreTrainedModel(PreTrainedModel):
             module.init_weights()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self._encoder().embeddings.patch_embeddings
+        encoder: Any = self.base_model  # the model itself, if it is a bare encoder
+        return encoder.embeddings.patch_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self._encoder().embeddings.patch_embeddings = value
-
-    def _encoder(self) -> Any:
-        """The model itself, if it is a bare encoder."""
-        return self.base_model
+        encoder: Any = self.base_model
+        encoder.embeddings.patch_embeddings = value
 
     @classmethod
     def from_pretrained(
