@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 import torch
-from PIL import Image
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .data.transforms import ProcessorTransform
 from .models.loading import num_channels
-from .models.pictures import image_to_array
+from .models.pictures import open_picture, to_pixels
 from .models.problem_types import answer_scores
 
 
@@ -59,9 +58,9 @@ def predict(
 
     >>> predict(*load_classifier("org/vit-huge-p14-mae-in1k"), "bird.jpg")  # doctest: +SKIP
     """
-    with Image.open(path) as image:
-        array = image_to_array(image, num_channels(model))  # (H, W, C)
-    pixel_values = ProcessorTransform(processor)(array)["pixel_values"].unsqueeze(0)  # (1, C, H, W)
+    transform = ProcessorTransform(processor)
+    pixels = to_pixels(open_picture(path), num_channels(model), transform.values)  # (H, W, C)
+    pixel_values = transform(pixels)["pixel_values"].unsqueeze(0)  # (1, C, H, W)
     logits = finite(model(pixel_values.to(model.device)).logits)[0]  # (K,)
     scores = answer_scores(logits, model.config.problem_type)
     scores, numbers = scores.topk(min(top_k, len(scores)))

@@ -10,7 +10,6 @@ import sys
 from typing import cast
 
 import torch
-from PIL import Image
 
 from hf_mae import MAEConfig, MAEImageProcessor, load_processor
 from hf_mae.errors import DECODE_ERRORS, reported_as
@@ -29,8 +28,7 @@ def main() -> None:
     images, failed = [], False
     for name in args.images:
         try:
-            with Image.open(name) as image:
-                images.append(processor(image, return_tensors="pt").pixel_values)
+            images.append(processor(name, return_tensors="pt").pixel_values)
         except DECODE_ERRORS as error:
             failed = True
             print(f"reconstruct.py: {name} is passed over: {error}", file=sys.stderr)

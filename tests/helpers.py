@@ -14,6 +14,7 @@ import pytest
 from forked_scripts import ROOT, TIMEOUT_SECONDS, run_forked
 
 from hf_mae.data.decoding import open_image, whole_pixels
+from hf_mae.models.pictures import Values
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,7 +44,7 @@ def encoded(image, fmt="png", **options):
 
 def decode(value, num_channels):
     """What an image column holds → all its pixels (H, W, C)."""
-    return whole_pixels(open_image(value, num_channels))
+    return whole_pixels(open_image(value, num_channels, Values()))
 
 
 def script_command(name, *arguments, processes=1):

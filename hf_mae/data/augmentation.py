@@ -82,7 +82,9 @@ def _posterize(image: Image.Image, bits: int, **kwargs) -> Image.Image:
 
 
 def augment_pixels(augment: RandAugment, pixels: torch.Tensor) -> torch.Tensor:
-    """Augments uint8 pixels (C, H, W) of 1 or 3 channels."""
+    """Augments pixels (C, H, W) of 1 or 3 channels; what is deeper than 8 bits is rounded."""
+    if pixels.is_floating_point():
+        return augment_pixels(augment, pixels.round().to(torch.uint8)).float()
     is_grey = len(pixels) == 1
     array = pixels.squeeze(0).numpy() if is_grey else pixels.permute(1, 2, 0).numpy()
     array = np.array(augment(Image.fromarray(array)))

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Image files → pixels, which are PIL's whoever decodes.
+"""Image files → pixels, which are PIL's whoever decodes, or the values of deeper files.
 
-nvImageCodec decodes the crop of a common JPEG, PIL everything else.
+nvImageCodec decodes the crop of a common JPEG, and what `models/picture_files.py` names the rest.
 """
 
 import contextlib
@@ -19,24 +19,13 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
-from ..models.pictures import array_to_pixels, exif_orientation, image_to_array
+from ..models.picture_files import ARRAY_TURNS, exif_orientation, read_picture
+from ..models.pictures import Picture, Values, picture_values, to_pixels
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or
 # less
 _LARGE = 3000
-# (flip rows, flip columns, transpose): what turns the stored pixels of each EXIF orientation
-# upright
-_ARRAY_TURNS = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (True, True, False),
-    4: (True, False, False),
-    5: (False, False, True),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (False, True, True),
-}
 _BASELINE = (0xC0, 0xC1)
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 # in the scan of a baseline file there is none but the end
@@ -73,7 +62,7 @@ class Jpeg:
         self._data = data
         self._picture = picture
         self._num_channels = num_channels
-        self._upright = _ARRAY_TURNS.get(exif_orientation(picture), _ARRAY_TURNS[1])
+        self._upright = ARRAY_TURNS.get(exif_orientation(picture), ARRAY_TURNS[1])
         width, height = picture.size
         _, _, transpose = self._upright
         if transpose:
@@ -106,14 +95,14 @@ class Jpeg:
         with _as_decode_error():
             pixels = self._decode_region((0, 0, height, width))
             if pixels is None:
-                pixels = image_to_array(self._picture, self._num_channels)
+                pixels = to_pixels(self._picture, self._num_channels)
             return pixels
 
     def _decode_reduced(self, box: Box, scale: int, target: tuple[int, int]) -> np.ndarray:
         """A box resized to `target`, decoded at a fraction of the scale, as libjpeg does faster."""
         file = Image.open(io.BytesIO(self._data))
         file.draft(file.mode, (file.width // scale, file.height // scale))
-        picture = _as_picture(image_to_array(file, self._num_channels))
+        picture = _as_picture(to_pixels(file, self._num_channels))
         # PIL resizes boxes that end within a pixel
         top, left, height, width = (side / scale for side in box)
         edges = (left, top, min(left + width, picture.width), min(top + height, picture.height))
@@ -145,26 +134,30 @@ class Jpeg:
         if transpose:
             pixels = pixels.swapaxes(0, 1)
         if pixels.shape[2] != self._num_channels:
-            pixels = image_to_array(_as_picture(pixels), self._num_channels)
+            pixels = to_pixels(_as_picture(pixels), self._num_channels)
         return np.ascontiguousarray(pixels)
 
 
-DecodedImage = np.ndarray | Jpeg  # (H, W, C), uint8, upright
+DecodedImage = np.ndarray | Jpeg  # (H, W, C), upright; uint8, or float32 of deeper ones
 
 
-def open_image(value: Any, num_channels: int) -> DecodedImage:
+def open_image(value: Any, num_channels: int, values: Values | None = None) -> DecodedImage:
     """Opens what an image column holds.
 
     Args:
-        value: {"bytes": …, "path": …} of a file in any format that PIL reads, or an array (H, W, C)
-            or (C, H, W) of values as `array_to_pixels` takes them.
+        value: {"bytes": …, "path": …} of a file in any format that is read, or an array (H, W, C)
+            or (C, H, W).
         num_channels: C.
+        values: Which bands are taken, and the values of black and white. Without it deep images
+            come as the file has them.
 
     Returns:
-        An array (H, W, C) of uint8, upright, or a `Jpeg`, which decodes what is asked for.
+        An array (H, W, C), upright, or a `Jpeg`, which decodes what is asked for. With `values` it
+        holds pixels from 0 to 255: uint8, or float32 of what is deeper.
 
     Raises:
-        ImageDecodeError: it is damaged, or no image of so many channels.
+        ImageDecodeError: it is damaged, or no image of so many channels; or its values don't tell
+            which are black and white.
 
     Example:
 
@@ -172,15 +165,25 @@ def open_image(value: Any, num_channels: int) -> DecodedImage:
     (40, 30, 3)
     """
     with _as_decode_error():
-        if not isinstance(value, dict):
-            return array_to_pixels(np.asarray(value), num_channels)
-        data, path = value.get("bytes"), value.get("path")
-        if data is None:
-            data = _read(path)
-        picture = Image.open(io.BytesIO(data))
-        if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
-            return Jpeg(data, picture, num_channels)
-        return image_to_array(picture, num_channels)
+        picture, data = _open(value)
+        is_plain = values is None or values == Values()
+        if data and is_plain and isinstance(picture, Image.Image):
+            if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
+                return Jpeg(data, picture, num_channels)
+        if values is None:
+            array, _ = picture_values(picture, num_channels)
+            return array
+        return to_pixels(picture, num_channels, values)
+
+
+def _open(value: Any) -> tuple[Picture, bytes]:
+    """Opens what an image column holds; with the file, if it is one."""
+    if not isinstance(value, dict):
+        return np.asarray(value), b""
+    data, path = value.get("bytes"), value.get("path")
+    if data is None:
+        data = _read(path)
+    return read_picture(data), data
 
 
 def crop_pixels(image: DecodedImage, box: Box, target: tuple[int, int] | None = None) -> np.ndarray:

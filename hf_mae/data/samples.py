@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import BadImageError, ImageDecodeError
+from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
 from .labels import label_tensor
@@ -167,7 +168,8 @@ class ImageSamples(Samples):
     Args:
         dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as
             `load_image_dataset` returns them.
-        transform: (image, rng) → dict of tensors; the image is what `open_image` returns.
+        transform: (image, rng) → dict of tensors; the image is what `open_image` returns, by the
+            transform's `values`, if it has such.
         num_channels: Channels to decode to.
         seed: With the epoch, the index and the crop, of all randomness.
         on_bad_image: `"skip"` replaces an image that can't be decoded by another one, chosen by
@@ -211,6 +213,7 @@ class ImageSamples(Samples):
         self.on_bad_image = on_bad_image
         self.crops_per_image = crops_per_image
         self.schedule: ResolutionSchedule | None = None
+        self.values: Values = getattr(transform, "values", Values())
         self._dtype = _array_dtype(dataset)
 
     def __len__(self) -> int:
@@ -302,7 +305,7 @@ class ImageSamples(Samples):
         value = row["image"]
         if not isinstance(value, dict):  # an array, which comes as lists
             value = np.asarray(value, self._dtype)
-        image = open_image(value, self.num_channels)
+        image = open_image(value, self.num_channels, self.values)
         reducible = isinstance(image, Jpeg) and image.is_large
         if self.crops_per_image > 1 and not reducible:
             image = whole_pixels(image)  # decoded once

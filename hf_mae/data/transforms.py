@@ -2,8 +2,9 @@
 """From a decoded image to what a model is fed; all randomness comes as an argument.
 
 A transform is called with what `decoding.open_image` returns (an array (H, W, C) is one) and a
-`numpy.random.Generator`. It returns `images` (C, h, w), uint8, which the trainer normalises on the
-device, and what else a sample needs.
+`numpy.random.Generator`. It returns `images` (C, h, w), uint8 or, of deep images, float32 from 0 to
+255, which the trainer normalises on the device, and what else a sample needs. Its `values` say how
+files are to be opened for it.
 """
 
 import copy
@@ -15,8 +16,9 @@ import torch
 from transformers.image_utils import PILImageResampling, SizeDict
 
 from ..models.configuration_mae import MAEConfig
-from ..models.image_processing_mae import MAEImageProcessor
+from ..models.image_processing_mae import MAEImageProcessor, MAEImageProcessorPil
 from ..models.masking import mask_noise
+from ..models.pictures import to_8_bits, values_of
 from .augmentation import augment_pixels, choose_erasing, global_generators, make_rand_augment
 from .decoding import Box, DecodedImage, crop_pixels, whole_pixels
 
@@ -60,7 +62,7 @@ def random_crop_box(
 
 
 class RandomCropFlip:
-    """Image → uint8 (C, h, w) of the model's size: random resized crop and flip.
+    """Image → (C, h, w) of the model's size: random resized crop and flip.
 
     It is resized as the image processor does it, by default bicubic, and antialiased. For
     rectangular models the crop's aspect ratios lie about the model's own.
@@ -80,6 +82,7 @@ class RandomCropFlip:
         self.image_hw = config.image_hw
         self.scale = scale
         self.processor = processor or MAEImageProcessor.from_model_config(config)
+        self.values = values_of(self.processor)
         self._size = SizeDict(height=self.image_hw[0], width=self.image_hw[1])
         aspect = self.image_hw[1] / self.image_hw[0]
         self.ratio = (3 / 4 * aspect, 4 / 3 * aspect)
@@ -110,6 +113,7 @@ class PretrainingTransform:
     def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
         self.config = config
         self.crop = RandomCropFlip(config, (0.2, 1.0), processor)
+        self.values = self.crop.values
         self.num_patches = config.num_patches
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
@@ -140,6 +144,7 @@ class LinearProbeTransform:
 
     def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
         self.crop = RandomCropFlip(config, (0.08, 1.0), processor)
+        self.values = self.crop.values
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
         return {"images": self.crop(image, rng)}
@@ -173,6 +178,7 @@ class FineTuningTransform:
         processor: MAEImageProcessor | None = None,
     ):
         self.crop = RandomCropFlip(config, (0.08, 1.0), processor)
+        self.values = self.crop.values
         self.augment = None
         if auto_augment != "none":
             mean = self.crop.processor.image_mean
@@ -208,6 +214,7 @@ class CenterCropTransform:
 
     def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
         self.processor = processor or MAEImageProcessor.from_model_config(config)
+        self.values = values_of(self.processor)
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
         # the two steps alone: all that a processor does around them takes longer than a small image
@@ -243,7 +250,7 @@ class MaskedEvaluationTransform(CenterCropTransform):
 class ProcessorTransform:
     """Image → what a model's own image processor makes of it.
 
-    Returns `pixel_values` (C, h, w), normalised.
+    Returns `pixel_values` (C, h, w), normalised. Processors of other models are given 8 bits.
 
     Args:
         processor: Image processor of any model.
@@ -251,8 +258,17 @@ class ProcessorTransform:
 
     def __init__(self, processor: Any):
         self.processor = processor
+        self.values = values_of(processor)
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator | None = None) -> Sample:
-        array = whole_pixels(image)
-        processed = self.processor(array, input_data_format="channels_last", return_tensors="pt")
+        array, options = whole_pixels(image), {}
+        if isinstance(self.processor, (MAEImageProcessor, MAEImageProcessorPil)):
+            # they are pixels already
+            options["value_range"] = None if array.dtype == np.uint8 else (0, 255)
+            options["bands"] = None
+        else:
+            array = to_8_bits(array)
+        processed = self.processor(
+            array, input_data_format="channels_last", return_tensors="pt", **options
+        )
         return {"pixel_values": processed.pixel_values[0]}

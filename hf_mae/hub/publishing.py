@@ -25,7 +25,7 @@ from ..models.loading import load_model
 from ..models.model_files import PRETRAINING_FOLDER
 from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
-from ..models.pictures import image_to_array
+from ..models.pictures import to_8_bits, to_pixels
 from ..output_folder import (
     CARD_FILE,
     FACTS_FILE,
@@ -221,7 +221,7 @@ def _copy_pixels(image: Path, folder: Path) -> Path:
     if path.exists():
         raise ValueError(f"two widget images are called {image.stem}; give them different names")
     with Image.open(image) as picture:
-        Image.fromarray(image_to_array(picture, num_channels=3)).save(path)
+        Image.fromarray(to_8_bits(to_pixels(picture, num_channels=3))).save(path)
     return path
 
 

@@ -19,11 +19,12 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
 )
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils.import_utils import is_torchvision_available
 
 from .configuration_mae import MAEConfig
-from .pictures import array_to_pixels, find_channels, image_to_array, open_picture, white_of
+from .pictures import Values, find_channels, open_picture, to_8_bits, to_pixels
 
 
 _Backend = TorchvisionBackend if TYPE_CHECKING else object  # what _MAEDefaults is mixed into
@@ -46,10 +47,10 @@ def channel_statistics(num_channels: int) -> tuple[list[float], list[float]]:
 def normalize_images(
     images: Tensor, image_mean: Sequence[float], image_std: Sequence[float]
 ) -> Tensor:
-    """Makes `pixel_values` of uint8 images, on any device.
+    """Makes `pixel_values` of images, on any device.
 
     Args:
-        images: (B, C, H, W), uint8.
+        images: (B, C, H, W), uint8, or float32 on the same scale from 0 to 255.
         image_mean, image_std: One number a channel, of pixels from 0 to 1.
 
     Returns:
@@ -60,9 +61,24 @@ def normalize_images(
     return (images - mean) / std
 
 
+class MAEImagesKwargs(ImagesKwargs, total=False):
+    """What a call of the image processor may be given, beside what transformers' own take.
+
+    Attributes:
+        value_range: The values of black and white; None for what the file says, or its type.
+        bands: Numbers of the bands that are taken, from 1, in this order; None for all.
+    """
+
+    value_range: Sequence[float] | None
+    bands: Sequence[int] | None
+
+
 class _MAEDefaults(_Backend):
     """What both back ends share: the defaults, and how whatever is given becomes an array."""
 
+    valid_kwargs = MAEImagesKwargs
+    value_range: Sequence[float] | None = None
+    bands: Sequence[int] | None = None
     resample = PILImageResampling.BICUBIC
     size = {"shortest_edge": 256}
     crop_size = {"height": 224, "width": 224}
@@ -147,6 +163,14 @@ class _MAEDefaults(_Backend):
                 f"image_mean has {len(mean)} values and image_std {len(std)}; give both, one a "
                 "channel"
             )
+        value_range = options.get("value_range")
+        if value_range is not None and not (
+            len(value_range) == 2 and value_range[0] < value_range[1]
+        ):
+            raise ValueError(
+                f"value_range is {value_range}; it must be the values of black and white, the "
+                "lower first"
+            )
         crop: Size = options["crop_size"]
         if options["do_center_crop"] and not (crop.height and crop.width):
             raise ValueError(f"crop_size is {dict(crop)}; it must have height and width")
@@ -158,32 +182,35 @@ class _MAEDefaults(_Backend):
         input_data_format: str | ChannelDimension | None = None,
         **options: Any,
     ) -> Pixels:
-        """Makes whatever is given an array (C, H, W), with the pixels of the PIL picture.
+        """Makes whatever is given an array (C, H, W) of pixels from 0 to 255.
 
         It has `len(image_mean)` channels; with `do_convert_rgb` 3, and those that it has if that is
-        false. What comes in as fractions is uint8 too, but where nothing is rescaled.
+        false. Where nothing is rescaled, those of deep images are fractions from 0 to 1.
         """
         means = options.get("image_mean")
         num_channels = len(means) if isinstance(means, Sequence) else 3
         wanted = {None: num_channels, True: 3, False: None}[do_convert_rgb]
-        is_fraction = False
+        values = Values(options.pop("bands", None), options.pop("value_range", None))
         if isinstance(image, (str, bytes, os.PathLike)):
             image = open_picture(image)
-        if isinstance(image, Image.Image):
-            pixels = image_to_array(image, wanted)
-        else:
-            if isinstance(image, Tensor):
-                options["device"] = options.get("device") or image.device
-                image = image.detach().cpu()
-                image = image.float().numpy() if image.is_floating_point() else image.numpy()
-            is_fraction = np.issubdtype(image.dtype, np.floating) and white_of(image) == 1
-            pixels = array_to_pixels(image, wanted, input_data_format)
+        of_8_bits = is_fraction = False
+        if isinstance(image, Tensor):
+            of_8_bits = image.dtype == torch.bfloat16
+            options["device"] = options.get("device") or image.device
+            image = image.detach().cpu()
+            image = image.float().numpy() if of_8_bits else image.numpy()
+        if isinstance(image, np.ndarray) and image.dtype.kind == "f" and image.size:
+            is_fraction = image.max() <= 1
+        pixels = to_pixels(image, wanted, values, input_data_format)
+        if of_8_bits:
+            pixels = to_8_bits(pixels)
         is_normalised = options.get("do_normalize") and isinstance(means, Sequence)
         if is_normalised and pixels.shape[2] != num_channels:
             raise ValueError(
                 f"the image has {pixels.shape[2]} channels and image_mean {num_channels}; give "
                 "image_mean and image_std one value a channel"
             )
+        is_fraction = is_fraction or pixels.dtype == np.float32
         if is_fraction and options.get("do_rescale") is False:
             pixels = pixels / np.float32(255)
         return super().process_image(
@@ -191,12 +218,27 @@ class _MAEDefaults(_Backend):
         )
 
     def _preprocess(self, images: list[Pixels], **options: Any) -> BatchFeature:
-        if options["do_resize"] and options["do_center_crop"]:
-            names = ("size", "crop_size", "resample")
-            sizes = {name: options[name] for name in names}
-            images = [self.resize_for_crop(image, **sizes) for image in images]
+        if options["do_resize"]:
+            images = [self._resize_clipped(image, options) for image in images]
             options["do_resize"] = False
         return super()._preprocess(images, **options)
+
+    def _resize_clipped(self, image: Pixels, options: dict[str, Any]) -> Pixels:
+        """Resizes; fractions of 255 as the whole numbers that they are, all others up to 1."""
+        size, resample = options["size"], options["resample"]
+        is_deep = not str(image.dtype).endswith("uint8")
+        is_fraction = is_deep and not options["do_rescale"] and image.max() <= 1
+        if is_fraction:
+            levels = (image * 255).round()
+            if abs(image * 255 - levels).max() < 0.001:
+                is_tensor = isinstance(image, Tensor)
+                image = levels.to(torch.uint8) if is_tensor else levels.astype(np.uint8)
+                return self._resize_clipped(image, options) / np.float32(255)
+        if options["do_center_crop"]:
+            resized = self.resize_for_crop(image, size, options["crop_size"], resample)
+        else:
+            resized = self.resize(image, size, resample=resample)
+        return resized.clip(0, 1) if is_fraction else resized
 
     def resize_for_crop(self, image: Pixels, size: Size, crop_size: Size, resample: Any) -> Pixels:
         """Resizes (…, H, W), of which a center crop is to be taken, by the shortest edge.
@@ -251,10 +293,18 @@ class MAEImageProcessorPil(_MAEDefaults, PilBackend):
     """The image processor on PIL and NumPy; `MAEImageProcessor` documents it."""
 
     def resize(self, image: Pixels, size: Size, **kwargs: Any) -> Pixels:
-        if len(image) in (1, 3):
+        if image.dtype == np.uint8 and len(image) in (1, 3):
             return super().resize(image, size, **kwargs)
         # channel by channel: PIL has no such mode, or takes the fourth for transparency
-        return np.concatenate([self.resize(channel[None], size, **kwargs) for channel in image])
+        if image.dtype == np.uint8:
+            return np.concatenate([self.resize(channel[None], size, **kwargs) for channel in image])
+        (height, width) = super().resize(image[:1].astype(np.uint8), size, **kwargs).shape[1:]
+        resample = kwargs["resample"]
+        resized = []
+        for channel in image:
+            picture = Image.fromarray(channel).resize((width, height), resample)
+            resized.append(np.asarray(picture))
+        return np.stack(resized).clip(0, 255)
 
     def center_crop(self, image: Pixels, size: Size, **kwargs: Any) -> Pixels:
         # transformers' own pads on another side than torchvision's where the margin is odd
@@ -274,9 +324,12 @@ if is_torchvision_available():
         standard deviation: what torchvision's Resize, CenterCrop, ToTensor and Normalize do, with
         the crop where transformers' own processors have it (an odd margin is rounded down).
 
-        Takes paths, addresses, bytes, PIL images of any mode, arrays and tensors (uint8, 16 bits,
-        or fractions from 0 to 1), and lists of them, and makes `len(image_mean)` channels of them.
-        What a call is given acts as if the constructor had been.
+        Takes paths, addresses, bytes, PIL images of any mode, arrays and tensors, and lists of
+        them, and makes `len(image_mean)` channels of them. `value_range` has the values of black
+        and white, for images of every depth; without it those are what a file says, or 0 and 1 for
+        fractions, 65535 for 16 bits, and 255 for other whole numbers. What is deeper than 8 bits
+        stays so. `bands` chooses and orders bands, numbered from 1. What a call is given acts as if
+        the constructor had been.
 
         Example:
 
@@ -288,7 +341,9 @@ if is_torchvision_available():
 
         def process_image(self, image: Any, **options: Any) -> Pixels:
             means, data_format = options.get("image_mean"), options.get("input_data_format")
-            if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
+            is_plain = options.get("bands") is None and options.get("value_range") is None
+            is_pixels = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3
+            if is_plain and is_pixels:
                 num_channels = len(means) if isinstance(means, Sequence) else 3
                 data_format = data_format or find_channels(image, num_channels)
                 axis = 0 if data_format == ChannelDimension.FIRST else -1
@@ -299,11 +354,8 @@ if is_torchvision_available():
             return super().process_image(image, **options)
 
         def resize(self, image: Pixels, size: Size, **kwargs: Any) -> Pixels:
-            if not image.is_floating_point():
-                return super().resize(image, size, **kwargs)
-            # fractions: rounded and clipped on the way as whole numbers are, and as PIL does it
-            whole = (image * 255).round().to(torch.uint8)
-            return super().resize(whole, size, **kwargs) / 255
+            resized = super().resize(image, size, **kwargs)
+            return resized.clip(0, 255) if resized.is_floating_point() else resized
 
 else:
     MAEImageProcessor = MAEImageProcessorPil  # pyright: ignore[reportAssignmentType] # by machine

@@ -1,45 +1,39 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Whatever may hold a picture (file, address, PIL's image, array) → its pixels (H, W, C), uint8."""
+"""Whatever may hold a picture (file, address, PIL's image, array) → its pixels (H, W, C).
+
+Its values, which may be of any depth, become pixels from 0 to 255 by one value range.
+"""
 
 import base64
 import binascii
-import contextlib
-import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
-from transformers.utils import logging
 
 from ..errors import DECODE_ERRORS
+from .picture_files import Range, Raster, check_whole, read_picture, upright
 
 
-logger = logging.get_logger(__name__)
-_PIL_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+Picture = Image.Image | Raster | np.ndarray  # what a picture may be; an array may lie either way
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as PIL has it
 
 
-def open_picture(source: str | bytes | os.PathLike) -> Image.Image:
-    """Opens a picture.
+def open_picture(source: str | bytes | os.PathLike) -> Picture:
+    """Opens a picture, with all that the file holds.
 
     Args:
         source: Path, http(s) address, base64 text (or such a `data:` address), or a file's bytes.
 
     Raises:
-        ValueError: it is none of these, or no picture that PIL reads.
+        ValueError: it is none of these, or no picture that can be read.
 
     Example:
 
@@ -52,9 +46,9 @@ def open_picture(source: str | bytes | os.PathLike) -> Image.Image:
         name = os.fspath(source)
         data = _read(name)
     try:
-        return Image.open(io.BytesIO(data))
+        return read_picture(data)
     except DECODE_ERRORS as error:
-        raise ValueError(f"{_shortened(name)} is no picture that PIL reads: {error}") from error
+        raise ValueError(f"{_shortened(name)} is no picture that can be read: {error}") from error
 
 
 def _read(name: str) -> bytes:
@@ -81,90 +75,161 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 200 else f"{name[:40]}…"
 
 
-def image_to_array(image: Image.Image, num_channels: int | None = None) -> np.ndarray:
-    """Makes a PIL image an array, upright and in the wanted channels: (H, W, C) uint8.
+class Values(NamedTuple):
+    """How what is in a file becomes pixels.
 
-    The EXIF orientation is applied. Everything else is what `Image.convert` does (transparency is
-    dropped, CMYK and palettes become RGB), but for deeper than 8-bit grey, which PIL clips: it is
-    scaled as `array_to_pixels` says.
+    Attributes:
+        bands: Numbers of the bands that are taken, from 1, in this order; None for all.
+        value_range: The values of black and white, for all images; None for what the file itself
+            says, or its type.
+    """
+
+    bands: Sequence[int] | None = None
+    value_range: Sequence[float] | None = None
+
+
+def values_of(processor: Any) -> Values:
+    """Reads out of any image processor how pictures become pixels."""
+    return Values(getattr(processor, "bands", None), getattr(processor, "value_range", None))
+
+
+def to_pixels(
+    picture: Picture,
+    num_channels: int | None = None,
+    values: Values = Values(),
+    data_format: str | None = None,
+) -> np.ndarray:
+    """Makes a picture of any kind the pixels that a model is fed: (H, W, C), from 0 to 255.
+
+    They are uint8 of what has 8 bits, and float32 of what is deeper or has a value range, with what
+    lies between two of the 256 levels. What lies outside the value range is clipped.
 
     Args:
-        image: In any mode.
-        num_channels: 1, 3 or 4; by default as many as it has.
+        picture: What `open_picture` returns, or an array (H, W), (H, W, C) or (C, H, W).
+        num_channels: As for `picture_values`.
+        values: Which bands are taken, and the values of black and white. Without these, black and
+            white are what the file says, and else 0 and 1 for fractions, 65535 for 16 bits without
+            a sign, 255 for all other whole numbers.
+        data_format: "channels_first" or "channels_last", of an array; by default found.
 
     Raises:
-        ValueError: PIL has no mode with so many channels; give arrays instead.
+        ValueError: it can't be an image, or one of other channels; or its values don't tell which
+            are black and white.
 
     Example:
 
-    >>> from PIL import Image
-    >>> image_to_array(Image.new("CMYK", (40, 30)), num_channels=3).shape
-    (30, 40, 3)
+    >>> to_pixels(np.full((30, 40, 3), 0.3), num_channels=1)[0, 0]
+    array([76.5], dtype=float32)
     """
-    if num_channels is None:
-        num_channels = _own_channels(image)
+    array, own_range = _own_values(picture, num_channels, values.bands, data_format)
+    pixels = scale_values(array, values.value_range or own_range)
+    return _with_channels(pixels, num_channels)
+
+
+def picture_values(
+    picture: Picture, num_channels: int | None = None, bands: Sequence[int] | None = None
+) -> tuple[np.ndarray, Range | None]:
+    """Makes a picture of any kind an array of its values, upright and in the wanted channels.
+
+    What 8 bits become in other channels is what `Image.convert` does: transparency is dropped,
+    CMYK and palettes become RGB. So it is with deeper values: grey is copied, and of colours the
+    luminance is taken.
+
+    Args:
+        picture: What `open_picture` returns, or an array (H, W), (H, W, C) or (C, H, W).
+        num_channels: What 1, 3 and 4 channels become; by default as many as it has.
+        bands: Numbers of the bands that are taken, from 1; by default all.
+
+    Returns:
+        (H, W, C) of its own type, and the values of black and white, if the file says which.
+
+    Raises:
+        ValueError: it can't be an image, or one of other channels.
+    """
+    array, own_range = _own_values(picture, num_channels, bands)
+    return _with_channels(array, num_channels), own_range
+
+
+def _own_values(
+    picture: Picture,
+    num_channels: int | None,
+    bands: Sequence[int] | None,
+    data_format: str | None = None,
+) -> tuple[np.ndarray, Range | None]:
+    """As `picture_values`, but deep ones in the channels that they have."""
+    own_range = None
+    if isinstance(picture, Image.Image):
+        array = _values_of_image(picture, num_channels if bands is None else None)
+    elif isinstance(picture, Raster):
+        array, own_range = picture.values, picture.value_range
+        if picture.has_alpha and bands is None and num_channels in (1, 3):
+            array = array[..., :-1]
+    else:
+        array = _channels_last(picture, num_channels, bands, data_format)
+    return (array if bands is None else _take_bands(array, bands)), own_range
+
+
+def _values_of_image(picture: Image.Image, num_channels: int | None) -> np.ndarray:
+    check_whole(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return np.asarray(upright(picture))[..., None]
+    num_channels = num_channels or _own_channels(picture)
     if num_channels not in _PIL_MODES:
         raise ValueError(
-            f"a picture can't become {num_channels} channels; give (height, width, {num_channels}) "
-            "arrays"
+            f"a picture of mode {picture.mode} can't become {num_channels} channels; give files or "
+            "arrays that have so many"
         )
-    image.load()
-    turn = _PIL_TRANSPOSES.get(exif_orientation(image))
-    image = image if turn is None else image.transpose(turn)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    array = np.array(image.convert(_PIL_MODES[num_channels]))
+    array = np.array(upright(picture).convert(_PIL_MODES[num_channels]))
     return array.reshape(*array.shape[:2], num_channels)
 
 
-def array_to_pixels(
-    array: np.ndarray, num_channels: int | None = None, data_format: str | None = None
+def _channels_last(
+    array: np.ndarray,
+    num_channels: int | None,
+    bands: Sequence[int] | None,
+    data_format: str | None,
 ) -> np.ndarray:
-    """Makes an array of whatever type what the picture of it would become: (H, W, C) uint8.
-
-    White is 1 where values are fractions, 255 where they are larger or whole numbers, and 65535 in
-    unsigned 16 bits and where whole numbers exceed 255. Fractions that are a little outside, as
-    reflectances may be, are clipped.
-
-    Args:
-        array: (H, W), (H, W, C) or (C, H, W).
-        num_channels: What 1, 3 and 4 channels become, as `Image.convert` does it; by default they
-            are left as they are.
-        data_format: "channels_first" or "channels_last"; by default found.
-
-    Raises:
-        ValueError: it can't be an image, or one of other channels or values.
-
-    Example:
-
-    >>> array_to_pixels(np.full((30, 40, 3), 0.5), num_channels=1)[0, 0]
-    array([128], dtype=uint8)
-    """
     if array.ndim == 2:
-        array, data_format = array[..., None], ChannelDimension.LAST
+        return array[..., None]
+    if data_format is None and bands is not None and array.ndim == 3:
+        # of many bands there are fewer than rows and columns
+        is_first = array.shape[0] < array.shape[2]
+        data_format = ChannelDimension.FIRST if is_first else ChannelDimension.LAST
     if (data_format or find_channels(array, num_channels)) == ChannelDimension.FIRST:
-        array = np.moveaxis(array, 0, -1)
-    pixels = _to_8_bits(array)
-    own_channels = pixels.shape[2]
-    if num_channels in (None, own_channels):
-        return pixels
-    if own_channels not in _PIL_MODES:
+        return np.moveaxis(array, 0, -1)
+    return array
+
+
+def _take_bands(array: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    own = array.shape[2]
+    if min(bands) < 1 or max(bands) > own:
         raise ValueError(
-            f"an image of {own_channels} channels can't become one of {num_channels}; choose "
-            f"{num_channels} of them"
+            f"bands is {', '.join(map(str, bands))}, and the image has {own}, numbered from 1"
         )
-    picture = Image.fromarray(pixels.squeeze(2) if own_channels == 1 else pixels)
-    return image_to_array(picture, num_channels)
+    return array[..., [band - 1 for band in bands]]
 
 
-def exif_orientation(image: Image.Image) -> int:
-    """Reads an image's orientation: 1 to 8; 1, which is upright, where damaged data don't say.
-
-    PIL's own `exif_transpose` fails on more of them.
-    """
-    with contextlib.suppress(*DECODE_ERRORS, AttributeError):
-        return image.getexif().get(0x0112, 1)
-    return 1
+def _with_channels(array: np.ndarray, num_channels: int | None) -> np.ndarray:
+    own = array.shape[2]
+    if num_channels in (None, own):
+        return array
+    if own not in _PIL_MODES or num_channels not in _PIL_MODES:
+        raise ValueError(
+            f"an image of {own} channels can't become one of {num_channels}; choose "
+            f"{num_channels} of them by bands"
+        )
+    if array.dtype == np.uint8:
+        picture = Image.fromarray(array.squeeze(2) if own == 1 else array)
+        return np.array(picture.convert(_PIL_MODES[num_channels])).reshape(*array.shape[:2], -1)
+    if num_channels == 4:
+        raise ValueError(
+            f"an image of {own} channels of {array.dtype} has no transparency to be the fourth; "
+            "choose 4 bands"
+        )
+    colours = array[..., :3]
+    if num_channels == 1:
+        return colours @ _LUMINANCE[:, None]
+    return np.repeat(colours, 3, axis=2) if own == 1 else colours
 
 
 def _own_channels(image: Image.Image) -> int:
@@ -183,48 +248,80 @@ def find_channels(array: Any, num_channels: int | None) -> ChannelDimension:
     wanted = "channels" if num_channels is None else num_channels
     raise ValueError(
         f"an array of shape {tuple(array.shape)} is no image; give (height, width, {wanted}) or "
-        f"({wanted}, height, width), and for channels other than 1, 3 and 4 input_data_format"
+        f"({wanted}, height, width), and for channels other than 1, 3 and 4 input_data_format or bands"
     )
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    white = white_of(values)
-    if values.dtype == np.uint8:
-        return values
-    return (values.astype(np.float64) * (255 / white)).clip(0, 255).round().astype(np.uint8)
+# from values to pixels ---------------------------------------------------------------------------
 
 
-def white_of(values: np.ndarray) -> int:
-    """Finds which value stands for white; raises ValueError if the values can't be an image's."""
-    if values.size == 0:
-        raise ValueError(f"an array of shape {values.shape} is no image; it has no pixels")
-    if values.dtype == np.uint8:
-        return 255
-    if values.dtype == bool:
-        return 1
-    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
-        raise ValueError(f"an array of {values.dtype} is no image; give numbers")
-    low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+def scale_values(array: np.ndarray, value_range: Sequence[float] | None = None) -> np.ndarray:
+    """Makes values pixels: black 0, white 255, as `to_pixels` says.
+
+    Args:
+        array: Of any numbers.
+        value_range: (black, white); by default those of its type.
+
+    Raises:
+        ValueError: these can't be an image's values, or don't tell which is white.
+    """
+    check_values(array)
+    if value_range is None:
+        if array.dtype == np.uint8:
+            return array
+        if array.dtype == bool:
+            return array.astype(np.uint8) * np.uint8(255)
+        pixels = _stretch(array, range_of_type(array))
+        levels = pixels.round()
+        rounding = 0.07 if array.dtype == np.float16 else 0.001
+        is_whole = np.abs(pixels - levels).max() < rounding  # 8 bits in a deeper type
+        return levels.astype(np.uint8) if is_whole else pixels
+    return _stretch(array, value_range)
+
+
+def _stretch(array: np.ndarray, value_range: Sequence[float]) -> np.ndarray:
+    low, high = value_range
+    exact = np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64
+    pixels = (array.astype(exact) - exact(low)) * exact(255 / (high - low))
+    return pixels.clip(0, 255).astype(np.float32, copy=False)
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Rounds pixels from 0 to 255 to uint8."""
+    return pixels if pixels.dtype == np.uint8 else pixels.round().astype(np.uint8)
+
+
+def range_of_type(array: np.ndarray) -> Range:
+    """Finds the values of black and white by an image's type.
+
+    Raises:
+        ValueError: these aren't what an image of its type has.
+    """
+    if array.dtype == bool:
+        return 0, 1
+    low, high = float(array.min()), float(array.max())
+    if array.dtype == np.uint16 and (high >= 4096 or high == 0):
+        return 0, 65535
+    if array.dtype != np.uint16 and low >= 0:
+        if high <= 255 and not np.mod(array, 1).any() and (high > 1 or array.dtype.kind != "f"):
+            return 0, 255
+        if high <= 1:
+            return 0, 1
+    raise ValueError(
+        f"the image holds values of {array.dtype} from {low:g} to {high:g}, which don't tell what "
+        "is black and white; say it by value_range, as 0 4095 for scans of 12 bits, -1000 1000 "
+        "for CT or 0 1 for reflectances"
+    )
+
+
+def check_values(array: np.ndarray) -> None:
+    """Raises ValueError if an array's values can't be an image's."""
+    if array.size == 0:
+        raise ValueError(f"an array of shape {array.shape} is no image; it has no pixels")
+    if array.dtype == np.uint8:
+        return
+    is_number = np.issubdtype(array.dtype, np.number) or array.dtype == bool
+    if not is_number or np.iscomplexobj(array):
+        raise ValueError(f"an array of {array.dtype} is no image; give numbers")
+    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise ValueError("the image holds values that are not finite")
-    if np.issubdtype(values.dtype, np.integer):
-        is_deep = values.dtype.kind == "u" and values.dtype.itemsize == 2
-        white = 65535 if is_deep or high > 255 else 255
-        fits = low >= 0 and high <= white
-        if fits and white == 65535 and high < 4096:
-            logger.warning_once(
-                "images of 16 bits use less than a sixteenth of their value range and come out "
-                "dark, for 65535 is white; scale values of 12 bits by 16"
-            )
-    else:
-        # the darkest reflectances are a little below 0, the brightest above 1
-        white = 1 if high <= 2 else 255
-        fits = low >= -0.1 * white and high <= max(2, 1.1 * white)
-        if fits and not (low >= 0 and high <= white):
-            logger.warning_once("images with fractions below black or above white are clipped")
-    if not fits:
-        raise ValueError(
-            f"the image holds values from {low:g} to {high:g}; give fractions from 0 to 1, or "
-            "numbers from 0 to 255 or, of 16 bits, to 65535"
-        )
-    return white

@@ -1,10 +1,15 @@
+"""Values of every depth become pixels from 0 to 255 by one range, and nothing is lost on the way."""
+
 import numpy as np
 import pytest
 from helpers import decode
 from PIL import Image
 
-from hf_mae.models import pictures
-from hf_mae.models.pictures import array_to_pixels, image_to_array
+from hf_mae.models.picture_files import Raster
+from hf_mae.models.pictures import Values, picture_values, scale_values, to_pixels
+
+
+RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
 
 
 def test_damaged_exif_doesn_t_matter(photos):
@@ -14,66 +19,124 @@ def test_damaged_exif_doesn_t_matter(photos):
 
     image = Damaged()
     image.__setstate__(photos[0].__getstate__())
-    assert np.array_equal(image_to_array(image, 3), np.asarray(photos[0]))
-
-
-def test_depths():
-    values = np.array([[0, 128, 65535]], dtype=np.uint16)
-    assert image_to_array(Image.fromarray(values), 1)[..., 0].tolist() == [[0, 0, 255]]
-    assert (
-        image_to_array(Image.fromarray(np.full((2, 2), 200, np.uint16)), 1).max() == 1
-    )  # by depth, not by content
-    assert image_to_array(Image.fromarray(values.astype(np.int32)), 1)[..., 0].tolist() == [
-        [0, 0, 255]
-    ]
-    assert image_to_array(Image.fromarray(np.float32([[0, 0.5, 1]])), 1)[..., 0].tolist() == [
-        [0, 128, 255]
-    ]
-    assert image_to_array(Image.fromarray(np.float32([[0, 90, 180]])), 3)[0, :, 2].tolist() == [
-        0,
-        90,
-        180,
-    ]
-    with pytest.raises(ValueError, match="not finite"):
-        image_to_array(Image.fromarray(np.float32([[0, np.nan]])), 1)
-    with pytest.raises(ValueError, match="can't become 12 channels"):
-        image_to_array(Image.new("RGB", (4, 4)), 12)
+    assert np.array_equal(to_pixels(image, 3), np.asarray(photos[0]))
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "white"),
     [
-        (np.full((4, 4), 4000, np.uint16), "less than a sixteenth of their value range"),
-        (np.linspace(-0.05, 1.3, 16).reshape(4, 4), "are clipped"),
-        (np.full((4, 4), 50000, np.uint16), None),
-        (np.linspace(0, 1, 16).reshape(4, 4), None),
+        ((RAMP * 65535).astype(np.uint16), 65535),
+        ((RAMP * 255).astype(np.int32), 255),
+        ((RAMP * 255).astype(np.uint32), 255),
+        ((RAMP * 255).round(), 255),
+        (RAMP.astype(np.float32), 1),
+        (RAMP.astype(np.float16), 1),
+        (RAMP, 1),
+        (RAMP > 0.5, 1),
+        ((RAMP * 255).astype(np.uint8), 255),
     ],
 )
-def test_doubtful_values_are_said_once(values, said, monkeypatch):
-    messages = []
-    monkeypatch.setattr(pictures.logger, "warning_once", messages.append)
-    array_to_pixels(values)
-    assert len(messages) == (said is not None)
-    assert said is None or said in messages[0]
+def test_the_type_tells_the_range(values, white):
+    pixels = to_pixels(values)
+    assert pixels.shape == (64, 64, 1)
+    assert pixels.dtype == (np.uint8 if white == 255 or values.dtype == bool else np.float32)
+    expected = values.astype(float) * 255 / white
+    np.testing.assert_allclose(pixels[..., 0], expected, rtol=0, atol=1e-4)
+    assert len(np.unique(pixels)) == len(np.unique(values))
 
 
-def test_the_scale_is_not_each_image_s_own():
-    """Reflectances a little outside are clipped; whole numbers are scaled by their depth."""
-    ramp = np.linspace(0, 1, 64)[None]
-    plain = array_to_pixels(ramp)[0, :, 0].astype(int)
-    for top in (1.05, 1.9):
-        found = array_to_pixels(ramp * top)[0, :, 0].astype(int)
-        assert found.tolist() == np.clip(ramp[0] * top * 255, 0, 255).round().tolist()
-    assert plain.tolist() == (ramp[0] * 255).round().tolist()
-    eight = array_to_pixels((ramp * 255).round().astype(np.int32))[0, :, 0]
-    assert eight.tolist() == (ramp[0] * 255).round().tolist()
+@pytest.mark.parametrize(
+    "values",
+    [
+        (RAMP * 4095).astype(np.uint16),  # of 12 bits, or a dark picture of 16
+        (RAMP * 2000 - 1000).astype(np.int16),
+        (RAMP * 65535).astype(np.int32),
+        RAMP * 1.05,
+        RAMP * 1.001 - 0.001,
+        RAMP * 200,
+        RAMP.astype(np.float32) * 255,
+    ],
+)
+def test_what_a_type_does_not_tell_is_refused(values):
+    with pytest.raises(ValueError, match="don't tell what is black and white; say it by value_r"):
+        to_pixels(values)
+    with pytest.raises(ValueError, match=f"of {values.dtype} from {values.min():g} to"):
+        to_pixels(values)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_range_for_all(dtype, channels):
+    """Whatever an image's own greatest value, and whatever its type."""
+    values = (RAMP * 4095).astype(dtype)
+    for top in (1.0, 0.4):
+        given = (values * top).astype(dtype)
+        pixels = to_pixels(given, channels, Values(value_range=(0, 4095)))
+        assert pixels.dtype == np.float32
+        np.testing.assert_allclose(pixels[..., channels - 1], given / 4095 * 255, atol=1e-3)
+        assert len(np.unique(pixels)) == len(np.unique(given))  # every grey level is there
+    clipped = to_pixels((values - 100).astype(np.float32), 1, Values(value_range=(0, 2000)))
+    assert (clipped.min(), clipped.max()) == (0, 255)
+
+
+def test_a_file_s_own_range_yields_to_the_data_set_s():
+    raster = Raster(np.array([[[0], [1000], [4000]]], np.int16), value_range=(0, 2000))
+    assert to_pixels(raster)[0, :, 0].tolist() == [0, 127.5, 255]
+    assert to_pixels(raster, values=Values(value_range=(0, 4000)))[0, :, 0].tolist() == [
+        *(0, 63.75, 255)
+    ]
+
+
+def test_large_offsets_keep_their_digits():
+    values = 1e9 + RAMP
+    pixels = scale_values(values, (1e9, 1e9 + 1))
+    np.testing.assert_allclose(pixels, RAMP * 255, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_channels(dtype):
+    rng = np.random.default_rng(0)
+    top = np.iinfo(dtype).max
+    values = rng.integers(0, top + 1, (8, 9, 4)).astype(dtype)
+    scale = 255 / top
+    assert np.allclose(to_pixels(values, 3), values[..., :3] * scale)  # transparency is dropped
+    assert np.allclose(to_pixels(values[..., 0], 3), values[..., [0, 0, 0]] * scale)
+    grey = values[..., :3] @ [0.299, 0.587, 0.114]
+    assert np.abs(to_pixels(values[..., :3], 1)[..., 0] - grey * scale).max() <= 1
+    with pytest.raises(ValueError, match="an image of 7 channels can't become one of 3; choose 3"):
+        to_pixels(np.zeros((8, 9, 7), dtype), 3, data_format="channels_last")
+    with pytest.raises(ValueError, match="can't become (one of )?12"):
+        to_pixels(Image.new("RGB", (4, 4)), 12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_bands(dtype):
+    values = np.random.default_rng(0).integers(0, 200, (8, 9, 6)).astype(dtype)
+    for given in (values, np.moveaxis(values, 2, 0), Raster(values)):
+        found, _ = picture_values(given, 3, bands=(4, 3, 1))
+        assert np.array_equal(found, values[..., [3, 2, 0]])
+        one, _ = picture_values(given, 3, bands=(5,))
+        assert np.array_equal(one, values[..., [4, 4, 4]])
+        with pytest.raises(ValueError, match="bands is 3, 7, and the image has 6, numbered from 1"):
+            picture_values(given, 2, bands=(3, 7))
+        with pytest.raises(ValueError, match="bands is 0, and"):
+            picture_values(given, 1, bands=(0,))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "LA"])
+def test_bands_of_pictures(mode, photos):
+    picture = photos[0].convert(mode)
+    colours = np.asarray(picture.convert("RGB"))
+    found, _ = picture_values(picture, 3, bands=(3, 2, 1))
+    assert np.array_equal(found, colours[..., ::-1])
+    green, _ = picture_values(picture, 1, bands=(2,))
+    assert np.array_equal(green[..., 0], colours[..., 1])
 
 
 def test_arrays_are_pictures_of_any_kind():
     rng = np.random.default_rng(0)
     fractions = rng.random((8, 8, 3))
     assert np.abs(decode(fractions, 3) - fractions * 255).max() <= 0.5
-    assert (decode(np.full((8, 8, 3), 25_700), 3) == 100).all()  # of 16 bits
     colours = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
     assert np.array_equal(decode(colours, 3), colours[..., :3])  # transparency is dropped
     assert np.array_equal(decode(colours[..., 0], 3), colours[..., [0, 0, 0]])

@@ -1,0 +1,327 @@
+"""What a file holds is what is read, or it is refused: against the values that were written."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+import torch
+from helpers import encoded
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from torchvision.io import write_png
+
+from hf_mae import MAEImageProcessor
+from hf_mae.models.picture_files import Raster, extra_that_reads, read_picture, readable_endings
+from hf_mae.models.pictures import Values, picture_values, to_pixels
+
+
+RNG = np.random.default_rng(0)
+
+
+def tiff(values, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def values_of(data, num_channels=None, bands=None):
+    return picture_values(read_picture(data), num_channels, bands)[0]
+
+
+# TIFF --------------------------------------------------------------------------------------------
+
+
+KINDS = {"uint8": 200, "uint16": 4096, "int16": 3000, "int32": 70000, "float32": 1.05}
+
+
+def noise(shape, dtype):
+    top = KINDS[dtype]
+    values = RNG.random(shape) * top - (0 if dtype.startswith("u") else top / 3)
+    return values.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 6, 12])
+@pytest.mark.parametrize("layout", ["interleaved", "planes", "pages", "RGB", "LZW", "tiles"])
+def test_every_band_of_a_tiff_is_there(dtype, bands, layout):
+    """Also those that PIL drops (five become three), makes up, or takes for pages."""
+    values = noise((40, 33, bands), dtype)
+    planes = np.moveaxis(values, 2, 0)
+    contiguous = {"photometric": "minisblack", "planarconfig": "contig" if bands > 1 else None}
+    if layout == "interleaved":
+        data = tiff(values, **contiguous)
+    elif layout == "planes":
+        separate = "separate" if bands > 1 else None
+        data = tiff(planes, photometric="minisblack", planarconfig=separate)
+    elif layout == "pages":
+        data = tiff(planes, photometric="minisblack")
+    elif layout == "RGB":
+        if bands < 3:
+            pytest.skip("no colours")
+        extra = ["unspecified"] * (bands - 3)
+        data = tiff(values, photometric="rgb", planarconfig="contig", extrasamples=extra or None)
+    elif layout == "LZW":
+        data = tiff(values, predictor=True, compression="lzw", **contiguous)
+    else:
+        data = tiff(values, tile=(16, 16), bigtiff=True, **contiguous)
+    found = values_of(data, num_channels=bands if bands != 2 else None)
+    assert found.shape == values.shape
+    assert np.array_equal(found, values)
+    if bands > 4:
+        with pytest.raises(ValueError, match=f"{bands} channels can't become one of 3; choose 3"):
+            values_of(data, num_channels=3)
+        assert np.array_equal(values_of(data, 3, bands=(5, 3, 2)), values[..., [4, 2, 1]])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_transparency_of_a_tiff_is_no_band(dtype):
+    values = noise((40, 33, 4), dtype)
+    data = tiff(values, photometric="rgb", extrasamples=["unassalpha"])
+    assert np.array_equal(values_of(data, 3), values[..., :3])
+    assert np.array_equal(values_of(data, 4), values)
+    grey = tiff(values[..., :2], photometric="minisblack", extrasamples=["unassalpha"])
+    assert np.array_equal(values_of(grey, 1), values[..., :1])
+
+
+def test_pages_of_colours_and_miniatures():
+    pages = noise((3, 40, 33, 3), "uint8")
+    data = tiff(pages, photometric="rgb")
+    assert np.array_equal(values_of(data, 3, bands=(4, 5, 6)), pages[1])
+    with pytest.raises(ValueError, match="9 channels can't become one of 3"):
+        values_of(data, 3)
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(pages[0], photometric="rgb")
+        file.write(pages[0, ::2, ::2].copy(), photometric="rgb", subfiletype=1)
+    assert np.array_equal(values_of(buffer.getvalue(), 3), pages[0])
+
+
+def test_least_values_may_be_white():
+    values = noise((40, 33), "uint16")
+    assert np.array_equal(values_of(tiff(values, photometric="miniswhite"))[..., 0], 65535 - values)
+    assert np.array_equal(
+        values_of(tiff(values.astype(np.uint8), photometric="miniswhite"))[..., 0],
+        255 - values.astype(np.uint8),
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_a_tiff(orientation):
+    values = noise((40, 33, 5), "uint16")
+    data = tiff(values, planarconfig="contig", extratags=[(274, 3, 1, orientation, True)])
+    eight = tiff(values.astype(np.uint8)[..., 0], extratags=[(274, 3, 1, orientation, True)])
+    expected = values_of(eight)[..., 0]  # PIL's
+    assert np.array_equal(values_of(data).astype(np.uint8)[..., 0], expected)
+
+
+def test_a_tiff_of_other_colours_is_refused():
+    data = tiff(noise((40, 33, 4), "uint16"), photometric="separated")
+    with pytest.raises(ValueError, match="TIFF of 16 bits whose values mean SEPARATED"):
+        read_picture(data)
+
+
+def test_pictures_opened_by_others():
+    """PIL has dropped bands of them already."""
+    for data in (
+        tiff(noise((40, 33, 5), "uint8"), photometric="rgb"),
+        tiff(noise((40, 33, 3), "uint16"), photometric="rgb"),
+        deep_png(noise((40, 33, 3), "uint16")),
+    ):
+        with pytest.raises(ValueError, match="PIL reads a part of this"):
+            MAEImageProcessor()(Image.open(io.BytesIO(data)))
+    plain = Image.open(io.BytesIO(tiff(noise((40, 33, 3), "uint8"), photometric="rgb")))
+    assert MAEImageProcessor()(plain, return_tensors="pt").pixel_values.shape == (1, 3, 224, 224)
+
+
+# other files -------------------------------------------------------------------------------------
+
+
+def deep_png(values):
+    """A PNG of 16 bits: torchvision writes none, so it is put together by hand."""
+    import struct
+    import zlib
+
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = values.astype(">u2").tobytes()
+    length = width * channels * 2
+    lines = b"".join(b"\0" + rows[i * length : (i + 1) * length] for i in range(height))
+
+    def chunk(name, body):
+        check = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_png_of_16_bits(channels):
+    values = noise((40, 33, channels), "uint16") * 16
+    data = deep_png(values)
+    colours = {1: 1, 2: 1, 3: 3, 4: 3}[channels]
+    assert np.array_equal(values_of(data, colours), values[..., :colours])
+    assert np.allclose(
+        to_pixels(read_picture(data), colours), values[..., :colours] * (255 / 65535)
+    )
+    if channels == 4:
+        assert np.array_equal(values_of(data, 4), values)
+
+
+@pytest.mark.parametrize("white", [255, 1000, 4095, 65535])
+def test_pgm(white):
+    values = RNG.integers(0, white + 1, (40, 33)).astype(np.uint16)
+    body = values.astype(np.uint8 if white < 256 else ">u2").tobytes()
+    data = b"P5 33 40 %d\n" % white + body
+    assert np.array_equal(values_of(data)[..., 0], values)
+    assert np.allclose(to_pixels(read_picture(data))[..., 0], values * (255 / white), atol=1e-3)
+    if white > 255:
+        with pytest.raises(ValueError, match="PIL reads 8 of the 1[026] bits of a PPM file"):
+            read_picture(b"P6 33 40 %d\n" % white + body * 3)
+
+
+def test_jpeg_2000():
+    values = RNG.integers(0, 4096, (40, 33)).astype(np.uint16)
+    deep = encoded(Image.fromarray(values), "jpeg2000", irreversible=False)
+    assert np.array_equal(values_of(deep)[..., 0], values)
+    colours = Image.effect_noise((40, 33), 90).convert("RGB")
+    data = encoded(colours, "jpeg2000", irreversible=False)
+    assert np.array_equal(values_of(data, 3), np.asarray(colours))
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (40, 33, 5), (5, 40, 33), (40, 33, 1)])
+@pytest.mark.parametrize("dtype", KINDS)
+def test_npy(shape, dtype):
+    values = noise(shape, dtype)
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    bands = 5 if 5 in shape else 1
+    expected = np.moveaxis(values, 0, -1) if shape[0] == 5 else values.reshape(40, 33, -1)
+    assert np.array_equal(values_of(buffer.getvalue(), bands), expected)
+    assert np.array_equal(values_of(buffer.getvalue(), 1, bands=(bands,)), expected[..., -1:])
+
+
+def test_npy_of_objects_is_refused():
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_picture(buffer.getvalue())
+
+
+def test_heic_and_avif(photos):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    for kind in ("heif", "avif"):
+        data = encoded(photos[0], kind, quality=95)
+        found = values_of(data, 3).astype(int)
+        assert np.abs(found - np.asarray(photos[0])).mean() < 4
+
+
+def test_endings():
+    assert {".tif", ".npy", ".dcm", ".heic", ".avif"} <= set(readable_endings())
+    assert (extra_that_reads(".heic"), extra_that_reads(".dcm")) == ("heif", "scientific")
+    assert extra_that_reads(".docx") is None
+
+
+# DICOM -------------------------------------------------------------------------------------------
+
+
+def dicom(values, bits=16, signed=False, kind="MONOCHROME2", **fields):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    slide = pydicom.Dataset()
+    slide.file_meta = meta
+    slide.SOPClassUID, slide.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    slide.PhotometricInterpretation = kind
+    slide.SamplesPerPixel = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim == 3:
+        slide.PlanarConfiguration = 0
+    slide.Rows, slide.Columns = values.shape[:2]
+    slide.BitsAllocated = values.dtype.itemsize * 8
+    slide.BitsStored, slide.HighBit = bits, bits - 1
+    slide.PixelRepresentation = int(signed)
+    slide.PixelData = values.tobytes()
+    for name, value in fields.items():
+        setattr(slide, name, value)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, slide, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_ct_in_hounsfield_units():
+    stored = RNG.integers(0, 4096, (40, 33)).astype(np.int16)
+    data = dicom(stored, 12, RescaleSlope=2, RescaleIntercept=-1024)
+    raster = read_picture(data)
+    assert isinstance(raster, Raster)
+    assert np.array_equal(raster.values[..., 0], stored * 2.0 - 1024)
+    assert raster.value_range == (-1024, 4095 * 2 - 1024)
+    windowed = dicom(
+        stored, 12, RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=[40, 300], WindowWidth=400
+    )
+    assert read_picture(windowed).value_range == (40 - 0.5 - 199.5, 40 - 0.5 + 199.5)
+    lung = to_pixels(read_picture(windowed), values=Values(value_range=(-1000, 200)))
+    expected = ((stored * 2.0 - 1024 + 1000) * (255 / 1200)).clip(0, 255)
+    np.testing.assert_allclose(lung[..., 0], expected, atol=1e-3)
+    signed = dicom((stored - 2048).astype(np.int16), 12, signed=True)
+    assert read_picture(signed).value_range == (-2048, 2047)
+
+
+def test_white_may_be_the_lowest():
+    """A MONOCHROME1 file is the other's negative, window and all."""
+    stored = RNG.integers(0, 4096, (40, 33)).astype(np.uint16)
+    window = {"WindowCenter": 1000, "WindowWidth": 1500, "VOILUTFunction": "LINEAR_EXACT"}
+    plain = to_pixels(read_picture(dicom(stored, 12, **window)))
+    inverse = to_pixels(read_picture(dicom(stored, 12, kind="MONOCHROME1", **window)))
+    np.testing.assert_allclose(inverse, 255 - plain, atol=1e-3)
+    assert len(np.unique(plain)) > 300
+
+
+def test_colours_and_kinds_of_dicom():
+    colours = RNG.integers(0, 256, (40, 33, 3)).astype(np.uint8)
+    assert np.array_equal(values_of(dicom(colours, 8, kind="RGB"), 3), colours)
+    with pytest.raises(ValueError, match="DICOM file of kind PALETTE COLOR"):
+        read_picture(dicom(colours[..., 0].copy(), 8, kind="PALETTE COLOR"))
+
+
+# without the libraries ---------------------------------------------------------------------------
+
+
+def test_without_the_extras(tmp_path):
+    """What PIL reads whole is read; the rest names what to install."""
+    grey = noise((40, 33), "uint16")
+    (tmp_path / "grey.tif").write_bytes(tiff(grey))
+    (tmp_path / "bands.tif").write_bytes(tiff(noise((40, 33, 5), "uint8"), photometric="rgb"))
+    (tmp_path / "ct.dcm").write_bytes(dicom(grey))
+    heic = encoded(Image.new("RGB", (64, 64)), "heif")
+    (tmp_path / "phone.heic").write_bytes(heic)
+    np.save(tmp_path / "grey.npy", grey)
+    code = (
+        "import sys\n"
+        "for name in ('tifffile', 'pydicom', 'pillow_heif'): sys.modules[name] = None\n"
+        "import numpy as np\n"
+        "from hf_mae.models.pictures import open_picture\n"
+        "grey = open_picture('grey.tif').values[..., 0]\n"
+        "print(np.array_equal(grey, np.load('grey.npy')))\n"
+        "for name in ('bands.tif', 'ct.dcm', 'phone.heic'):\n"
+        "    try: open_picture(name)\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "True", done.stderr
+    for line, name, extra in zip(
+        lines[1:], ("tifffile", "pydicom", "pillow_heif"), ("scientific", "scientific", "heif")
+    ):
+        assert f'are read by {name}: pip install "hf-mae[{extra}]"' in line
+    assert len(lines) == 4
