@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hf_mae import MAEForPreTraining, export, load_model
 from hf_mae.conversion.to_programs import FILES, export_program
+from hf_mae.conversion.to_transformers import describe_values
 from hf_mae.errors import reported_as
 from hf_mae.models.model_files import PRETRAINING_FOLDER
 
@@ -36,11 +37,12 @@ def main() -> None:
             for place, architecture in exported.architectures.items():
                 print(f"{architecture} in {Path(args.output_dir, place)}")
         else:
-            differences, notes = export_program(model, args.output_dir, args.to), []
+            differences = export_program(model, args.output_dir, args.to)
+            notes = describe_values(processor)
             processor.save_pretrained(args.output_dir)
             print(f"{Path(args.output_dir, FILES[args.to])}, preprocessor_config.json beside it")
             if isinstance(model, MAEForPreTraining):
-                notes = ["it is the encoder alone; such programs have no decoder"]
+                notes.append("it is the encoder alone; such programs have no decoder")
     for name, difference in differences.items():
         print(f"  {name}: equal to ours, but for {difference:.1e}")
     for note in notes:

@@ -130,7 +130,8 @@ def export(
     natives = _make_natives(model, as_)
     if len(natives) == 1:
         _check_that_nothing_stays(Path(folder))
-    architectures, differences, notes = {}, {}, {}
+    architectures, differences = {}, {}
+    notes = dict.fromkeys(describe_values(processor))
     for place, native in natives.items():
         fitting = _fit_processor(processor, native, model.config)
         differences |= _write(native, model, fitting, Path(folder, place))
@@ -353,9 +354,27 @@ def _describe_fitting(ours: MAEImageProcessor, fitting: MAEImageProcessor) -> st
     )
 
 
+def describe_values(processor: MAEImageProcessor) -> list[str]:
+    """Says, if it isn't that of 8 bits, of which values an exported model's pixels are made."""
+    if processor.value_range is None and processor.bands is None:
+        return []
+    bands = f"bands {', '.join(map(str, processor.bands))}, " if processor.bands else ""
+    low, high = processor.value_range or (0, 255)
+    return [
+        f"the model's pixels are {bands}values from {low:,g}, which is black, to {high:,g}, white; "
+        "transformers' own image processors take pictures of 8 bits alone: bring others to 0 to "
+        "255 by that range first, as hf_mae's scripts do by what preprocessor_config.json says"
+    ]
+
+
 def _native_processor(processor: MAEImageProcessor, num_channels: int) -> BitImageProcessor:
-    """Of the native ones, the one that resizes by the shortest edge in every version."""
+    """Of the native ones, the one that resizes by the shortest edge in every version.
+
+    It has value range and bands for our own scripts; transformers doesn't look at them.
+    """
     copies = num_channels // len(processor.image_mean)
+    ours: Any = {"value_range": processor.value_range, "bands": processor.bands}
+    ours = {name: value for name, value in ours.items() if value is not None}
     return BitImageProcessor(
         do_resize=processor.do_resize,
         size=_given_sides(processor.size),
@@ -368,6 +387,7 @@ def _native_processor(processor: MAEImageProcessor, num_channels: int) -> BitIma
         image_mean=list(processor.image_mean) * copies,
         image_std=list(processor.image_std) * copies,
         do_convert_rgb=num_channels == 3,
+        **ours,
     )
 
 
@@ -392,7 +412,8 @@ def _compare_processors(
     if native_channels == 1:
         native_picture = np.array(picture.convert("L"))[..., None]  # (H, W, 1)
     native_processor = AutoImageProcessor.from_pretrained(folder)
-    ours = processor(picture, return_tensors="pt").pixel_values  # (1, C, H, W)
+    as_pictures: Any = {"value_range": None, "bands": None}
+    ours = processor(picture, return_tensors="pt", **as_pictures).pixel_values  # (1, C, H, W)
     ours = ours.expand(-1, native_channels, -1, -1)
     theirs = native_processor(native_picture, return_tensors="pt").pixel_values
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE):

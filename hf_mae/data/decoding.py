@@ -165,19 +165,28 @@ def open_image(value: Any, num_channels: int, values: Values | None = None) -> D
     (40, 30, 3)
     """
     with _as_decode_error():
-        picture, data = _open(value)
-        is_plain = values is None or values == Values()
-        if data and is_plain and isinstance(picture, Image.Image):
-            if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
-                return Jpeg(data, picture, num_channels)
+        picture, data = open_value(value)
+        if values in (None, Values()) and isinstance(picture, Image.Image) and _is_jpeg(picture):
+            return Jpeg(data, picture, num_channels)
         if values is None:
             array, _ = picture_values(picture, num_channels)
             return array
         return to_pixels(picture, num_channels, values)
 
 
-def _open(value: Any) -> tuple[Picture, bytes]:
-    """Opens what an image column holds; with the file, if it is one."""
+def _is_jpeg(picture: Image.Image) -> bool:
+    return picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L")
+
+
+def open_value(value: Any) -> tuple[Picture, bytes]:
+    """Opens what an image column holds, with all that is in it.
+
+    Returns:
+        What `models.pictures` takes for a picture, not decoded yet, and the file, if it is one.
+
+    Raises:
+        One of `errors.DECODE_ERRORS`: it is damaged, or no picture.
+    """
     if not isinstance(value, dict):
         return np.asarray(value), b""
     data, path = value.get("bytes"), value.get("path")

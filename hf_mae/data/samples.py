@@ -214,7 +214,7 @@ class ImageSamples(Samples):
         self.crops_per_image = crops_per_image
         self.schedule: ResolutionSchedule | None = None
         self.values: Values = getattr(transform, "values", Values())
-        self._dtype = _array_dtype(dataset)
+        self._dtype = array_dtype(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -324,8 +324,8 @@ class ImageSamples(Samples):
         return samples
 
 
-def _array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | None:
-    """The type of the numbers in a column of arrays, which says how deep they are."""
+def array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | None:
+    """Finds the type of the numbers in a column of arrays, which says how deep they are."""
     feature: Any = (getattr(dataset, "features", None) or {}).get("image")
     while hasattr(feature, "feature"):  # lists of lists
         feature = feature.feature

@@ -87,6 +87,8 @@ class Card(abc.ABC):
         native_pretraining: Whether encoder and decoder lie there too, in `pretraining/`.
         license: The Hub's name of the licence, or None where nobody has said.
         examples: Pictures for the Hub's widget.
+        value_range: Values of black and white, if the image processor has them.
+        bands: Numbers of the bands that the image processor takes, if it chooses.
     """
 
     template: ClassVar[str]
@@ -97,6 +99,8 @@ class Card(abc.ABC):
     native_pretraining: bool = False
     license: str | None = None
     examples: list[Example] = field(default_factory=list)
+    value_range: list[float] | None = None
+    bands: list[int] | None = None
 
     @property
     @abc.abstractmethod

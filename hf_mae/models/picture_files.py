@@ -199,7 +199,7 @@ def _read_jpeg2000(picture: Image.Image, data: bytes) -> Image.Image | Raster:
     return Raster(values[..., None])
 
 
-def _read_ppm(picture: Image.Image) -> Image.Image | Raster:
+def _read_ppm(picture: Any) -> Image.Image | Raster:
     options: Any = picture.tile[0][3]
     white = options[1] if isinstance(options, tuple) else 65535
     if picture.mode == "F":

@@ -88,6 +88,9 @@ class Values(NamedTuple):
     value_range: Sequence[float] | None = None
 
 
+_AS_THEY_ARE = Values()
+
+
 def values_of(processor: Any) -> Values:
     """Reads out of any image processor how pictures become pixels."""
     return Values(getattr(processor, "bands", None), getattr(processor, "value_range", None))
@@ -96,7 +99,7 @@ def values_of(processor: Any) -> Values:
 def to_pixels(
     picture: Picture,
     num_channels: int | None = None,
-    values: Values = Values(),
+    values: Values = _AS_THEY_ARE,
     data_format: str | None = None,
 ) -> np.ndarray:
     """Makes a picture of any kind the pixels that a model is fed: (H, W, C), from 0 to 255.
@@ -122,6 +125,8 @@ def to_pixels(
     array([76.5], dtype=float32)
     """
     array, own_range = _own_values(picture, num_channels, values.bands, data_format)
+    if values.value_range is not None and array.dtype == np.uint8:
+        check_8_bits(values.value_range)
     pixels = scale_values(array, values.value_range or own_range)
     return _with_channels(pixels, num_channels)
 
@@ -162,7 +167,12 @@ def _own_values(
         array = _values_of_image(picture, num_channels if bands is None else None)
     elif isinstance(picture, Raster):
         array, own_range = picture.values, picture.value_range
-        if picture.has_alpha and bands is None and num_channels in (1, 3):
+        if bands is None and num_channels in (1, 3) and array.shape[2] in (2, 4):
+            if not picture.has_alpha:
+                raise ValueError(
+                    f"an image of {array.shape[2]} bands can't become one of {num_channels}; "
+                    f"choose {num_channels} of them by bands"
+                )
             array = array[..., :-1]
     else:
         array = _channels_last(picture, num_channels, bands, data_format)
@@ -248,7 +258,8 @@ def find_channels(array: Any, num_channels: int | None) -> ChannelDimension:
     wanted = "channels" if num_channels is None else num_channels
     raise ValueError(
         f"an array of shape {tuple(array.shape)} is no image; give (height, width, {wanted}) or "
-        f"({wanted}, height, width), and for channels other than 1, 3 and 4 input_data_format or bands"
+        f"({wanted}, height, width), and for channels other than 1, 3 and 4 bands or "
+        "input_data_format"
     )
 
 
@@ -284,6 +295,16 @@ def _stretch(array: np.ndarray, value_range: Sequence[float]) -> np.ndarray:
     exact = np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64
     pixels = (array.astype(exact) - exact(low)) * exact(255 / (high - low))
     return pixels.clip(0, 255).astype(np.float32, copy=False)
+
+
+def check_8_bits(value_range: Sequence[float]) -> None:
+    """Raises ValueError if a value range isn't one of images of 8 bits."""
+    low, high = value_range
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"the image has 8 bits, and black and white are {low:,g} and {high:,g}; give the file "
+            "that has these values, or value_range 0 255 for a picture that was made of it"
+        )
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:

@@ -54,6 +54,7 @@ def print_plan(
     about_model: str,
     trainer: ImageTrainer,
     data_args: DataArguments,
+    about_values: str,
     checkpoint: str | None,
 ) -> None:
     """Prints what is about to be done, on the first process.
@@ -63,6 +64,7 @@ def print_plan(
         about_model: The line about the model.
         trainer: The trainer, with its data.
         data_args: Where the images come from.
+        about_values: The line about the depth of the images.
         checkpoint: What is resumed, or None.
 
     Raises:
@@ -74,6 +76,7 @@ def print_plan(
     rows = {
         "model": about_model,
         "data": _describe_data(trainer, data_args),
+        "values": _describe_values(trainer, about_values),
         **_describe_processor(trainer),
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
@@ -121,6 +124,16 @@ def _describe_data(trainer: ImageTrainer, data_args: DataArguments) -> str:
     if schedule:
         text += f", pixels by share of the run {schedule}"
     return text
+
+
+def _describe_values(trainer: ImageTrainer, about_values: str) -> str:
+    processor: Any = trainer.processing_class
+    if processor.bands is not None:
+        about_values = f"bands {', '.join(map(str, processor.bands))}: {about_values}"
+    rounds = getattr(trainer.args, "auto_augment", "none") != "none"  # of fine-tuning alone
+    if rounds and not about_values.startswith("8 bits"):
+        about_values += "; RandAugment rounds them to 8 bits, --auto_augment none does not"
+    return about_values
 
 
 def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:
@@ -253,6 +266,8 @@ def write_output_folder(
         dataset=data_args.source_name,
         hub_dataset=data_args.hub_id,
         config=model.config,
+        value_range=trainer.processing_class.value_range,
+        bands=trainer.processing_class.bands,
         num_parameters=parameter_counts(model),
         num_train_images=num_train,
         num_held_out_images=num_held_out,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import yaml
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..data.labels import describe_labels, readable_names
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
+from ..data.value_range import fit_value_range
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
@@ -70,6 +71,17 @@ class BaseModelArguments:
     )
     image_std: list[float] | None = field(
         default=None, metadata={"help": "Standard deviation of each channel, likewise."}
+    )
+    value_range: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Values of black and white in all images, as 0 4095; or auto, for the "
+            "percentiles 0.1 and 99.9 of a sample (default: the model's own, or told by a sample)."
+        },
+    )
+    bands: list[int] | None = field(
+        default=None,
+        metadata={"help": "Numbers of the bands that are taken, from 1, in this order: 4 3 2."},
     )
     config_overrides: str | None = field(
         default=None,
@@ -160,7 +172,48 @@ class BaseModelArguments:
             )
         processor.image_mean = self.image_mean or processor.image_mean
         processor.image_std = self.image_std or processor.image_std
+        processor.bands = self.bands or processor.bands
+        self._check_bands(processor.bands, config.num_channels)
         return processor
+
+    def fit_value_range(
+        self, processor: MAEImageProcessor, images: Dataset | IterableDataset
+    ) -> str:
+        """Gives the image processor the images' value range; returns a line that says which.
+
+        Raises:
+            ValueError: `value_range` is impossible, or it isn't given and the images don't tell.
+        """
+        num_channels = len(cast(Sequence[float], processor.image_mean))
+        return fit_value_range(processor, images, num_channels, self._wanted_range())
+
+    def _wanted_range(self) -> list[float] | Literal["auto"] | None:
+        given: Any = self.value_range
+        if given is None:
+            return None
+        if given in ("auto", ["auto"]):
+            return "auto"
+        try:
+            low, high = (float(value) for value in given)
+            if -math.inf < low < high < math.inf:
+                return [low, high]
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(
+            f"value_range is {given}; it must be the values of black and white, the lower first, "
+            "or auto"
+        )
+
+    def _check_bands(self, bands: Sequence[int] | None, num_channels: int) -> None:
+        if bands is None:
+            return
+        if min(bands) < 1:
+            raise ValueError(f"bands is {list(bands)}; the first band is 1")
+        if len(bands) not in (1, num_channels):
+            raise ValueError(
+                f"bands names {len(bands)} bands, and the model takes {num_channels}; pass "
+                f"--num_channels {len(bands)} with a new model, or name {num_channels}"
+            )
 
     def _check_statistics(self, num_channels: int) -> None:
         for name in ("image_mean", "image_std"):

@@ -241,7 +241,7 @@ class ImageTrainer(Trainer):
             return
         before = json.loads(file.read_text(encoding="utf-8"))
         now = json.loads(self.processing_class.to_json_string())
-        for name in ("image_mean", "image_std", "size", "resample"):
+        for name in ("image_mean", "image_std", "size", "resample", "value_range", "bands"):
             if before.get(name) != now.get(name):
                 raise ValueError(
                     f"{name} is {now.get(name)} and was {before.get(name)} in the run that is to "
@@ -258,7 +258,7 @@ class ImageTrainer(Trainer):
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         inputs = super()._prepare_inputs(inputs)
         if "images" in inputs:
-            images, processor = inputs.pop("images"), self.processing_class  # (B, C, H, W), uint8
+            images, processor = inputs.pop("images"), self.processing_class  # (B, C, H, W)
             inputs["pixel_values"] = normalize_images(
                 images, processor.image_mean, processor.image_std
             )

@@ -8,12 +8,10 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
-import torch
 from helpers import encoded
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from torchvision.io import write_png
 
 from hf_mae import MAEImageProcessor
 from hf_mae.models.picture_files import Raster, extra_that_reads, read_picture, readable_endings

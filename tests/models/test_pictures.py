@@ -1,4 +1,4 @@
-"""Values of every depth become pixels from 0 to 255 by one range, and nothing is lost on the way."""
+"""Values of every depth become pixels from 0 to 255 by one range, and none is lost."""
 
 import numpy as np
 import pytest
