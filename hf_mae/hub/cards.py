@@ -5,6 +5,7 @@ import abc
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,8 +100,8 @@ class Card(abc.ABC):
     native_pretraining: bool = False
     license: str | None = None
     examples: list[Example] = field(default_factory=list)
-    value_range: list[float] | None = None
-    bands: list[int] | None = None
+    value_range: Sequence[float] | None = None
+    bands: Sequence[int] | None = None
 
     @property
     @abc.abstractmethod

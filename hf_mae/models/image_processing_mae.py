@@ -69,7 +69,7 @@ class MAEImagesKwargs(ImagesKwargs, total=False):
         bands: Numbers of the bands that are taken, from 1, in this order; None for all.
     """
 
-    value_range: Sequence[float] | None
+    value_range: Sequence[int | float] | None  # checked: an int is no float here
     bands: Sequence[int] | None
 
 
