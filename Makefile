@@ -87,7 +87,7 @@ $(STAMP): setup.py constraints.txt
 $(LOWEST)/.installed: setup.py
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	sed -n '/install_requires/,/\]/s/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.py > $(LOWEST)/lower-bounds.txt
-	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lower-bounds.txt --editable . "pytest>=9.0" "pytest-xdist>=3.8"
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lower-bounds.txt --editable .[test]
 	touch $@
 
 clean:  ## remove the environments and runs/

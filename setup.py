@@ -38,12 +38,13 @@ setup(
     extras_require={
         # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed
         "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system in 'Linux Windows'"],
+        # bands and depths that PIL has no mode for, in TIFF and PNG files; and DICOM
+        "scientific": ["tifffile>=2025.5", "imagecodecs>=2025.3", "pydicom>=3.0"],
+        "heif": ["pillow-heif>=1.1"],  # photographs of phones
         # scripts/export.py --to onnx
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
         "test": [
-            "onnx>=1.23",
-            "onnxruntime>=1.32",
-            "onnxscript>=0.7",
+            "hf-mae[heif,onnx,scientific]",
             "optuna>=5.0",  # hyperparameter_search
             "parameterized>=0.9",  # transformers' own tests of models
             "peft>=0.21",  # adapters on our models
