@@ -61,6 +61,8 @@ _PROCESSOR_FIELDS = (
     "do_normalize",
     "image_mean",
     "image_std",
+    "value_range",
+    "bands",
 )
 
 
