@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
+from ..file_names import find_file
 from ..models.pictures import array_to_pixels, exif_orientation, image_to_array
 
 
@@ -214,7 +215,7 @@ def _read(path: str | None) -> bytes:
     if path is None:
         raise ValueError("neither bytes nor a path")
     if "://" not in str(path):
-        return Path(path).read_bytes()
+        return Path(find_file(str(path))).read_bytes()
     with fsspec.open(path, "rb") as file:
         return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of several files)
 

@@ -26,6 +26,7 @@ from torch.utils.data import Sampler
 
 from ..errors import BadImageError
 from ..output_folder import STREAM_FILE
+from .local import can_be_read, load_local
 from .samples import (
     MAX_REPLACEMENTS,
     Batch,
@@ -67,7 +68,11 @@ def load_image_stream(
     Raises:
         ValueError: a split or column isn't there; the message lists what is.
     """
-    loaded = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
+    path = Path(dataset_name).expanduser()
+    if path.is_dir() or can_be_read(path):
+        loaded = load_local(path, dataset_config, image_column=image_column, streaming=True)
+    else:
+        loaded = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
     splits = {str(name): split for name, split in loaded.items()}
     train_split, chosen = choose_splits(splits, train_split, validation_split)
     validation = None

@@ -13,6 +13,8 @@ from typing import Any, cast
 from datasets import DatasetDict
 from transformers.image_utils import PILImageResampling
 
+from ..data.folders import describe_left_out
+from ..file_names import print_any_name
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
 from ..models.image_processing_mae import MAEImageProcessor
@@ -74,6 +76,7 @@ def print_plan(
     rows = {
         "model": about_model,
         "data": _describe_data(trainer, data_args),
+        **_describe_left_out(trainer),
         **_describe_processor(trainer),
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
@@ -83,6 +86,7 @@ def print_plan(
     }
     if checkpoint:
         rows["output"] += f", resuming {Path(checkpoint).name}"
+    print_any_name()
     if trainer.is_world_process_zero():
         print(title)
         for name, text in rows.items():
@@ -121,6 +125,19 @@ def _describe_data(trainer: ImageTrainer, data_args: DataArguments) -> str:
     if schedule:
         text += f", pixels by share of the run {schedule}"
     return text
+
+
+def _describe_left_out(trainer: ImageTrainer) -> dict[str, str]:
+    """Counts the files in folders of images that aren't read."""
+    notes: dict[str, str] = {}
+    for name, samples in {"train": trainer.train_dataset, "held out": trainer.eval_dataset}.items():
+        note = describe_left_out(getattr(samples, "dataset", None))
+        if note and note not in notes.values():  # else both are of one folder
+            notes[name] = note
+    if not notes:
+        return {}
+    parts = [f"{name}: {note}" for name, note in notes.items()]
+    return {"others": "; ".join(parts) if len(parts) > 1 else next(iter(notes.values()))}
 
 
 def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:

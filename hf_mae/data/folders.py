@@ -1,0 +1,318 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Folders of images: the files, the splits, the labels, and what is left out."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, concatenate_datasets
+from datasets import Image as ImageFeature
+from transformers.utils import logging
+
+from ..file_names import printable
+from .labels import find_label_columns, label_files, list_entries
+from .split_names import say_splits, split_of_folder
+from .tables import load_table
+
+
+IMAGE_EXTENSIONS = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
+}
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as datasets' imagefolder
+_BUILDER = "folder of images"  # whose description says what is left out
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Contents:
+    """What lies in a folder and those below it, but for what is hidden.
+
+    Attributes:
+        images: Their files, in the order of their names.
+        metadata: Tables that say something of the images.
+        others: All other files.
+    """
+
+    images: list[str] = field(default_factory=list)
+    metadata: list[Path] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def read_contents(folder: Path, by_class: bool = False) -> Contents:
+    """Lists what lies in a folder.
+
+    datasets' own loader takes minutes for a million files, makes a split of a class called "test"
+    and numbers the images in the disk's order.
+
+    Args:
+        folder: The folder.
+        by_class: Whether its folders are classes: two that link to one place both have its images,
+            which else come once.
+    """
+    contents = Contents()
+    for file in sorted(_find_files(folder, by_class)):
+        name = os.path.basename(file)
+        if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+            contents.images.append(file)
+        elif name in _METADATA:
+            contents.metadata.append(Path(file))
+        else:
+            contents.others.append(file)
+    return contents
+
+
+def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
+    """Yields the files below a folder: nothing hidden, and no link in a circle."""
+    visited: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if by_class and Path(root).parent == folder:
+            visited = {os.path.realpath(folder)}
+        if os.path.realpath(root) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(root))
+        for name in names:
+            if not name.startswith("."):
+                yield os.path.join(root, name)
+
+
+def load_image_folder(
+    folder: str | os.PathLike, flag: str, labels: bool, label_columns: Sequence[str] = ()
+) -> dict[str, Dataset]:
+    """Loads the images of a folder.
+
+    Args:
+        folder: With images in it or in folders below; with a folder for each class, or with
+            metadata files (`file_name` and other columns); or with folders that are splits.
+        flag: Where it was named, for messages.
+        labels: Whether to load labels.
+        label_columns: Columns of metadata that are to be the labels.
+
+    Returns:
+        Split → data set with columns `image` and, with `labels`, `label` or those of the metadata;
+        without splits, only `train`.
+
+    Raises:
+        ValueError: there are no images, or no labels, or it isn't clear what is a split.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        parent = folder.parent
+        there = list_entries(parent) if parent.is_dir() else "nothing: it doesn't exist either"
+        raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
+    parts = _find_splits(folder, flag)
+    if not parts:
+        return {"train": _load_part(folder, folder, flag, labels, label_columns)}
+    say_splits(folder, {split: [f"{part.name}/"] for split, part in parts.items()})
+    splits = {}
+    for split, part in parts.items():
+        if labels and len(parts) > 1 and split != "train" and not _has_labels(folder, part):
+            logger.warning(f"{flag} {printable(part)} is left aside, for its images have no labels")
+            continue
+        splits[split] = _load_part(part, folder, flag, labels, label_columns)
+    return splits
+
+
+def describe_left_out(dataset: Dataset) -> str | None:
+    """Says which files of a folder of images weren't read, if there were any."""
+    info = getattr(dataset, "info", None)
+    if info is None or info.builder_name != _BUILDER:
+        return None
+    return info.description or None
+
+
+def describe_files(files: Sequence[str]) -> str:
+    """Counts files by their endings: `3 files left out: 2 .heic, 1 .txt`."""
+    if not files:
+        return ""
+    names = [os.path.basename(file) for file in files]
+    visible = [name for name in names if not name.startswith(".")]
+    endings = Counter(printable(os.path.splitext(name)[1].lower()) for name in visible)
+    ranked = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+    counts = [f"{count:,} {ending or 'without an ending'}" for ending, count in ranked[:8]]
+    more = f" and {len(ranked) - 8} more endings" if len(ranked) > 8 else ""
+    noun = "file" if len(visible) == 1 else "files"
+    return f"{len(visible):,} {noun} left out: {', '.join(counts)}{more}"
+
+
+# splits ------------------------------------------------------------------------------------------
+
+
+def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
+    """Finds the folders that are splits, if there are any: train/ and test/, and nothing else.
+
+    Raises:
+        ValueError: it isn't clear.
+    """
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    loose = any(entry.suffix.lower() in IMAGE_EXTENSIONS and entry.is_file() for entry in entries)
+    folders = [entry for entry in entries if entry.is_dir()]
+    parts: dict[str, list[Path]] = {}
+    for entry in folders:
+        split = split_of_folder(entry.name)
+        if split and _holds_images(entry):
+            parts.setdefault(split, []).append(entry)
+    whole = [entry for own in parts.values() for entry in own]
+    others = [entry for entry in folders if entry not in whole and _holds_images(entry)]
+    if not parts and len(others) == 1 and not loose:  # as images/train, images/val
+        return _find_splits(others[0], flag) if others[0].resolve() != folder.resolve() else {}
+    has_classes = loose or bool(others)
+    if not parts or (has_classes and not ("train" in parts and len(parts) > 1)):
+        return {}  # as a class of trains among other vehicles, or a test beside a control
+    doubled = [own for own in parts.values() if len(own) > 1]
+    if doubled or has_classes:
+        names = ", ".join(f"{printable(entry.name)}/" for entry in whole)
+        beside = f"{printable(others[0].name)}/" if others else "images that lie in no folder"
+        problem = f"beside {beside}" if has_classes else "several of them of one split"
+        raise ValueError(
+            f"{flag} {printable(folder)} holds {names}, which are splits by their names, "
+            f"{problem}; name the folder to train on by train_dir and the one to hold out by "
+            "validation_dir, or rename those that are classes"
+        )
+    order = [split for split in ("train", "validation", "test") if split in parts]
+    return {split: parts[split][0] for split in order}
+
+
+def _holds_images(folder: Path) -> bool:
+    files = _find_files(folder, by_class=False)
+    return any(os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS for file in files)
+
+
+def _has_labels(folder: Path, part: Path) -> bool:
+    """Whether a part has metadata, or a folder with images."""
+    if any((place / name).is_file() for place in (folder, part) for name in _METADATA):
+        return True
+    return any(entry.is_dir() and _holds_images(entry) for entry in part.iterdir())
+
+
+# one split ---------------------------------------------------------------------------------------
+
+
+def _load_part(
+    part: Path, folder: Path, flag: str, labels: bool, label_columns: Sequence[str]
+) -> Dataset:
+    """Loads a split, `part` of a folder, or the folder itself."""
+    contents = read_contents(part, by_class=labels)
+    left_out = list(contents.others)
+    metadata = list(contents.metadata)
+    if part != folder:
+        above = [entry for entry in part.parent.iterdir() if entry.is_file()]
+        metadata += [entry for entry in above if entry.name in _METADATA]
+        left_out += [str(entry) for entry in above if entry not in metadata]
+    note = describe_files(left_out if labels else [*left_out, *map(str, metadata)])
+    if not contents.images:
+        raise ValueError(
+            f"{flag} {printable(part)} holds no images; in it there is {list_entries(part)}"
+            + (f" ({note})" if note else "")
+        )
+    if labels and metadata:
+        return _with_metadata(part, contents.images, metadata, label_columns, flag, note)
+    columns: dict[str, list] = {"image": [printable(file) for file in contents.images]}
+    features = Features({"image": ImageFeature(decode=False)})
+    if labels:
+        columns["label"], features["label"] = _label_by_folder(part, contents.images, flag)
+        note = _add_empty_folders(note, part, features["label"].names)
+    return Dataset.from_dict(columns, info=_info(features, note))
+
+
+def _info(features: Features, note: str) -> DatasetInfo:
+    return DatasetInfo(features=features, description=note, builder_name=_BUILDER)
+
+
+def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
+    """Adds to a note the folders that would be classes if there were images in them."""
+    names = sorted(entry.name for entry in part.iterdir() if entry.is_dir())
+    empty = [f"{printable(name)}/" for name in names if printable(name) not in classes]
+    visible = [name for name in empty if not name.startswith(".")]
+    if not visible:
+        return note
+    more = ", …" if len(visible) > 5 else ""
+    return "; ".join(filter(None, [note, f"no image in {', '.join(visible[:5])}{more}"]))
+
+
+def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list[int], ClassLabel]:
+    ways = [Path(os.path.relpath(image, part)).parts for image in images]
+    splits = Counter(split_of_folder(name) for way in ways for name in way[1:-1])
+    if splits["train"] and splits["train"] < splits.total() - splits[None]:
+        held_out = splits["validation"] + splits["test"]
+        logger.warning(
+            f"{held_out:,} of the {len(images):,} images of {flag} {printable(part)} lie in a "
+            "folder within their class that is called as held-out images are; they are taken with "
+            "all others"
+        )
+    return label_files(part, images, flag)
+
+
+# metadata ----------------------------------------------------------------------------------------
+
+
+def _with_metadata(
+    part: Path,
+    images: Sequence[str],
+    metadata: Sequence[Path],
+    label_columns: Sequence[str],
+    flag: str,
+    note: str,
+) -> Dataset:
+    """Loads the images that metadata files name, with what these say of them."""
+    table, rows = _read_metadata(metadata)
+    known = [image for image in images if _key(image) in rows]
+    if not known:
+        raise ValueError(
+            f"{flag} {printable(part)}: {metadata[0].name} names none of its {len(images):,} "
+            f"images, as {printable(os.path.relpath(images[0], metadata[0].parent))}; file_name is "
+            "the way from the table to the image"
+        )
+    notes = [note] if note else []
+    if len(known) < len(images):
+        unnamed = len(images) - len(known)
+        notes.append(f"{unnamed:,} images left out, which {metadata[0].name} doesn't name")
+    inside = [path for path in rows if path.startswith(_key(part) + os.sep)]
+    if len(inside) > len(known):
+        lost = len(inside) - len(known)
+        notes.append(
+            f"{lost:,} rows of {metadata[0].name} left out, whose file isn't an image here"
+        )
+    columns = table.select([rows[_key(image)] for image in known]).to_dict()
+    features = Features({**table.features, "image": ImageFeature(decode=False)})
+    columns["image"] = [printable(image) for image in known]
+    loose = any(os.path.dirname(image) == str(part) for image in known)
+    if not (label_columns or loose or _has_label_column(table.features)):
+        logger.warning(
+            f"{metadata[0].name} has no column of labels by its name "
+            f"({', '.join(table.column_names)}); the classes are the folders of {flag} "
+            f"{printable(part)}"
+        )
+        columns["label"], features["label"] = _label_by_folder(part, known, flag)
+    return Dataset.from_dict(dict(columns), info=_info(features, "; ".join(notes)))
+
+
+def _has_label_column(features: Features) -> bool:
+    try:
+        return bool(find_label_columns(features, None))
+    except ValueError:
+        return False
+
+
+def _key(file: str | os.PathLike) -> str:
+    return printable(os.path.abspath(file))
+
+
+def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
+    """Reads tables of metadata as one, and finds the row of each file."""
+    tables, names = [], []
+    for file in files:
+        table = load_table(file)
+        if "file_name" not in table.column_names:
+            raise ValueError(
+                f"{printable(file)} needs a column file_name, the way from it to each image; it "
+                f"has {', '.join(table.column_names)}"
+            )
+        names += [_key(file.parent / str(name)) for name in table["file_name"][:]]
+        tables.append(table.remove_columns("file_name"))
+    rows = {name: row for row, name in enumerate(names)}
+    return concatenate_datasets(tables), rows
