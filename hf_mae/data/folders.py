@@ -3,9 +3,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, concatenate_datasets
 from datasets import Image as ImageFeature
@@ -106,18 +107,32 @@ def load_image_folder(
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
     parts = _find_splits(folder, flag)
     if not parts:
-        return {"train": _load_part(folder, folder, flag, labels, label_columns)}
+        return {"train": _load_part(folder, [], flag, labels, label_columns)}
     say_splits(folder, {split: [f"{part.name}/"] for split, part in parts.items()})
+    beside = _find_beside(parts.values())
+    above = [file for file in beside if file.name in _METADATA]
     splits = {}
     for split, part in parts.items():
-        if labels and len(parts) > 1 and split != "train" and not _has_labels(folder, part):
+        if labels and len(parts) > 1 and split != "train" and not (above or _has_labels(part)):
             logger.warning(f"{flag} {printable(part)} is left aside, for its images have no labels")
             continue
-        splits[split] = _load_part(part, folder, flag, labels, label_columns)
+        splits[split] = _load_part(part, beside, flag, labels, label_columns)
+        beside = above  # all else is counted once
     return splits
 
 
-def describe_left_out(dataset: Dataset) -> str | None:
+def _find_beside(parts: Collection[Path]) -> list[Path]:
+    """Finds the files that lie beside the folders of splits."""
+    files = []
+    for entry in sorted(next(iter(parts)).parent.iterdir()):
+        if entry in parts or entry.name.startswith("."):
+            continue
+        below = _find_files(entry, by_class=False) if entry.is_dir() else [entry]
+        files += [Path(file) for file in below]
+    return files
+
+
+def describe_left_out(dataset: Any) -> str | None:
     """Says which files of a folder of images weren't read, if there were any."""
     info = getattr(dataset, "info", None)
     if info is None or info.builder_name != _BUILDER:
@@ -182,9 +197,9 @@ def _holds_images(folder: Path) -> bool:
     return any(os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS for file in files)
 
 
-def _has_labels(folder: Path, part: Path) -> bool:
+def _has_labels(part: Path) -> bool:
     """Whether a part has metadata, or a folder with images."""
-    if any((place / name).is_file() for place in (folder, part) for name in _METADATA):
+    if any((part / name).is_file() for name in _METADATA):
         return True
     return any(entry.is_dir() and _holds_images(entry) for entry in part.iterdir())
 
@@ -193,16 +208,12 @@ def _has_labels(folder: Path, part: Path) -> bool:
 
 
 def _load_part(
-    part: Path, folder: Path, flag: str, labels: bool, label_columns: Sequence[str]
+    part: Path, beside: Sequence[Path], flag: str, labels: bool, label_columns: Sequence[str]
 ) -> Dataset:
-    """Loads a split, `part` of a folder, or the folder itself."""
+    """Loads the folder of a split, with what is said of it in files beside."""
     contents = read_contents(part, by_class=labels)
-    left_out = list(contents.others)
-    metadata = list(contents.metadata)
-    if part != folder:
-        above = [entry for entry in part.parent.iterdir() if entry.is_file()]
-        metadata += [entry for entry in above if entry.name in _METADATA]
-        left_out += [str(entry) for entry in above if entry not in metadata]
+    metadata = [*contents.metadata, *(file for file in beside if file.name in _METADATA)]
+    left_out = contents.others + [str(file) for file in beside if file not in metadata]
     note = describe_files(left_out if labels else [*left_out, *map(str, metadata)])
     if not contents.images:
         raise ValueError(
@@ -277,7 +288,8 @@ def _with_metadata(
         notes.append(
             f"{lost:,} rows of {metadata[0].name} left out, whose file isn't an image here"
         )
-    columns = table.select([rows[_key(image)] for image in known]).to_dict()
+    table = table.select([rows[_key(image)] for image in known])
+    columns: dict[str, list] = {name: table[name][:] for name in table.column_names}
     features = Features({**table.features, "image": ImageFeature(decode=False)})
     columns["image"] = [printable(image) for image in known]
     loose = any(os.path.dirname(image) == str(part) for image in known)
@@ -288,7 +300,7 @@ def _with_metadata(
             f"{printable(part)}"
         )
         columns["label"], features["label"] = _label_by_folder(part, known, flag)
-    return Dataset.from_dict(dict(columns), info=_info(features, "; ".join(notes)))
+    return Dataset.from_dict(columns, info=_info(features, "; ".join(notes)))
 
 
 def _has_label_column(features: Features) -> bool:
@@ -313,6 +325,6 @@ def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
                 f"has {', '.join(table.column_names)}"
             )
         names += [_key(file.parent / str(name)) for name in table["file_name"][:]]
-        tables.append(table.remove_columns("file_name"))
+        tables.append(table)
     rows = {name: row for row, name in enumerate(names)}
     return concatenate_datasets(tables), rows

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets import Dataset, IterableDataset
 from huggingface_hub import DatasetCard
 from transformers.utils import logging
 
@@ -20,6 +21,7 @@ from .tables import TABLE_EXTENSIONS, load_tables, names_files
 
 logger = logging.get_logger(__name__)
 _SHARDS = (".tar",)
+_SHARDS_OF_IMAGES = 64  # of a stream of files
 _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "config.json")  # not rows
 
 
@@ -65,9 +67,17 @@ def load_local(
         rest += [*map(str, contents.metadata)]
         _say_left_out(path, rest, contents.images if _are_inside(data_files) else [])
         return _load_files(split_files(path, data_files), image_column, streaming)
-    if contents.images and not streaming:
-        return load_image_folder(path, "dataset_name", labels, label_columns)
-    return _load_as_described(path, config, streaming)
+    if contents.images:
+        splits = load_image_folder(path, "dataset_name", labels, label_columns)
+        return {split: _as_stream(own) for split, own in splits.items()} if streaming else splits
+    loaded = _load_as_described(path, config, streaming)
+    if len(loaded) > 1:
+        logger.warning(f"datasets found the splits of {printable(path)}: {', '.join(loaded)}")
+    return loaded
+
+
+def _as_stream(dataset: Dataset) -> IterableDataset:
+    return dataset.to_iterable_dataset(num_shards=min(_SHARDS_OF_IMAGES, len(dataset)))
 
 
 def _find_data_files(files: Sequence[Path], image_column: str | None, images: bool) -> list[Path]:

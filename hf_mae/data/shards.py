@@ -19,11 +19,13 @@ import fsspec
 from datasets import Dataset, Features, IterableDataset
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
+from transformers.utils import logging
 
 from ..errors import BadImageError
 from ..file_names import printable
 
 
+logger = logging.get_logger(__name__)
 _BLOCK = 512  # of tar's
 _SAMPLES_TO_LOOK_AT = 50
 _TEXTS = ("cls", "txt", "text")
@@ -199,11 +201,13 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
             with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
                 while (member := tar.next()) is not None:
                     name = printable(member.name)
-                    tar.members.clear()  # which it would keep
+                    tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (it keeps them)
                     if member.isfile() and not os.path.basename(name).startswith("."):
                         data = tar.extractfile(member)
                         yield name, data.read() if data and with_data else b""
                 whole = _ends_at(file, tar.offset)
+                if whole and file.tell() == tar.offset:
+                    _say_unmarked(path, name)
         except (tarfile.TarError, EOFError) as error:
             raise BadImageError(_cut_off(path, name)) from error
     if not whole:
@@ -217,6 +221,13 @@ def _ends_at(file: IO[bytes], offset: int) -> bool:
     file.seek(offset)
     block = file.read(_BLOCK)
     return not block.strip(b"\0") if block else offset == size
+
+
+def _say_unmarked(path: str, name: str) -> None:
+    logger.warning_once(
+        f"{printable(path)} has no mark at its end, as tar files have: it may have been cut off "
+        f"after {name}"
+    )
 
 
 def _cut_off(path: str, name: str) -> str:

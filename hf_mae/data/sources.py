@@ -14,6 +14,7 @@ from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
+from transformers.utils import logging
 
 from ..file_names import find_file, printable
 from .folders import load_image_folder
@@ -31,6 +32,7 @@ _PATH_COLUMNS = (
     *("image_path", "img_path", "image_file", "image_name"),
 )
 
+logger = logging.get_logger(__name__)
 Split = TypeVar("Split", Dataset, datasets.IterableDataset)
 
 
@@ -105,6 +107,8 @@ def load_image_dataset(
 
     search = validation_dir is None
     _, chosen = choose_splits(splits, train_split, validation_split, search)
+    if labels and validation_split is None and "validation" in chosen:
+        chosen = _without_unlabelled(chosen, label_column)
     for name, split in chosen.items():
         chosen[name] = _standard_columns(split, image_column, label_column, labels)
     if validation_dir is not None:
@@ -169,6 +173,18 @@ def load_evaluation_dataset(
 # from folders, files and the Hub -----------------------------------------------------------------
 
 
+def _without_unlabelled(
+    chosen: dict[str, Dataset], label_column: str | Sequence[str] | None
+) -> dict[str, Dataset]:
+    """Leaves a held-out split aside that nobody named, if it lacks the columns of the labels."""
+    columns = find_label_columns(chosen["train"].features, _listed(label_column) or None)
+    missing = [column for column in columns if column not in chosen["validation"].features]
+    if not missing:
+        return chosen
+    logger.warning(f"the split to hold out is left aside, for it has no column {missing[0]!r}")
+    return {"train": chosen["train"]}
+
+
 def _listed(label_column: str | Sequence[str] | None) -> Sequence[str]:
     if label_column is None:
         return []
@@ -181,8 +197,8 @@ def _load_held_out_folder(
     """Loads a folder of held-out images: of several splits the one that usually is."""
     splits = load_image_folder(folder, "validation_dir", labels, _listed(label_column))
     held_out = splits[_first_held_out(splits) or _only_split(splits)]
-    own = label_column if label_column and "label" not in held_out.features else None
-    return _standard_columns(held_out, None, own, labels)
+    by_folder = set(held_out.features) == {"image", "label"}
+    return _standard_columns(held_out, None, None if by_folder else label_column, labels)
 
 
 def _load_named(
@@ -331,8 +347,9 @@ def _standard_columns(
 def _check_paths(dataset: Dataset, column: str) -> None:
     """Refuses a column of names of which none is a file: they start from elsewhere."""
     paths = []
-    for row in dataset.select(range(min(len(dataset), _ROWS_TO_CHECK))):
-        image = row["image"] or {}
+    for image in dataset[:_ROWS_TO_CHECK]["image"]:
+        if image is None:
+            continue
         if image.get("bytes") is None and image.get("path"):
             paths.append(image["path"])
     if not paths or any("://" in path or os.path.exists(find_file(path)) for path in paths):

@@ -9,7 +9,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 from datasets import Dataset, IterableDataset, LargeList, List, Value
@@ -35,8 +35,9 @@ _PLAIN = {
 }
 _ROWS_AT_ONCE = 100  # of a table with other types: what they hold must fit short offsets
 _ROWS_TO_LOOK_AT = 20
+_LONGEST_PATH = 4096
 
-Table = TypeVar("Table", Dataset, IterableDataset)
+Table = Dataset | IterableDataset
 
 
 def load_table(file: Path) -> Dataset:
@@ -50,9 +51,7 @@ def load_table(file: Path) -> Dataset:
     return dataset
 
 
-def load_tables(
-    files: Mapping[str, Sequence[Path]], streaming: bool = False
-) -> dict[str, Dataset | IterableDataset]:
+def load_tables(files: Mapping[str, Sequence[Path]], streaming: bool = False) -> dict[str, Table]:
     """Loads tables.
 
     Args:
@@ -68,7 +67,7 @@ def load_tables(
     return {split: _load_split(own, streaming) for split, own in files.items()}
 
 
-def _load_split(files: Sequence[Path], streaming: bool) -> Dataset | IterableDataset:
+def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file)
@@ -80,7 +79,7 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Dataset | IterableDat
     return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
-def _read(files: Sequence[Path], streaming: bool) -> Dataset | IterableDataset:
+def _read(files: Sequence[Path], streaming: bool) -> Table:
     reader, options = _READERS[files[0].suffix.lower()]
     others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
     if others:
@@ -111,7 +110,7 @@ def as_data_files(files: Sequence[Path]) -> DataFilesList:
     It reads them anew where their time or size has changed.
     """
     states = [file.stat() for file in files]
-    origins = [(f"{state.st_mtime_ns}-{state.st_size}",) for state in states]
+    origins: list[Any] = [(f"{state.st_mtime_ns}-{state.st_size}",) for state in states]
     return DataFilesList([os.path.abspath(file) for file in files], origins)
 
 
@@ -131,7 +130,7 @@ def names_files(file: Path) -> bool:
     table = load_table(file)
     for name, feature in table.features.items():
         if _may_be_path(feature):
-            values = [value for value in table[:_ROWS_TO_LOOK_AT][name] if value]
+            values = filter(None, map(_path_of, table[:_ROWS_TO_LOOK_AT][name]))
             if any(os.path.isfile(find_file(value)) or "://" in value for value in values):
                 return True
     return False
@@ -142,37 +141,58 @@ def names_files(file: Path) -> bool:
 
 def _complete_paths(table: Table, folder: Path) -> Table:
     """Makes paths whole that start from the folder of the table, in every column that has some."""
-    names = [name for name, feature in (table.features or {}).items() if _may_be_path(feature)]
-    if isinstance(table, Dataset):
-        for name in names:
-            values = table.data.column(name)
-            if _starts_at(values.slice(0, _ROWS_TO_LOOK_AT).to_pylist(), folder):
-                paths = [_join(folder, value) for value in values.to_pylist()]
-                order = table.column_names
-                table = table.remove_columns(name).add_column(name, paths).select_columns(order)
+    features = table.features or {}
+    names = [name for name, feature in features.items() if _may_be_path(feature)]
+    if isinstance(table, IterableDataset):
+        first = list(_undecoded(table.select_columns(names)).take(_ROWS_TO_LOOK_AT))
+        found = [name for name in names if _starts_at([row[name] for row in first], folder)]
+        if found:
+            table = _undecoded(table).map(_join_row, fn_kwargs={"names": found, "folder": folder})
         return table
-    first = list(table.select_columns(names).take(_ROWS_TO_LOOK_AT)) if names else []
-    found = [name for name in names if _starts_at([row[name] for row in first], folder)]
-    if not found:
-        return table
-    return table.map(_join_row, fn_kwargs={"names": found, "folder": folder})
+    for name in names:
+        values = table.data.column(name)
+        if _starts_at(values.slice(0, _ROWS_TO_LOOK_AT).to_pylist(), folder):
+            whole = [_join(folder, value) for value in values.to_pylist()]
+            order = table.column_names
+            added = table.add_column("whole path", whole, feature=plain_feature(features[name]))
+            table = added.remove_columns(name).rename_column("whole path", name)
+            table = table.select_columns(order)
+    return table
+
+
+def _undecoded(stream: IterableDataset) -> IterableDataset:
+    for name, feature in (stream.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            stream = stream.cast_column(name, datasets.Image(decode=False))
+    return stream
 
 
 def _may_be_path(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+    if isinstance(feature, Value):
+        return feature.dtype in ("string", "large_string")
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "path" in feature)
+
+
+def _path_of(value: Any) -> str | None:
+    """The path in a column's value: a string, or a file of which only the path is there."""
+    if isinstance(value, dict):
+        return value.get("path") if value.get("bytes") is None else None
+    return value
 
 
 def _starts_at(values: Sequence[Any], folder: Path) -> bool:
-    paths = [value for value in values if isinstance(value, str) and value]
+    paths = filter(None, map(_path_of, values))
     relative = [path for path in paths if not os.path.isabs(path) and "://" not in path]
-    return any((folder / path).is_file() for path in relative if len(path) < 1000)
+    return any((folder / path).is_file() for path in relative if len(path) < _LONGEST_PATH)
 
 
-def _join(folder: Path, value: str | None) -> str | None:
-    """The whole path; addresses and what is whole already stay as they are."""
-    if not value or "://" in value:
+def _join(folder: Path, value: Any) -> Any:
+    """The whole path; addresses, and what is whole already, stay as they are."""
+    path = _path_of(value)
+    if not path or "://" in path:
         return value
-    return printable(folder / value)
+    whole = printable(folder / path)
+    return {**value, "path": whole} if isinstance(value, dict) else whole
 
 
 def _join_row(row: dict, names: Sequence[str], folder: Path) -> dict:
