@@ -113,7 +113,7 @@ def load_image_folder(
     above = [file for file in beside if file.name in _METADATA]
     splits = {}
     for split, part in parts.items():
-        if labels and len(parts) > 1 and split != "train" and not (above or _has_labels(part)):
+        if labels and "train" in splits and not (above or _has_labels(part)):
             logger.warning(f"{flag} {printable(part)} is left aside, for its images have no labels")
             continue
         splits[split] = _load_part(part, beside, flag, labels, label_columns)
@@ -255,7 +255,8 @@ def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list
             "folder within their class that is called as held-out images are; they are taken with "
             "all others"
         )
-    return label_files(part, images, flag)
+    numbers, feature = label_files(part, images, flag)
+    return numbers, ClassLabel(names=[printable(name) for name in feature.names])
 
 
 # metadata ----------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..file_names import find_file, printable
+from .data_files import can_be_read, load_by_datasets, load_local
 from .folders import load_image_folder
 from .labels import find_label_columns, take_labels, the_only_column, unify_labels
-from .local import can_be_read, load_local
 from .tables import plain_feature
 
 
@@ -218,16 +218,16 @@ def _load_named(
         label_columns = _listed(label_column)
         loaded = load_local(path, config, labels, image_column, label_columns)
     else:
-        loaded = _load_from_hub(name, config)
+        loaded = _load_from_hub(name, config, image_column)
     if isinstance(loaded, Dataset):
         return {"train": loaded}
     return {str(split): dataset for split, dataset in loaded.items()}
 
 
-def _load_from_hub(name: str, config: str | None) -> Any:
+def _load_from_hub(name: str, config: str | None, image_column: str | None) -> Any:
     missing = (DatasetNotFoundError, FileNotFoundError, ConnectionError)
     try:
-        return datasets.load_dataset(name, config)
+        return load_by_datasets(name, config, image_column)
     except missing as error:
         raise ValueError(
             f"dataset_name {name!r} is not a folder or table here, nor 'digits', and the Hub says: "

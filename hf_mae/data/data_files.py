@@ -1,14 +1,15 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Data sets in files here: which of what lies in a folder is the data set."""
+"""Which files are a data set: of what lies in a folder here, or in a repository on the Hub."""
 
 import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 from datasets import Dataset, IterableDataset
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub import DatasetCard
 from transformers.utils import logging
 
@@ -58,7 +59,7 @@ def load_local(
     if path.is_file():
         return _load_files({"train": [path]}, image_column, streaming)
     if config is not None or _describes_itself(path):
-        return _load_as_described(path, config, streaming)
+        return _load_as_described(path, config, image_column, streaming)
     contents = read_contents(path)
     files = [Path(file) for file in contents.others if os.path.basename(file) not in _OF_DATASETS]
     data_files = _find_data_files(files, image_column, bool(contents.images))
@@ -70,7 +71,7 @@ def load_local(
     if contents.images:
         splits = load_image_folder(path, "dataset_name", labels, label_columns)
         return {split: _as_stream(own) for split, own in splits.items()} if streaming else splits
-    loaded = _load_as_described(path, config, streaming)
+    loaded = _load_as_described(path, config, image_column, streaming)
     if len(loaded) > 1:
         logger.warning(f"datasets found the splits of {printable(path)}: {', '.join(loaded)}")
     return loaded
@@ -112,8 +113,7 @@ def _load_files(
 ) -> dict[str, Any]:
     first = next(iter(files.values()))[0]
     if first.suffix.lower() in _SHARDS:
-        fields = Fields(tuple(sorted(IMAGE_EXTENSIONS)), image_column, labels=not streaming)
-        return load_shards(files, fields, streaming)
+        return load_shards(files, _fields(image_column, streaming), streaming)
     return load_tables(files, streaming)
 
 
@@ -126,11 +126,35 @@ def _describes_itself(folder: Path) -> bool:
     return bool(data.get("configs") or data.get("dataset_info"))
 
 
-def _load_as_described(folder: Path, config: str | None, streaming: bool) -> dict[str, Any]:
+def _load_as_described(
+    folder: Path, config: str | None, image_column: str | None, streaming: bool
+) -> dict[str, Any]:
     """Has datasets find the files, by the folder's README.md or as it does."""
     if glob.has_magic(str(folder.resolve())):
         raise ValueError(
             f"dataset_name {printable(folder)}: datasets takes the brackets, * or ? in its name "
             "for a pattern; rename it, or name a file in it"
         )
-    return datasets.load_dataset(str(folder), config, streaming=streaming)  # pyright: ignore[reportReturnType]
+    return load_by_datasets(str(folder), config, image_column, streaming)
+
+
+def load_by_datasets(
+    name: str, config: str | None, image_column: str | None, streaming: bool = False
+) -> dict[str, Any]:
+    """Has datasets find the files of a data set; tar shards are read as those here.
+
+    Args:
+        name: A Hub id or folder.
+        config, image_column, streaming: As for `load_local`.
+    """
+    builder = datasets.load_dataset_builder(name, config)
+    data_files = builder.config.data_files
+    if isinstance(builder, WebDataset) and isinstance(data_files, dict):
+        files = {str(split): list(own) for split, own in data_files.items()}
+        return load_shards(files, _fields(image_column, streaming), streaming)
+    loaded = datasets.load_dataset(name, config, streaming=streaming)
+    return {str(split): own for split, own in cast(dict, loaded).items()}
+
+
+def _fields(image_column: str | None, streaming: bool) -> Fields:
+    return Fields(tuple(sorted(IMAGE_EXTENSIONS)), image_column, labels=not streaming)
