@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
         "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
     )
     parser.add_argument(
-        "--dataset_name", help="Hub id, local folder or parquet file of a data set, or digits"
+        "--dataset_name", help="Hub id, local folder or table of a data set, or digits"
     )
     parser.add_argument("--dataset_config", help="configuration of the data set")
     parser.add_argument("--validation_dir", help="folder with a folder of images for each class")

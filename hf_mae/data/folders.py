@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Folders of images: the files, the splits, the labels, and what is left out."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -108,7 +109,7 @@ def load_image_folder(
     parts = _find_splits(folder, flag)
     if not parts:
         return {"train": _load_part(folder, [], flag, labels, label_columns)}
-    say_splits(folder, {split: [f"{part.name}/"] for split, part in parts.items()})
+    say_splits(folder, {split: [part] for split, part in parts.items()})
     beside = _find_beside(parts.values())
     above = [file for file in beside if file.name in _METADATA]
     splits = {}
@@ -163,16 +164,15 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
     Raises:
         ValueError: it isn't clear.
     """
-    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    loose = any(entry.suffix.lower() in IMAGE_EXTENSIONS and entry.is_file() for entry in entries)
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders, loose = _list_folders(folder)
     parts: dict[str, list[Path]] = {}
     for entry in folders:
         split = split_of_folder(entry.name)
         if split and _holds_images(entry):
             parts.setdefault(split, []).append(entry)
     whole = [entry for own in parts.values() for entry in own]
-    others = [entry for entry in folders if entry not in whole and _holds_images(entry)]
+    unnamed = (entry for entry in folders if entry not in whole and _holds_images(entry))
+    others = list(itertools.islice(unnamed, 2))  # there may be thousands
     if not parts and len(others) == 1 and not loose:  # as images/train, images/val
         return _find_splits(others[0], flag) if others[0].resolve() != folder.resolve() else {}
     has_classes = loose or bool(others)
@@ -190,6 +190,20 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
         )
     order = [split for split in ("train", "validation", "test") if split in parts]
     return {split: parts[split][0] for split in order}
+
+
+def _list_folders(folder: Path) -> tuple[list[Path], bool]:
+    """Lists the folders in a folder, and says whether images lie beside them."""
+    folders, loose = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(folder / entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+                loose = True
+    return sorted(folders), loose
 
 
 def _holds_images(folder: Path) -> bool:
@@ -236,13 +250,13 @@ def _info(features: Features, note: str) -> DatasetInfo:
 
 def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
     """Adds to a note the folders that would be classes if there were images in them."""
-    names = sorted(entry.name for entry in part.iterdir() if entry.is_dir())
-    empty = [f"{printable(name)}/" for name in names if printable(name) not in classes]
-    visible = [name for name in empty if not name.startswith(".")]
-    if not visible:
+    folders, _ = _list_folders(part)
+    names = [printable(folder.name) for folder in folders]
+    empty = [f"{name}/" for name in names if name not in classes]
+    if not empty:
         return note
-    more = ", …" if len(visible) > 5 else ""
-    return "; ".join(filter(None, [note, f"no image in {', '.join(visible[:5])}{more}"]))
+    more = ", …" if len(empty) > 5 else ""
+    return "; ".join(filter(None, [note, f"no image in {', '.join(empty[:5])}{more}"]))
 
 
 def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list[int], ClassLabel]:

@@ -65,10 +65,8 @@ def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     Raises:
         ValueError: some files are whole splits by their names, and others are nothing.
     """
-    matches = [_SHARD.fullmatch(file.name) for file in files]
-    if all(matches):  # as on the Hub, where splits may be called anything
-        found = [match[1] for match in matches if match]
-    else:
+    found = _name_on_the_hub(files)
+    if found is None:
         found = [_split_of_file(file.relative_to(folder)) for file in files]
     named = [(file, split) for file, split in zip(files, found) if split]
     if not named:
@@ -78,11 +76,22 @@ def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for file, split in named:
         splits.setdefault(split, []).append(file)
-    order = sorted(splits, key=lambda split: (*_WORDS, split).index(split))
-    if order == ["train"]:
-        return {"train": splits["train"]}
-    say_splits(folder, {split: [file.name for file in splits[split]] for split in order})
-    return {split: splits[split] for split in order}
+    if list(splits) != ["train"]:
+        order = sorted(splits, key=lambda split: (*_WORDS, split).index(split))
+        splits = {split: splits[split] for split in order}
+        say_splits(folder, splits)
+    return splits
+
+
+def _name_on_the_hub(files: Sequence[Path]) -> list[str | None] | None:
+    """The split of each file if all are called as shards on the Hub, whose names may be any."""
+    found: list[str | None] = []
+    for file in files:
+        match = _SHARD.fullmatch(file.name)
+        if match is None:
+            return None
+        found.append(match[1])
+    return found
 
 
 def _split_of_file(way: Path) -> str | None:
@@ -111,15 +120,16 @@ def _without_splits(
     return {"train": list(files)}
 
 
-def say_splits(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
-    """Says in one line which splits were taken from names, and how many names.
+def say_splits(folder: Path, splits: Mapping[str, Sequence[Path]]) -> None:
+    """Says in one line which splits were taken from names.
 
     Args:
         folder: Where they lie.
-        names: Split → names of its files or folders.
+        splits: Split → its files or folders.
     """
     parts = []
-    for split, own in names.items():
+    for split, own in splits.items():
+        way = printable(own[0].relative_to(folder)) + ("/" if own[0].is_dir() else "")
         more = f" and {len(own) - 1} more" if len(own) > 1 else ""
-        parts.append(f"{split} is {printable(own[0])}{more}")
+        parts.append(f"{split} is {way}{more}")
     logger.warning(f"splits by their names in {printable(folder)}: {', '.join(parts)}")

@@ -144,11 +144,14 @@ def _complete_paths(table: Table, folder: Path) -> Table:
     features = table.features or {}
     names = [name for name, feature in features.items() if _may_be_path(feature)]
     if isinstance(table, IterableDataset):
-        first = list(_undecoded(table.select_columns(names)).take(_ROWS_TO_LOOK_AT))
-        found = [name for name in names if _starts_at([row[name] for row in first], folder)]
-        if found:
-            table = _undecoded(table).map(_join_row, fn_kwargs={"names": found, "folder": folder})
-        return table
+        rows = list(_undecoded(table.select_columns(names)).take(_ROWS_TO_LOOK_AT))
+        found = []
+        for name in names:
+            if _starts_at([row[name] for row in rows], folder):
+                found.append(name)
+        if not found:
+            return table
+        return _undecoded(table).map(_join_row, fn_kwargs={"names": found, "folder": folder})
     for name in names:
         values = table.data.column(name)
         if _starts_at(values.slice(0, _ROWS_TO_LOOK_AT).to_pylist(), folder):

@@ -264,9 +264,9 @@ def write_output_folder(
     save_recipe(explicit_args, folder / RECIPE_FILE)
     training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
     place = _short_way(folder)
-    recipe = shlex.quote(str(place / RECIPE_FILE))
+    recipe = shlex.quote(printable(place / RECIPE_FILE))
     card = card_class(
-        folder=str(place),
+        folder=printable(place),
         dataset=data_args.source_name,
         hub_dataset=data_args.hub_id,
         config=model.config,

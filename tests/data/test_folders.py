@@ -278,3 +278,15 @@ def test_a_bad_image_with_such_a_name_is_listed(tmp_path):
     run_script("run_mae.py", *flags, *quick, f"--output_dir={tmp_path}/run")
     listed = (tmp_path / "run" / "bad_images.tsv").read_text(encoding="utf-8")
     assert "caf\\xe9.png" in listed
+
+
+def test_a_whole_run_on_such_names(tmp_path):
+    """Where even the folder is called so: plan, card and recipe name it."""
+    folder = tmp_path / os.fsdecode(b"d\xe9p")
+    fill(folder, "a", os.fsdecode(b"\xe9"), count=4)
+    quick = ["--num_train_epochs=1", "--warmup_epochs=0", "--per_device_train_batch_size=4"]
+    quick += ["--use_cpu=true", "--report_to=none", "--save_strategy=no", "--disable_tqdm=true"]
+    arguments = [f"--train_dir={folder}", *TINY_FLAGS, *quick, f"--output_dir={tmp_path}/run"]
+    out = run_script("run_finetune.py", *arguments)
+    assert "(d\\xe9p)" in out
+    assert "d\\xe9p" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")

@@ -162,7 +162,7 @@ def test_folders_of_any_name(files, tmp_path, name):
     ("names", "rows", "said"),
     [
         (["train.parquet", "Test set.parquet"], (6, 6), "train is train.parquet, test is Test set"),
-        (["a/train/0.parquet", "a/val/0.parquet"], (6, 6), "validation is 0.parquet"),
+        (["a/train/0.parquet", "a/val/0.parquet"], (6, 6), "validation is a/val/0.parquet"),
         (["mnist-train-0.parquet", "mnist-test-0.parquet"], (6, 6), "test is mnist-test-0"),
         (["train_station.parquet", "airport.parquet"], (12, 0), "taken for one data set"),
         (["contest-0.parquet", "contest-1.parquet"], (12, 0), ""),
