@@ -14,7 +14,7 @@ from datasets import DatasetDict
 from transformers.image_utils import PILImageResampling
 
 from ..data.folders import describe_left_out
-from ..file_names import print_any_name
+from ..file_names import print_any_name, printable
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
 from ..models.image_processing_mae import MAEImageProcessor

@@ -2,6 +2,8 @@
 own."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
