@@ -15,6 +15,7 @@ from typing import Any
 
 from hf_mae import load_classifier, predict
 from hf_mae.errors import DECODE_ERRORS, reported_as
+from hf_mae.file_names import print_any_name
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION
 
 
@@ -24,6 +25,7 @@ TOP_K = 5
 
 def main() -> None:
     args = parse_arguments()
+    print_any_name()
     with reported_as("predict.py"):
         model, processor = load_classifier(args.model_name_or_path)
     config: Any = model.config
@@ -41,7 +43,7 @@ def main() -> None:
             print(f"predict.py: {name} is passed over: {error}", file=sys.stderr)
 
     if args.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(as_json(results))
     else:
         print("\n\n".join(as_text(result, config.problem_type) for result in results))
     if any("error" in result for result in results):
@@ -61,6 +63,16 @@ def parse_arguments() -> argparse.Namespace:
         "--json", action="store_true", help="print a JSON list: image, and predictions or error"
     )
     return parser.parse_args()
+
+
+def as_json(results: list[dict[str, Any]]) -> str:
+    """Writes names as they are where the terminal can, else by escapes."""
+    text = json.dumps(results, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(results, indent=2)
+    return text
 
 
 def as_text(result: dict[str, Any], problem_type: str | None) -> str:

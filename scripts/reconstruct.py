@@ -13,6 +13,7 @@ import torch
 
 from hf_mae import MAEConfig, MAEImageProcessor, load_processor
 from hf_mae.errors import DECODE_ERRORS, reported_as
+from hf_mae.file_names import print_any_name
 from hf_mae.models.loading import load_pretraining_model
 from hf_mae.models.masking import seeded_noise
 from hf_mae.training import reconstruction_panel
@@ -20,6 +21,7 @@ from hf_mae.training import reconstruction_panel
 
 def main() -> None:
     args = parse_arguments()
+    print_any_name()
     with reported_as("reconstruct.py"):
         model = load_pretraining_model(args.model_name_or_path)
         loaded = load_processor(args.model_name_or_path, cast(MAEConfig, model.config))

@@ -24,10 +24,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_mae import ImageSamples, load_classifier, load_evaluation_dataset
+from hf_mae.data.folders import describe_left_out
 from hf_mae.data.labels import describe_labels, has_label, match_classes, own_labels
 from hf_mae.data.samples import collate
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
+from hf_mae.file_names import print_any_name
 from hf_mae.inference import finite
 from hf_mae.models.loading import num_channels
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
@@ -37,6 +39,7 @@ from hf_mae.versions import PACKAGES, hardware, version
 
 def main() -> None:
     args = parse_arguments()
+    print_any_name()
     accelerator = Accelerator(cpu=args.use_cpu)
     with reported_as("run_eval.py"):
         model, processor = load_classifier(args.model_name_or_path)
@@ -62,7 +65,7 @@ def main() -> None:
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": {package: version(package) for package in PACKAGES},
         }
-        print_results(results)
+        print_results(results, describe_left_out(dataset))
         if args.output:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -78,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
         "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
     )
     parser.add_argument(
-        "--dataset_name", help="Hub id, local folder or parquet file of a data set, or digits"
+        "--dataset_name", help="Hub id, local folder or table of a data set, or digits"
     )
     parser.add_argument("--dataset_config", help="configuration of the data set")
     parser.add_argument("--validation_dir", help="folder with a folder of images for each class")
@@ -183,7 +186,7 @@ def to_models_numbers(
     return targets
 
 
-def print_results(results: dict[str, Any]) -> None:
+def print_results(results: dict[str, Any], left_out: str | None) -> None:
     for name, value in results.items():
         if result_name(name):
             print(f"{name:14} {format_result(name, value)}")
@@ -192,6 +195,8 @@ def print_results(results: dict[str, Any]) -> None:
         images += f" of the split {results['split']}"
     if results["bad_images"]:
         images += f", {results['bad_images']} more can't be decoded"
+    if left_out:
+        images += f", {left_out}"
     print(f"{images}; {results['seconds']:.1f} s, {results['images_per_second']:,.0f} images/s")
 
 

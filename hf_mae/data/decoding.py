@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
+from ..file_names import find_file
 from ..models.picture_files import ARRAY_TURNS, exif_orientation, read_picture
 from ..models.pictures import Picture, Values, picture_values, to_pixels
 
@@ -226,7 +227,7 @@ def _read(path: str | None) -> bytes:
     if path is None:
         raise ValueError("neither bytes nor a path")
     if "://" not in str(path):
-        return Path(path).read_bytes()
+        return Path(find_file(str(path))).read_bytes()
     with fsspec.open(path, "rb") as file:
         return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of several files)
 

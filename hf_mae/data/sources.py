@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Where images come from: folders, the Hub, files; undecoded, with labels if asked for."""
 
+import contextlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,27 +14,41 @@ from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
+from transformers.utils import logging
 
-from .labels import (
-    find_label_columns,
-    label_files,
-    list_entries,
-    take_labels,
-    the_only_column,
-    unify_labels,
-)
+from ..file_names import find_file, printable
+from .data_files import can_be_read, load_by_datasets, load_local
+from .folders import load_image_folder
+from .labels import find_label_columns, take_labels, the_only_column, unify_labels
+from .tables import plain_feature
 
 
 _VALIDATION_SPLITS = ("validation", "val", "valid", "test")
+_ROWS_TO_CHECK = 20  # whether their files are there
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
-_EXTENSIONS = {
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
-}
+# of paths, where no column is called so
+_PATH_COLUMNS = (
+    *("file_name", "filename", "file", "path", "filepath", "file_path"),
+    *("image_path", "img_path", "image_file", "image_name"),
+)
 
+logger = logging.get_logger(__name__)
 Split = TypeVar("Split", Dataset, datasets.IterableDataset)
 
 
+@contextlib.contextmanager
+def _nothing_written_beside_the_input() -> Iterator[None]:
+    """Has datasets write what it keeps of indices and casts to its own place."""
+    was_enabled = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            datasets.enable_caching()
+
+
+@_nothing_written_beside_the_input()
 def load_image_dataset(
     dataset_name: str | None = None,
     dataset_config: str | None = None,
@@ -84,18 +99,20 @@ def load_image_dataset(
     if train_dir is not None and dataset_name is not None:
         raise ValueError("give either dataset_name or train_dir, not both")
     if train_dir is not None:
-        splits = {"train": _load_folder(train_dir, "train_dir", labels)}
+        splits = load_image_folder(train_dir, "train_dir", labels, _listed(label_column))
     elif dataset_name is not None:
-        splits = _load_named(dataset_name, dataset_config)
+        splits = _load_named(dataset_name, dataset_config, labels, image_column, label_column)
     else:
         raise ValueError("give either dataset_name or train_dir")
 
     search = validation_dir is None
     _, chosen = choose_splits(splits, train_split, validation_split, search)
+    if labels and validation_split is None and "validation" in chosen:
+        chosen = _without_unlabelled(chosen, label_column)
     for name, split in chosen.items():
         chosen[name] = _standard_columns(split, image_column, label_column, labels)
     if validation_dir is not None:
-        chosen["validation"] = _load_folder(validation_dir, "validation_dir", labels)
+        chosen["validation"] = _load_held_out_folder(validation_dir, labels, label_column)
     if labels:
         chosen = unify_labels(chosen)
     if "validation" in chosen:
@@ -103,6 +120,7 @@ def load_image_dataset(
     return _hold_out(chosen["train"], train_val_split, seed)
 
 
+@_nothing_written_beside_the_input()
 def load_evaluation_dataset(
     dataset_name: str | None = None,
     dataset_config: str | None = None,
@@ -133,18 +151,18 @@ def load_evaluation_dataset(
             "dataset_config": dataset_config,
             "split": split,
             "image_column": image_column,
-            "label_column": label_column,
         }
         for name, value in of_dataset.items():
             if value is not None:
                 raise ValueError(
                     f"{name} is for dataset_name; it says nothing about validation_dir"
                 )
-        return _load_folder(validation_dir, "validation_dir", labels=True), None
+        held_out = _load_held_out_folder(validation_dir, True, label_column)
+        return unify_labels({"validation": held_out})["validation"], None
     if dataset_name is None:
         raise ValueError("give either dataset_name or validation_dir")
 
-    splits = _load_named(dataset_name, dataset_config)
+    splits = _load_named(dataset_name, dataset_config, True, image_column, label_column)
     if split is None:
         split = _first_held_out(splits) or _only_split(splits)
     dataset = _pick(splits, split, "split")
@@ -155,72 +173,65 @@ def load_evaluation_dataset(
 # from folders, files and the Hub -----------------------------------------------------------------
 
 
-def _load_folder(folder: str | os.PathLike, flag: str, labels: bool) -> Dataset:
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        parent = folder.parent
-        there = list_entries(parent) if parent.is_dir() else "nothing: it doesn't exist either"
-        raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
-    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in _VALIDATION_SPLITS):
-        raise ValueError(
-            f"{flag} {folder} holds whole splits: {list_entries(folder)}; name the one you mean"
-        )
-    files = sorted(_find_images(folder))
-    if not files:
-        raise ValueError(f"{flag} {folder} holds no images; in it there is {list_entries(folder)}")
-    columns: dict[str, list] = {"image": files}
-    features = Features({"image": ImageFeature(decode=False)})
-    if labels:
-        columns["label"], features["label"] = label_files(folder, files, flag)
-    return Dataset.from_dict(columns, features=features)
+def _without_unlabelled(
+    chosen: dict[str, Dataset], label_column: str | Sequence[str] | None
+) -> dict[str, Dataset]:
+    """Leaves a held-out split aside that nobody named, if it lacks the columns of the labels."""
+    columns = find_label_columns(chosen["train"].features, _listed(label_column) or None)
+    missing = [column for column in columns if column not in chosen["validation"].features]
+    if not missing:
+        return chosen
+    logger.warning(f"the split to hold out is left aside, for it has no column {missing[0]!r}")
+    return {"train": chosen["train"]}
 
 
-def _find_images(folder: Path) -> Iterator[str]:
-    """Yields the image files below a folder: nothing hidden, and no link in a circle.
-
-    datasets' own loader takes minutes for a million files, makes a split of a class called "test"
-    and numbers the images in the disk's order.
-    """
-    visited = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if os.path.realpath(root) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(root))
-        for name in names:
-            extension = os.path.splitext(name)[1].lower()
-            if extension in _EXTENSIONS and not name.startswith("."):
-                yield os.path.join(root, name)
+def _listed(label_column: str | Sequence[str] | None) -> Sequence[str]:
+    if label_column is None:
+        return []
+    return [label_column] if isinstance(label_column, str) else label_column
 
 
-def _load_named(name: str, config: str | None) -> dict[str, Dataset]:
+def _load_held_out_folder(
+    folder: str | os.PathLike, labels: bool, label_column: str | Sequence[str] | None
+) -> Dataset:
+    """Loads a folder of held-out images: of several splits the one that usually is."""
+    splits = load_image_folder(folder, "validation_dir", labels, _listed(label_column))
+    held_out = splits[_first_held_out(splits) or _only_split(splits)]
+    by_folder = set(held_out.features) == {"image", "label"}
+    return _standard_columns(held_out, None, None if by_folder else label_column, labels)
+
+
+def _load_named(
+    name: str,
+    config: str | None,
+    labels: bool,
+    image_column: str | None,
+    label_column: str | Sequence[str] | None,
+) -> dict[str, Dataset]:
     if name == "digits":
         return {"train": _load_digits()}
     path = Path(name).expanduser()
-    if path.is_dir():
-        saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-        if saved:  # by save_to_disk
-            loaded = datasets.load_from_disk(path)
-        else:
-            loaded = datasets.load_dataset(str(path), config)
-    elif path.suffix == ".parquet" and path.is_file():
-        loaded = datasets.load_dataset("parquet", data_files=str(path))
+    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    if saved:  # by save_to_disk
+        loaded = datasets.load_from_disk(path)
+    elif path.is_dir() or can_be_read(path):
+        label_columns = _listed(label_column)
+        loaded = load_local(path, config, labels, image_column, label_columns)
     else:
-        loaded = _load_from_hub(name, config)
+        loaded = _load_from_hub(name, config, image_column)
     if isinstance(loaded, Dataset):
         return {"train": loaded}
     return {str(split): dataset for split, dataset in loaded.items()}
 
 
-def _load_from_hub(name: str, config: str | None) -> Any:
+def _load_from_hub(name: str, config: str | None, image_column: str | None) -> Any:
     missing = (DatasetNotFoundError, FileNotFoundError, ConnectionError)
     try:
-        return datasets.load_dataset(name, config)
+        return load_by_datasets(name, config, image_column)
     except missing as error:
         raise ValueError(
-            f"dataset_name {name!r} is not a folder or parquet file here, nor 'digits', and the "
-            f"Hub says: {error}"
+            f"dataset_name {name!r} is not a folder or table here, nor 'digits', and the Hub says: "
+            f"{error}"
         ) from error
 
 
@@ -317,16 +328,36 @@ def _standard_columns(
     image = find_image_column(dataset.features, image_column)
     label_columns = []
     if labels:
-        named = [label_column] if isinstance(label_column, str) else label_column
-        label_columns = find_label_columns(dataset.features, named)
+        label_columns = find_label_columns(dataset.features, _listed(label_column) or None)
     dataset = dataset.select_columns([image, *label_columns])
     if image != "image":
         dataset = dataset.rename_column(image, "image")
     if labels:
         dataset = take_labels(dataset, label_columns)
-    if not isinstance(dataset.features["image"], Array3D):
-        dataset = dataset.cast_column("image", ImageFeature(decode=False))
+    feature = dataset.features["image"]
+    if isinstance(feature, Array3D):
+        return dataset
+    if plain_feature(feature) != feature:
+        dataset = dataset.cast_column("image", plain_feature(feature))
+    dataset = dataset.cast_column("image", ImageFeature(decode=False))
+    _check_paths(dataset, image)
     return dataset
+
+
+def _check_paths(dataset: Dataset, column: str) -> None:
+    """Refuses a column of names of which none is a file: they start from elsewhere."""
+    paths = []
+    for image in dataset[:_ROWS_TO_CHECK]["image"]:
+        if image is None:
+            continue
+        if image.get("bytes") is None and image.get("path"):
+            paths.append(image["path"])
+    if not paths or any("://" in path or os.path.exists(find_file(path)) for path in paths):
+        return
+    raise ValueError(
+        f"image_column {column!r} holds {printable(paths[0])!r} and other names of which none is a "
+        "file; a name starts from the folder of the table that it stands in, or from /"
+    )
 
 
 def find_image_column(features: Features, column: str | None) -> str:
@@ -340,12 +371,14 @@ def find_image_column(features: Features, column: str | None) -> str:
         found = [name for name, feature in features.items() if isinstance(feature, kinds)]
         if not found:
             found = [name for name in features if name.lower() in _IMAGE_COLUMNS]
+        if not found:
+            found = [name for name in features if name.lower() in _PATH_COLUMNS]
         column = the_only_column(found, "images", "image_column", features)
     elif column not in features:
         raise ValueError(f"image_column is {column!r}; the data set has {', '.join(features)}")
     feature = features[column]
     is_file = isinstance(feature, dict) and ("bytes" in feature or "path" in feature)
-    is_plain = getattr(feature, "dtype", "") in ("binary", "string")
+    is_plain = getattr(plain_feature(feature), "dtype", "") in ("binary", "string")
     if not (isinstance(feature, kinds) or is_file or is_plain):
         raise ValueError(
             f"image_column {column!r} holds no images but {feature}; the data set has "

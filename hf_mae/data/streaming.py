@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -26,6 +25,7 @@ from torch.utils.data import Sampler
 
 from ..errors import BadImageError
 from ..output_folder import STREAM_FILE
+from .data_files import can_be_read, load_by_datasets, load_local
 from .samples import (
     MAX_REPLACEMENTS,
     Batch,
@@ -67,8 +67,11 @@ def load_image_stream(
     Raises:
         ValueError: a split or column isn't there; the message lists what is.
     """
-    loaded = datasets.load_dataset(dataset_name, dataset_config, streaming=True)
-    splits = {str(name): split for name, split in loaded.items()}
+    path = Path(dataset_name).expanduser()
+    if path.is_dir() or can_be_read(path):
+        splits = load_local(path, dataset_config, image_column=image_column, streaming=True)
+    else:
+        splits = load_by_datasets(dataset_name, dataset_config, image_column, streaming=True)
     train_split, chosen = choose_splits(splits, train_split, validation_split)
     validation = None
     if "validation" in chosen:

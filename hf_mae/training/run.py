@@ -13,6 +13,8 @@ from typing import Any, cast
 from datasets import DatasetDict
 from transformers.image_utils import PILImageResampling
 
+from ..data.folders import describe_left_out
+from ..file_names import print_any_name, printable
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
 from ..models.image_processing_mae import MAEImageProcessor
@@ -77,6 +79,7 @@ def print_plan(
         "model": about_model,
         "data": _describe_data(trainer, data_args),
         "values": _describe_values(trainer, about_values),
+        **_describe_left_out(trainer),
         **_describe_processor(trainer),
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
@@ -86,6 +89,7 @@ def print_plan(
     }
     if checkpoint:
         rows["output"] += f", resuming {Path(checkpoint).name}"
+    print_any_name()
     if trainer.is_world_process_zero():
         print(title)
         for name, text in rows.items():
@@ -134,6 +138,19 @@ def _describe_values(trainer: ImageTrainer, about_values: str) -> str:
     if rounds and not about_values.startswith("8 bits"):
         about_values += "; RandAugment rounds them to 8 bits, --auto_augment none does not"
     return about_values
+
+
+def _describe_left_out(trainer: ImageTrainer) -> dict[str, str]:
+    """Counts the files in folders of images that aren't read."""
+    notes: dict[str, str] = {}
+    for name, samples in {"train": trainer.train_dataset, "held out": trainer.eval_dataset}.items():
+        note = describe_left_out(getattr(samples, "dataset", None))
+        if note and note not in notes.values():  # else both are of one folder
+            notes[name] = note
+    if not notes:
+        return {}
+    parts = [f"{name}: {note}" for name, note in notes.items()]
+    return {"others": "; ".join(parts) if len(parts) > 1 else next(iter(notes.values()))}
 
 
 def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:
@@ -260,9 +277,9 @@ def write_output_folder(
     save_recipe(explicit_args, folder / RECIPE_FILE)
     training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
     place = _short_way(folder)
-    recipe = shlex.quote(str(place / RECIPE_FILE))
+    recipe = shlex.quote(printable(place / RECIPE_FILE))
     card = card_class(
-        folder=str(place),
+        folder=printable(place),
         dataset=data_args.source_name,
         hub_dataset=data_args.hub_id,
         config=model.config,

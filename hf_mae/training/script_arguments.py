@@ -17,6 +17,7 @@ from ..data.labels import describe_labels, readable_names
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..data.value_range import fit_value_range
+from ..file_names import printable
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
@@ -352,7 +353,7 @@ class DataArguments:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub id, local folder or parquet file of a data set, or 'digits'."},
+        metadata={"help": "Hub id, local folder, table or .tar file of a data set, or 'digits'."},
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of the data set."}
@@ -432,14 +433,14 @@ class DataArguments:
         """
         name = str(self.dataset_name or self.train_dir)
         if not Path(name).exists():
-            return name
+            return printable(name)
         whole = Path(name).resolve()
         for path in (whole, *whole.parents):
             if path in (Path.home(), Path(path.anchor)):
                 break  # whose home it is, is nobody's business
             if not _NAMES_OF_PARTS.fullmatch(path.name):
-                return path.name
-        return whole.name
+                return printable(path.name)
+        return printable(whole.name)
 
     @property
     def hub_id(self) -> str | None:

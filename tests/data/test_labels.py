@@ -131,13 +131,6 @@ def test_a_column_of_several_says_0_or_1(tmp_path, values, feature):
         load(save(tmp_path / "set", train=columns), label_column=["cat", "dog"])
 
 
-def test_a_folder_with_metadata_is_a_data_set(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
-    (tmp_path / "metadata.csv").write_text("file_name,cat\n0.png,1\n")
-    with pytest.raises(ValueError, match="its metadata.csv it is a data set: name it by dataset_n"):
-        load_image_dataset(train_dir=tmp_path, labels=True)
-
-
 def test_labels_of_images_that_others_stand_in_for():
     notes = {"index": torch.tensor([4, 5]), "bad_images": [(5, "-", "broken")]}
     several = own_labels({"labels": torch.ones(2, 3), **notes})

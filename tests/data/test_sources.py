@@ -169,7 +169,7 @@ def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
     cases = [
         ({"train_dir": tmp_path / "nope"}, "nope is not a folder; in .* there is .*two/"),
         ({"train_dir": tmp_path / "empty"}, "holds no images; in it there is nothing"),
-        ({"train_dir": tmp_path / "whole"}, "holds whole splits: train/, val/"),
+        ({"train_dir": tmp_path / "whole"}, "holds no images; in it there is train/, val/"),
         (
             {"train_dir": photo_folder, "validation_dir": tmp_path / "nope"},
             "validation_dir .*nope is not a folder",
@@ -196,7 +196,7 @@ def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
         ({"dataset_name": "digits", "train_val_split": 1.5}, "train_val_split is 1.5"),
         (
             {"dataset_name": "no/such"},
-            "'no/such' is not a folder or parquet file here, nor 'digits'",
+            "'no/such' is not a folder or table here, nor 'digits'",
         ),
     ]
     for arguments, message in cases:

@@ -2,6 +2,8 @@
 own."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,6 +345,22 @@ def test_from_a_classifier_of_other_classes(finetuned, photo_folder, tmp_path):
         rtol=0,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_predict_prints_any_name(finetuned, digits_folder, tmp_path, monkeypatch, encoding):
+    rows = load_from_disk(digits_folder)["validation"]
+    names = [os.fsdecode(b"%s/caf\xe9.png" % os.fsencode(tmp_path)), f"{tmp_path}/日本.png"]
+    for name in names:
+        Path(name).write_bytes(rows[0]["image"]["bytes"])
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    arguments = ["--model_name_or_path", finetuned[0], *names]
+    status, stdout, _ = run_script("predict.py", *arguments, check=False, fresh=True)
+    assert status == 0
+    assert len(stdout.strip().split("\n\n")) == 2
+    status, stdout, _ = run_script("predict.py", "--json", *arguments, check=False, fresh=True)
+    assert status == 0
+    assert [answer["image"] for answer in json.loads(stdout)] == names
 
 
 def test_predict(finetuned, digits_folder, tmp_path):

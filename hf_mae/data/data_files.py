@@ -1,0 +1,160 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Which files are a data set: of what lies in a folder here, or in a repository on the Hub."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+from datasets import Dataset, IterableDataset
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
+from huggingface_hub import DatasetCard
+from transformers.utils import logging
+
+from ..file_names import printable
+from .folders import IMAGE_EXTENSIONS, describe_files, load_image_folder, read_contents
+from .shards import Fields, load_shards
+from .split_names import split_files
+from .tables import TABLE_EXTENSIONS, load_tables, names_files
+
+
+logger = logging.get_logger(__name__)
+_SHARDS = (".tar",)
+_SHARDS_OF_IMAGES = 64  # of a stream of files
+_OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "config.json")  # not rows
+
+
+def can_be_read(file: Path) -> bool:
+    """Whether it is a file that is a data set by itself: a table or a shard."""
+    return file.is_file() and file.suffix.lower() in (*TABLE_EXTENSIONS, *_SHARDS)
+
+
+def load_local(
+    path: Path,
+    config: str | None = None,
+    labels: bool = False,
+    image_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    streaming: bool = False,
+) -> dict[str, Any]:
+    """Loads a data set from a file or folder here that wasn't saved by `save_to_disk`.
+
+    Args:
+        path: A table (.parquet, .arrow, .csv, .tsv, .json, .jsonl), a .tar shard, or a folder of
+            these or of images.
+        config: Configuration that the folder's README.md describes.
+        labels: Whether labels are needed.
+        image_column: Column of the images, of shards their ending, if it was named.
+        label_columns: Columns of the labels, if they were named.
+        streaming: Whether to open tables and shards only.
+
+    Returns:
+        Split → data set.
+
+    Raises:
+        ValueError: there is nothing that can be read, or it isn't clear what is a split.
+    """
+    if path.is_file():
+        return _load_files({"train": [path]}, image_column, streaming)
+    if config is not None or _describes_itself(path):
+        return _load_as_described(path, config, image_column, streaming)
+    contents = read_contents(path)
+    files = [Path(file) for file in contents.others if os.path.basename(file) not in _OF_DATASETS]
+    data_files = _find_data_files(files, image_column, bool(contents.images))
+    if data_files:
+        rest = [str(file) for file in files if file not in data_files]
+        rest += [*map(str, contents.metadata)]
+        _say_left_out(path, rest, contents.images if _are_inside(data_files) else [])
+        return _load_files(split_files(path, data_files), image_column, streaming)
+    if contents.images:
+        splits = load_image_folder(path, "dataset_name", labels, label_columns)
+        return {split: _as_stream(own) for split, own in splits.items()} if streaming else splits
+    loaded = _load_as_described(path, config, image_column, streaming)
+    if len(loaded) > 1:
+        logger.warning(f"datasets found the splits of {printable(path)}: {', '.join(loaded)}")
+    return loaded
+
+
+def _as_stream(dataset: Dataset) -> IterableDataset:
+    return dataset.to_iterable_dataset(num_shards=min(_SHARDS_OF_IMAGES, len(dataset)))
+
+
+def _find_data_files(files: Sequence[Path], image_column: str | None, images: bool) -> list[Path]:
+    """Finds the shards or tables of a folder; beside images, text only if it names their files."""
+    for extensions in (_SHARDS, (".parquet",), (".arrow",)):
+        found = [file for file in files if file.suffix.lower() in extensions]
+        if found:
+            return found
+    for extension in (".csv", ".tsv", ".jsonl", ".json"):
+        found = [file for file in files if file.suffix.lower() == extension]
+        if images:
+            found = [file for file in found if names_files(file)]
+        if found:
+            return found
+    return []
+
+
+def _are_inside(data_files: Sequence[Path]) -> bool:
+    """Whether images come in the files themselves, not beside them."""
+    return data_files[0].suffix.lower() in (*_SHARDS, ".parquet", ".arrow")
+
+
+def _say_left_out(folder: Path, files: Sequence[str], images: Sequence[str]) -> None:
+    documents = (".md", ".txt", ".gitattributes", ".yaml", "")
+    other = [file for file in files if os.path.splitext(file)[1].lower() not in documents]
+    if other or images:
+        logger.warning(f"{printable(folder)}: {describe_files([*other, *images])}")
+
+
+def _load_files(
+    files: dict[str, list[Path]], image_column: str | None, streaming: bool
+) -> dict[str, Any]:
+    first = next(iter(files.values()))[0]
+    if first.suffix.lower() in _SHARDS:
+        return load_shards(files, _fields(image_column, streaming), streaming)
+    return load_tables(files, streaming)
+
+
+def _describes_itself(folder: Path) -> bool:
+    """Whether a README.md says which files are which split."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return False
+    data = DatasetCard.load(readme, ignore_metadata_errors=True).data.to_dict()
+    return bool(data.get("configs") or data.get("dataset_info"))
+
+
+def _load_as_described(
+    folder: Path, config: str | None, image_column: str | None, streaming: bool
+) -> dict[str, Any]:
+    """Has datasets find the files, by the folder's README.md or as it does."""
+    if glob.has_magic(str(folder.resolve())):
+        raise ValueError(
+            f"dataset_name {printable(folder)}: datasets takes the brackets, * or ? in its name "
+            "for a pattern; rename it, or name a file in it"
+        )
+    return load_by_datasets(str(folder), config, image_column, streaming)
+
+
+def load_by_datasets(
+    name: str, config: str | None, image_column: str | None, streaming: bool = False
+) -> dict[str, Any]:
+    """Has datasets find the files of a data set; tar shards are read as those here.
+
+    Args:
+        name: A Hub id or folder.
+        config, image_column, streaming: As for `load_local`.
+    """
+    builder = datasets.load_dataset_builder(name, config)
+    data_files = builder.config.data_files
+    if isinstance(builder, WebDataset) and isinstance(data_files, dict):
+        files = {str(split): list(own) for split, own in data_files.items()}
+        return load_shards(files, _fields(image_column, streaming), streaming)
+    loaded = datasets.load_dataset(name, config, streaming=streaming)
+    return {str(split): own for split, own in cast(dict, loaded).items()}
+
+
+def _fields(image_column: str | None, streaming: bool) -> Fields:
+    return Fields(tuple(sorted(IMAGE_EXTENSIONS)), image_column, labels=not streaming)

@@ -1,0 +1,345 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Folders of images: the files, the splits, the labels, and what is left out."""
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, concatenate_datasets
+from datasets import Image as ImageFeature
+from transformers.utils import logging
+
+from ..file_names import printable
+from ..models.picture_files import extra_that_reads, readable_endings
+from .labels import find_label_columns, label_files, list_entries
+from .split_names import say_splits, split_of_folder
+from .tables import load_table
+
+
+IMAGE_EXTENSIONS = frozenset(readable_endings())
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as datasets' imagefolder
+_BUILDER = "folder of images"  # whose description says what is left out
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Contents:
+    """What lies in a folder and those below it, but for what is hidden.
+
+    Attributes:
+        images: Their files, in the order of their names.
+        metadata: Tables that say something of the images.
+        others: All other files.
+    """
+
+    images: list[str] = field(default_factory=list)
+    metadata: list[Path] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def read_contents(folder: Path, by_class: bool = False) -> Contents:
+    """Lists what lies in a folder.
+
+    datasets' own loader takes minutes for a million files, makes a split of a class called "test"
+    and numbers the images in the disk's order.
+
+    Args:
+        folder: The folder.
+        by_class: Whether its folders are classes: two that link to one place both have its images,
+            which else come once.
+    """
+    contents = Contents()
+    for file in sorted(_find_files(folder, by_class)):
+        name = os.path.basename(file)
+        if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+            contents.images.append(file)
+        elif name in _METADATA:
+            contents.metadata.append(Path(file))
+        else:
+            contents.others.append(file)
+    return contents
+
+
+def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
+    """Yields the files below a folder: nothing hidden, and no link in a circle."""
+    visited: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if by_class and Path(root).parent == folder:
+            visited = {os.path.realpath(folder)}
+        if os.path.realpath(root) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(root))
+        for name in names:
+            if not name.startswith("."):
+                yield os.path.join(root, name)
+
+
+def load_image_folder(
+    folder: str | os.PathLike, flag: str, labels: bool, label_columns: Sequence[str] = ()
+) -> dict[str, Dataset]:
+    """Loads the images of a folder.
+
+    Args:
+        folder: With images in it or in folders below; with a folder for each class, or with
+            metadata files (`file_name` and other columns); or with folders that are splits.
+        flag: Where it was named, for messages.
+        labels: Whether to load labels.
+        label_columns: Columns of metadata that are to be the labels.
+
+    Returns:
+        Split → data set with columns `image` and, with `labels`, `label` or those of the metadata;
+        without splits, only `train`.
+
+    Raises:
+        ValueError: there are no images, or no labels, or it isn't clear what is a split.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        parent = folder.parent
+        there = list_entries(parent) if parent.is_dir() else "nothing: it doesn't exist either"
+        raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
+    parts = _find_splits(folder, flag)
+    if not parts:
+        return {"train": _load_part(folder, [], flag, labels, label_columns)}
+    say_splits(folder, {split: [part] for split, part in parts.items()})
+    beside = _find_beside(parts.values())
+    above = [file for file in beside if file.name in _METADATA]
+    splits = {}
+    for split, part in parts.items():
+        if labels and "train" in splits and not (above or _has_labels(part)):
+            logger.warning(f"{flag} {printable(part)} is left aside, for its images have no labels")
+            continue
+        splits[split] = _load_part(part, beside, flag, labels, label_columns)
+        beside = above  # all else is counted once
+    return splits
+
+
+def _find_beside(parts: Collection[Path]) -> list[Path]:
+    """Finds the files that lie beside the folders of splits."""
+    files = []
+    for entry in sorted(next(iter(parts)).parent.iterdir()):
+        if entry in parts or entry.name.startswith("."):
+            continue
+        below = _find_files(entry, by_class=False) if entry.is_dir() else [entry]
+        files += [Path(file) for file in below]
+    return files
+
+
+def describe_left_out(dataset: Any) -> str | None:
+    """Says which files of a folder of images weren't read, if there were any."""
+    info = getattr(dataset, "info", None)
+    if info is None or info.builder_name != _BUILDER:
+        return None
+    return info.description or None
+
+
+def describe_files(files: Sequence[str]) -> str:
+    """Counts files by their endings: `3 files left out: 2 .heic, 1 .txt`."""
+    if not files:
+        return ""
+    names = [os.path.basename(file) for file in files]
+    visible = [name for name in names if not name.startswith(".")]
+    endings = Counter(printable(os.path.splitext(name)[1].lower()) for name in visible)
+    ranked = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+    counts = [f"{count:,} {ending or 'without an ending'}" for ending, count in ranked[:8]]
+    more = f" and {len(ranked) - 8} more endings" if len(ranked) > 8 else ""
+    noun = "file" if len(visible) == 1 else "files"
+    extras = sorted({extra_that_reads(ending) for ending in endings} - {None})
+    hint = f'; pip install "hf-mae[{",".join(extras)}]" to read them' if extras else ""
+    return f"{len(visible):,} {noun} left out: {', '.join(counts)}{more}{hint}"
+
+
+# splits ------------------------------------------------------------------------------------------
+
+
+def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
+    """Finds the folders that are splits, if there are any: train/ and test/, and nothing else.
+
+    Raises:
+        ValueError: it isn't clear.
+    """
+    folders, loose = _list_folders(folder)
+    parts: dict[str, list[Path]] = {}
+    for entry in folders:
+        split = split_of_folder(entry.name)
+        if split and _holds_images(entry):
+            parts.setdefault(split, []).append(entry)
+    whole = [entry for own in parts.values() for entry in own]
+    unnamed = (entry for entry in folders if entry not in whole and _holds_images(entry))
+    others = list(itertools.islice(unnamed, 2))  # there may be thousands
+    if not parts and len(others) == 1 and not loose:  # as images/train, images/val
+        return _find_splits(others[0], flag) if others[0].resolve() != folder.resolve() else {}
+    has_classes = loose or bool(others)
+    if not parts or (has_classes and not ("train" in parts and len(parts) > 1)):
+        return {}  # as a class of trains among other vehicles, or a test beside a control
+    doubled = [own for own in parts.values() if len(own) > 1]
+    if doubled or has_classes:
+        names = ", ".join(f"{printable(entry.name)}/" for entry in whole)
+        beside = f"{printable(others[0].name)}/" if others else "images that lie in no folder"
+        problem = f"beside {beside}" if has_classes else "several of them of one split"
+        raise ValueError(
+            f"{flag} {printable(folder)} holds {names}, which are splits by their names, "
+            f"{problem}; name the folder to train on by train_dir and the one to hold out by "
+            "validation_dir, or rename those that are classes"
+        )
+    order = [split for split in ("train", "validation", "test") if split in parts]
+    return {split: parts[split][0] for split in order}
+
+
+def _list_folders(folder: Path) -> tuple[list[Path], bool]:
+    """Lists the folders in a folder, and says whether images lie beside them."""
+    folders, loose = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(folder / entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+                loose = True
+    return sorted(folders), loose
+
+
+def _holds_images(folder: Path) -> bool:
+    files = _find_files(folder, by_class=False)
+    return any(os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS for file in files)
+
+
+def _has_labels(part: Path) -> bool:
+    """Whether a part has metadata, or a folder with images."""
+    if any((part / name).is_file() for name in _METADATA):
+        return True
+    return any(entry.is_dir() and _holds_images(entry) for entry in part.iterdir())
+
+
+# one split ---------------------------------------------------------------------------------------
+
+
+def _load_part(
+    part: Path, beside: Sequence[Path], flag: str, labels: bool, label_columns: Sequence[str]
+) -> Dataset:
+    """Loads the folder of a split, with what is said of it in files beside."""
+    contents = read_contents(part, by_class=labels)
+    metadata = [*contents.metadata, *(file for file in beside if file.name in _METADATA)]
+    left_out = contents.others + [str(file) for file in beside if file not in metadata]
+    note = describe_files(left_out if labels else [*left_out, *map(str, metadata)])
+    if not contents.images:
+        raise ValueError(
+            f"{flag} {printable(part)} holds no images; in it there is {list_entries(part)}"
+            + (f" ({note})" if note else "")
+        )
+    if labels and metadata:
+        return _with_metadata(part, contents.images, metadata, label_columns, flag, note)
+    columns: dict[str, list] = {"image": [printable(file) for file in contents.images]}
+    features = Features({"image": ImageFeature(decode=False)})
+    if labels:
+        columns["label"], features["label"] = _label_by_folder(part, contents.images, flag)
+        note = _add_empty_folders(note, part, features["label"].names)
+    return Dataset.from_dict(columns, info=_info(features, note))
+
+
+def _info(features: Features, note: str) -> DatasetInfo:
+    return DatasetInfo(features=features, description=note, builder_name=_BUILDER)
+
+
+def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
+    """Adds to a note the folders that would be classes if there were images in them."""
+    folders, _ = _list_folders(part)
+    names = [printable(folder.name) for folder in folders]
+    empty = [f"{name}/" for name in names if name not in classes]
+    if not empty:
+        return note
+    more = ", …" if len(empty) > 5 else ""
+    return "; ".join(filter(None, [note, f"no image in {', '.join(empty[:5])}{more}"]))
+
+
+def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list[int], ClassLabel]:
+    ways = [Path(os.path.relpath(image, part)).parts for image in images]
+    splits = Counter(split_of_folder(name) for way in ways for name in way[1:-1])
+    if splits["train"] and splits["train"] < splits.total() - splits[None]:
+        held_out = splits["validation"] + splits["test"]
+        logger.warning(
+            f"{held_out:,} of the {len(images):,} images of {flag} {printable(part)} lie in a "
+            "folder within their class that is called as held-out images are; they are taken with "
+            "all others"
+        )
+    numbers, feature = label_files(part, images, flag)
+    return numbers, ClassLabel(names=[printable(name) for name in feature.names])
+
+
+# metadata ----------------------------------------------------------------------------------------
+
+
+def _with_metadata(
+    part: Path,
+    images: Sequence[str],
+    metadata: Sequence[Path],
+    label_columns: Sequence[str],
+    flag: str,
+    note: str,
+) -> Dataset:
+    """Loads the images that metadata files name, with what these say of them."""
+    table, rows = _read_metadata(metadata)
+    known = [image for image in images if _key(image) in rows]
+    if not known:
+        raise ValueError(
+            f"{flag} {printable(part)}: {metadata[0].name} names none of its {len(images):,} "
+            f"images, as {printable(os.path.relpath(images[0], metadata[0].parent))}; file_name is "
+            "the way from the table to the image"
+        )
+    notes = [note] if note else []
+    if len(known) < len(images):
+        unnamed = len(images) - len(known)
+        notes.append(f"{unnamed:,} images left out, which {metadata[0].name} doesn't name")
+    inside = [path for path in rows if path.startswith(_key(part) + os.sep)]
+    if len(inside) > len(known):
+        lost = len(inside) - len(known)
+        notes.append(
+            f"{lost:,} rows of {metadata[0].name} left out, whose file isn't an image here"
+        )
+    table = table.select([rows[_key(image)] for image in known])
+    columns: dict[str, list] = {name: table[name][:] for name in table.column_names}
+    features = Features({**table.features, "image": ImageFeature(decode=False)})
+    columns["image"] = [printable(image) for image in known]
+    loose = any(os.path.dirname(image) == str(part) for image in known)
+    if not (label_columns or loose or _has_label_column(table.features)):
+        logger.warning(
+            f"{metadata[0].name} has no column of labels by its name "
+            f"({', '.join(table.column_names)}); the classes are the folders of {flag} "
+            f"{printable(part)}"
+        )
+        columns["label"], features["label"] = _label_by_folder(part, known, flag)
+    return Dataset.from_dict(columns, info=_info(features, "; ".join(notes)))
+
+
+def _has_label_column(features: Features) -> bool:
+    try:
+        return bool(find_label_columns(features, None))
+    except ValueError:
+        return False
+
+
+def _key(file: str | os.PathLike) -> str:
+    return printable(os.path.abspath(file))
+
+
+def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
+    """Reads tables of metadata as one, and finds the row of each file."""
+    tables, names = [], []
+    for file in files:
+        table = load_table(file)
+        if "file_name" not in table.column_names:
+            raise ValueError(
+                f"{printable(file)} needs a column file_name, the way from it to each image; it "
+                f"has {', '.join(table.column_names)}"
+            )
+        names += [_key(file.parent / str(name)) for name in table["file_name"][:]]
+        tables.append(table)
+    rows = {name: row for row, name in enumerate(names)}
+    return concatenate_datasets(tables), rows

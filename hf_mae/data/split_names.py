@@ -1,0 +1,135 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Splits by the names of folders and files: what `train`, `Test set` and `val_images` are for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..file_names import printable
+
+
+logger = logging.get_logger(__name__)
+_WORDS = {
+    "train": {"train", "training", "trainset", "trainval"},
+    "validation": {"val", "valid", "validation", "valset", "dev"},
+    "test": {"test", "testing", "testset", "eval", "evaluation"},
+}
+# beside which a word still names a whole split
+_NEUTRAL = {
+    *("set", "split", "part", "shard", "of", "data", "dataset", "folder", "files", "seg"),
+    *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "samples"),
+}
+_SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*")
+
+
+def split_of_folder(name: str) -> str | None:
+    """Finds which split a folder holds if its name says no more than that.
+
+    Example:
+
+    >>> [split_of_folder(name) for name in ("Test set", "val_images", "train2017", "train station")]
+    ['test', 'validation', 'train', None]
+    """
+    words = _split_words(name)
+    known = set().union(_NEUTRAL, *_WORDS.values())
+    return _split_of(words) if words <= known else None
+
+
+def _split_words(name: str) -> set[str]:
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return {word for word in re.split(r"[\W\d_]+", parted.lower()) if word}
+
+
+def _split_of(words: set[str]) -> str | None:
+    """The split that the words name: train of `train_val`, and none of two others."""
+    named = [split for split, own in _WORDS.items() if words & own]
+    if named == ["train", "validation"]:
+        return "train"
+    return named[0] if len(named) == 1 else None
+
+
+def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Sorts the files of a data set into splits by the names of files and folders.
+
+    Where some files' names say nothing of a split, all are one; what is found is said in a line.
+
+    Args:
+        folder: What the ways to the files start from.
+        files: Tables or shards below it.
+
+    Returns:
+        Split → its files.
+
+    Raises:
+        ValueError: some files are whole splits by their names, and others are nothing.
+    """
+    found = _name_on_the_hub(files)
+    if found is None:
+        found = [_split_of_file(file.relative_to(folder)) for file in files]
+    named = [(file, split) for file, split in zip(files, found) if split]
+    if not named:
+        return {"train": list(files)}
+    if len(named) < len(files):
+        return _without_splits(folder, files, named)
+    splits: dict[str, list[Path]] = {}
+    for file, split in named:
+        splits.setdefault(split, []).append(file)
+    if list(splits) != ["train"]:
+        order = sorted(splits, key=lambda split: (*_WORDS, split).index(split))
+        splits = {split: splits[split] for split in order}
+        say_splits(folder, splits)
+    return splits
+
+
+def _name_on_the_hub(files: Sequence[Path]) -> list[str | None] | None:
+    """The split of each file if all are called as shards on the Hub, whose names may be any."""
+    found: list[str | None] = []
+    for file in files:
+        match = _SHARD.fullmatch(file.name)
+        if match is None:
+            return None
+        found.append(match[1])
+    return found
+
+
+def _split_of_file(way: Path) -> str | None:
+    for name in way.parts[:-1]:
+        split = split_of_folder(name)
+        if split:
+            return split
+    return _split_of(_split_words(way.stem))
+
+
+def _without_splits(
+    folder: Path, files: Sequence[Path], named: Sequence[tuple[Path, str]]
+) -> dict[str, list[Path]]:
+    file, split = named[0]
+    nameless = next(other for other in files if other not in dict(named))
+    if any(split_of_folder(other.stem) for other, _ in named):
+        raise ValueError(
+            f"dataset_name {printable(folder)} holds {printable(file.name)}, which is a split by "
+            f"its name, and {printable(nameless.name)}, which is none; name one of the files"
+        )
+    logger.warning(
+        f"the {len(files)} files of {printable(folder)} are taken for one data set: "
+        f"{printable(file.name)} might be of a split {split}, but {printable(nameless.name)} is of "
+        "none"
+    )
+    return {"train": list(files)}
+
+
+def say_splits(folder: Path, splits: Mapping[str, Sequence[Path]]) -> None:
+    """Says in one line which splits were taken from names.
+
+    Args:
+        folder: Where they lie.
+        splits: Split → its files or folders.
+    """
+    parts = []
+    for split, own in splits.items():
+        way = printable(own[0].relative_to(folder)) + ("/" if own[0].is_dir() else "")
+        more = f" and {len(own) - 1} more" if len(own) > 1 else ""
+        parts.append(f"{split} is {way}{more}")
+    logger.warning(f"splits by their names in {printable(folder)}: {', '.join(parts)}")

@@ -1,0 +1,202 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Tables of images in files here: parquet, Arrow, CSV and JSON; the images in them or beside them.
+
+datasets reads them. It takes names for patterns, so that it is given lists of files; and a path in
+a table starts from the folder that the table lies in.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, IterableDataset, LargeList, List, Value
+from datasets.data_files import DataFilesList
+from datasets.exceptions import DatasetGenerationError
+
+from ..file_names import find_file, printable
+
+
+_READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".parquet": ("parquet", {}),
+    ".arrow": ("arrow", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+}
+TABLE_EXTENSIONS = tuple(_READERS)
+# types that Arrow has beside these; images and labels are few enough for short offsets
+_PLAIN = {
+    **{"large_binary": "binary", "binary_view": "binary"},
+    **{"large_string": "string", "string_view": "string"},
+}
+_ROWS_AT_ONCE = 100  # of a table with other types: what they hold must fit short offsets
+_ROWS_TO_LOOK_AT = 20
+_LONGEST_PATH = 4096
+
+Table = Dataset | IterableDataset
+
+
+def load_table(file: Path) -> Dataset:
+    """Loads one table.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    dataset = load_tables({"train": [file]})["train"]
+    assert isinstance(dataset, Dataset)
+    return dataset
+
+
+def load_tables(files: Mapping[str, Sequence[Path]], streaming: bool = False) -> dict[str, Table]:
+    """Loads tables.
+
+    Args:
+        files: Split → its tables, all of one kind.
+        streaming: Whether to open them only.
+
+    Returns:
+        Split → data set, with plain strings and bytes; paths that start from a table are whole.
+
+    Raises:
+        ValueError: one can't be read.
+    """
+    return {split: _load_split(own, streaming) for split, own in files.items()}
+
+
+def _load_split(files: Sequence[Path], streaming: bool) -> Table:
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        by_folder.setdefault(file.parent, []).append(file)
+    if streaming and len(by_folder) > 1:  # one stream has one list of shards
+        return _read(files, streaming)
+    parts = []
+    for folder, own in by_folder.items():
+        parts.append(_complete_paths(_read(own, streaming), folder))
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _read(files: Sequence[Path], streaming: bool) -> Table:
+    reader, options = _READERS[files[0].suffix.lower()]
+    others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
+    if others:
+        raise ValueError(
+            f"{printable(files[0])} and {printable(others[0])} are tables of different kinds; name "
+            "one file"
+        )
+    data_files = {"train": as_data_files(files)}
+    load = functools.partial(datasets.load_dataset, reader, data_files=data_files, split="train")
+    try:
+        features = load(streaming=True, **options).features
+        plain = {name: plain_feature(feature) for name, feature in (features or {}).items()}
+        if plain != (features or {}):
+            options = {**options, "features": datasets.Features(plain)}
+            if reader == "parquet":
+                options["batch_size"] = _ROWS_AT_ONCE
+        return load(streaming=streaming, **options)
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        first = printable(files[0])
+        where = first if len(files) == 1 else f"{first} or one of {len(files) - 1} more"
+        raise ValueError(f"{where} can't be read: {cause}") from error
+
+
+def as_data_files(files: Sequence[Path]) -> DataFilesList:
+    """Makes of files what datasets takes as they are, not for patterns.
+
+    It reads them anew where their time or size has changed.
+    """
+    states = [file.stat() for file in files]
+    origins: list[Any] = [(f"{state.st_mtime_ns}-{state.st_size}",) for state in states]
+    return DataFilesList([os.path.abspath(file) for file in files], origins)
+
+
+def plain_feature(feature: Any) -> Any:
+    """The feature with plain strings and bytes in place of Arrow's large ones and views."""
+    if isinstance(feature, dict):
+        return {name: plain_feature(inner) for name, inner in feature.items()}
+    if isinstance(feature, (List, LargeList)):
+        return type(feature)(plain_feature(feature.feature))
+    if isinstance(feature, Value) and feature.dtype in _PLAIN:
+        return Value(_PLAIN[feature.dtype])
+    return feature
+
+
+def names_files(file: Path) -> bool:
+    """Whether a table names images, files that are there or addresses of them."""
+    table = load_table(file)
+    for name, feature in table.features.items():
+        if _may_be_path(feature):
+            values = filter(None, map(_path_of, table[:_ROWS_TO_LOOK_AT][name]))
+            if any(os.path.isfile(find_file(value)) or "://" in value for value in values):
+                return True
+    return False
+
+
+# paths -------------------------------------------------------------------------------------------
+
+
+def _complete_paths(table: Table, folder: Path) -> Table:
+    """Makes paths whole that start from the folder of the table, in every column that has some."""
+    features = table.features or {}
+    names = [name for name, feature in features.items() if _may_be_path(feature)]
+    if isinstance(table, IterableDataset):
+        rows = list(_undecoded(table.select_columns(names)).take(_ROWS_TO_LOOK_AT))
+        found = []
+        for name in names:
+            if _starts_at([row[name] for row in rows], folder):
+                found.append(name)
+        if not found:
+            return table
+        return _undecoded(table).map(_join_row, fn_kwargs={"names": found, "folder": folder})
+    for name in names:
+        values = table.data.column(name)
+        if _starts_at(values.slice(0, _ROWS_TO_LOOK_AT).to_pylist(), folder):
+            whole = [_join(folder, value) for value in values.to_pylist()]
+            order = table.column_names
+            added = table.add_column("whole path", whole, feature=plain_feature(features[name]))
+            table = added.remove_columns(name).rename_column("whole path", name)
+            table = table.select_columns(order)
+    return table
+
+
+def _undecoded(stream: IterableDataset) -> IterableDataset:
+    for name, feature in (stream.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            stream = stream.cast_column(name, datasets.Image(decode=False))
+    return stream
+
+
+def _may_be_path(feature: Any) -> bool:
+    if isinstance(feature, Value):
+        return feature.dtype in ("string", "large_string")
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "path" in feature)
+
+
+def _path_of(value: Any) -> str | None:
+    """The path in a column's value: a string, or a file of which only the path is there."""
+    if isinstance(value, dict):
+        return value.get("path") if value.get("bytes") is None else None
+    return value
+
+
+def _starts_at(values: Sequence[Any], folder: Path) -> bool:
+    paths = filter(None, map(_path_of, values))
+    relative = [path for path in paths if not os.path.isabs(path) and "://" not in path]
+    return any((folder / path).is_file() for path in relative if len(path) < _LONGEST_PATH)
+
+
+def _join(folder: Path, value: Any) -> Any:
+    """The whole path; addresses, and what is whole already, stay as they are."""
+    path = _path_of(value)
+    if not path or "://" in path:
+        return value
+    whole = printable(folder / path)
+    return {**value, "path": whole} if isinstance(value, dict) else whole
+
+
+def _join_row(row: dict, names: Sequence[str], folder: Path) -> dict:
+    return {name: _join(folder, row[name]) for name in names}

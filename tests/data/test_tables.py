@@ -1,0 +1,222 @@
+"""Tables of images: every type that Arrow has for bytes and text, paths beside the table, any
+name."""
+
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, Value
+from helpers import decode, encoded
+from PIL import Image
+
+from hf_mae.data.sources import load_evaluation_dataset, load_image_dataset
+from hf_mae.data.streaming import load_image_stream
+
+
+LABELS = ["cat", "dog"] * 3
+STRUCT = pa.struct([("bytes", pa.large_binary()), ("path", pa.string_view())])
+
+
+@pytest.fixture(scope="module")
+def files():
+    return [encoded(Image.new("RGB", (8, 8), (20 * i, 0, 0))) for i in range(6)]
+
+
+@pytest.fixture
+def pictures(files, tmp_path):
+    """The files in a folder."""
+    (tmp_path / "set" / "img").mkdir(parents=True)
+    for i, data in enumerate(files):
+        (tmp_path / "set" / "img" / f"{i}.png").write_bytes(data)
+    return tmp_path / "set"
+
+
+def reds(values):
+    return [int(decode(value, 3)[..., 0].mean()) for value in values]
+
+
+def check(source, **options):
+    """The six pictures in their order, with their labels."""
+    dataset = load_image_dataset(str(source), labels=True, train_val_split=0, **options)["train"]
+    assert reds(dataset["image"]) == [0, 20, 40, 60, 80, 100]
+    assert dataset.features["label"].int2str(dataset["label"][:]) == LABELS
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary(), pa.large_binary(), pa.binary_view(), STRUCT],
+    ids=["binary", "large_binary", "binary_view", "struct"],
+)
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_types_of_bytes_and_labels(files, tmp_path, kind, text):
+    values = [{"bytes": data, "path": None} for data in files] if kind == STRUCT else files
+    table = pa.table({"image": pa.array(values, kind), "label": pa.array(LABELS, text)})
+    pq.write_table(table, tmp_path / "train.parquet")
+    check(tmp_path)
+    check(tmp_path / "train.parquet")
+    stream, _, _ = load_image_stream(str(tmp_path))
+    assert reds([row["image"] for row in stream]) == [0, 20, 40, 60, 80, 100]
+    with pa.ipc.new_stream(str(tmp_path / "one.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    check(tmp_path / "one.arrow")
+
+
+@pytest.mark.parametrize("dtype", ["large_binary", "binary_view"])
+def test_types_that_datasets_has_saved(files, tmp_path, dtype):
+    features = Features({"image": Value(dtype), "label": Value("large_string")})
+    saved = Dataset.from_dict({"image": files, "label": LABELS}, features=features)
+    saved.save_to_disk(tmp_path / "saved")
+    check(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), "struct"], ids=str
+)
+@pytest.mark.parametrize("start", ["", "img/", "whole"])
+def test_paths_in_parquet(pictures, kind, start):
+    folder = {"": pictures / "img", "img/": pictures, "whole": pictures}[start]
+    way = f"{pictures}/img/" if start == "whole" else start
+    paths = [f"{way}{i}.png" for i in range(6)]
+    column = pa.array([{"bytes": None, "path": path} for path in paths], STRUCT)
+    if kind != "struct":
+        column = pa.array(paths, kind)
+    pq.write_table(pa.table({"image": column, "label": LABELS}), folder / "train.parquet")
+    check(folder / "train.parquet")
+    stream, _, _ = load_image_stream(str(folder / "train.parquet"))
+    assert reds([row["image"] for row in stream]) == [0, 20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize("column", ["image", "file_name", "path"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl"])
+def test_text_that_names_files_beside_it(pictures, ending, column, monkeypatch):
+    rows = [{column: f"img/{i}.png", "label": label} for i, label in enumerate(LABELS)]
+    separator = "\t" if ending == "tsv" else ","
+    lines = [separator.join(row.values()) for row in [{column: column, "label": "label"}, *rows]]
+    texts = {"json": json.dumps(rows), "jsonl": "\n".join(map(json.dumps, rows))}
+    (pictures / f"list.{ending}").write_text(texts.get(ending, "\n".join(lines)))
+    check(pictures / f"list.{ending}")
+    check(pictures)  # not as one class called img
+    monkeypatch.chdir(pictures.parent)
+    check("set")
+    held_out, _ = load_evaluation_dataset(f"set/list.{ending}")
+    assert len(held_out) == 6
+
+
+def test_a_table_that_changes_is_read_anew(pictures):
+    table = pictures / "list.csv"
+    for count in (4, 5):
+        lines = [f"img/{i}.png,{LABELS[i]}\n" for i in range(count)]
+        table.write_text("image,label\n" + "".join(lines))
+        splits = load_image_dataset(str(table), labels=True, train_val_split=0)
+        assert splits.num_rows == {"train": count}
+
+
+def test_tables_of_several_folders_each_start_from_their_own(pictures):
+    for name in ("a", "b"):
+        (pictures / name / "img").mkdir(parents=True)
+        for i in range(3):
+            number = i + (3 if name == "b" else 0)
+            os.rename(pictures / "img" / f"{number}.png", pictures / name / "img" / f"{i}.png")
+        rows = [f"img/{i}.png,{LABELS[i + (3 if name == 'b' else 0)]}\n" for i in range(3)]
+        (pictures / name / "list.csv").write_text("image,label\n" + "".join(rows))
+    check(pictures)
+
+
+def test_tables_that_cannot_be_used_say_so(pictures):
+    (pictures / "list.csv").write_text("image,label\nimgs/0.png,1\nimgs/1.png,1\n")
+    with pytest.raises(ValueError, match="'imgs/0.png' and other names of which none is a file"):
+        load_image_dataset(str(pictures / "list.csv"))
+    (pictures / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cut.parquet can't be read: "):
+        load_image_dataset(str(pictures / "cut.parquet"))
+    (pictures / "cut.parquet").unlink()
+    check_images = load_image_dataset(str(pictures), train_val_split=0)  # the list names none
+    assert check_images.num_rows == {"train": 6}
+
+
+# names of files ----------------------------------------------------------------------------------
+
+
+def write(file, files, labels=True):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"image": files, "label": LABELS} if labels else {"image": files}
+    pq.write_table(pa.table(columns), file)
+
+
+@pytest.mark.parametrize("name", ["[D_DATA] set (1)", "what? a*b", "{a,b}", "ü 日本"])
+def test_folders_of_any_name(files, tmp_path, name):
+    write(tmp_path / name / "train-[0]*.parquet", files)
+    check(tmp_path / name)
+    check(tmp_path / name / "train-[0]*.parquet")
+    stream, _, _ = load_image_stream(str(tmp_path / name))
+    assert len(list(stream)) == 6
+    features = Features({"image": Value("binary"), "label": Value("string")})
+    saved = Dataset.from_dict({"image": files, "label": LABELS}, features=features)
+    saved.save_to_disk(tmp_path / name / "saved")
+    check(tmp_path / name / "saved")
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "said"),
+    [
+        (["train.parquet", "Test set.parquet"], (6, 6), "train is train.parquet, test is Test set"),
+        (["a/train/0.parquet", "a/val/0.parquet"], (6, 6), "validation is a/val/0.parquet"),
+        (["mnist-train-0.parquet", "mnist-test-0.parquet"], (6, 6), "test is mnist-test-0"),
+        (["train_station.parquet", "airport.parquet"], (12, 0), "taken for one data set"),
+        (["contest-0.parquet", "contest-1.parquet"], (12, 0), ""),
+    ],
+)
+def test_splits_by_the_names_of_files_are_said(files, tmp_path, caplog, names, rows, said):
+    for name in names:
+        write(tmp_path / name, files)
+    splits = load_image_dataset(str(tmp_path), labels=True, train_val_split=0)
+    assert splits.num_rows == {"train": rows[0]} | ({"validation": rows[1]} if rows[1] else {})
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
+
+
+def test_a_split_beside_files_of_none_is_refused(files, tmp_path):
+    write(tmp_path / "train.parquet", files)
+    write(tmp_path / "more.parquet", files)
+    with pytest.raises(ValueError, match="train.parquet, which is a split by its name, and more"):
+        load_image_dataset(str(tmp_path))
+    check(tmp_path / "train.parquet")
+
+
+def test_a_held_out_table_without_labels_is_left_aside(files, tmp_path, caplog):
+    write(tmp_path / "train.parquet", files)
+    write(tmp_path / "test.parquet", files, labels=False)
+    check(tmp_path)
+    assert "left aside, for it has no column 'label'" in caplog.text
+    assert load_image_dataset(str(tmp_path)).num_rows == {"train": 6, "validation": 6}
+
+
+# nothing is written beside the input -------------------------------------------------------------
+
+
+def listing(folder):
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["saved", "parquet", "csv", "images"])
+@pytest.mark.parametrize("label", ["name", "value"])
+def test_nothing_is_written_beside_the_input(files, pictures, kind, label):
+    labels = LABELS if label == "name" else [0.5 * i for i in range(6)]
+    table = Dataset.from_dict({"image": files, "label": labels})
+    folder = pictures / "data"
+    folder.mkdir()
+    if kind == "saved":
+        table.save_to_disk(folder)
+    elif kind == "parquet":
+        table.to_parquet(folder / "train.parquet")
+    elif kind == "csv":
+        rows = [f"../img/{i}.png,{value}\n" for i, value in enumerate(labels)]
+        (folder / "train.csv").write_text("image,label\n" + "".join(rows))
+    else:
+        os.rename(pictures / "img", folder / "img")
+    before = listing(folder)
+    splits = load_image_dataset(str(folder), labels=kind != "images", train_val_split=0.3)
+    assert splits.num_rows == {"train": 4, "validation": 2}
+    assert listing(folder) == before
