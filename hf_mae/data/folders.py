@@ -150,7 +150,7 @@ def describe_files(files: Sequence[str]) -> str:
     counts = [f"{count:,} {ending or 'without an ending'}" for ending, count in ranked[:8]]
     more = f" and {len(ranked) - 8} more endings" if len(ranked) > 8 else ""
     noun = "file" if len(visible) == 1 else "files"
-    extras = sorted({extra_that_reads(ending) for ending in endings} - {None})
+    extras = sorted(filter(None, {extra_that_reads(ending) for ending in endings}))
     hint = f'; pip install "hf-mae[{",".join(extras)}]" to read them' if extras else ""
     return f"{len(visible):,} {noun} left out: {', '.join(counts)}{more}{hint}"
 

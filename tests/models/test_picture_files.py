@@ -312,6 +312,9 @@ def test_without_the_extras(tmp_path):
         "for name in ('bands.tif', 'ct.dcm', 'phone.heic'):\n"
         "    try: open_picture(name)\n"
         "    except ValueError as error: print(error)\n"
+        "from hf_mae.data.folders import describe_files, read_contents\n"
+        "from pathlib import Path\n"
+        "print(describe_files(read_contents(Path('.')).others))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
@@ -319,7 +322,10 @@ def test_without_the_extras(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == "True", done.stderr
     for line, name, extra in zip(
-        lines[1:], ("tifffile", "pydicom", "pillow_heif"), ("scientific", "scientific", "heif")
+        lines[1:4], ("tifffile", "pydicom", "pillow_heif"), ("scientific", "scientific", "heif")
     ):
         assert f'are read by {name}: pip install "hf-mae[{extra}]"' in line
-    assert len(lines) == 4
+    left_out = (
+        '2 files left out: 1 .dcm, 1 .heic; pip install "hf-mae[heif,scientific]" to read them'
+    )
+    assert lines[4:] == [left_out]
