@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pillow_heif
 import pydicom
 import pytest
 import tifffile
@@ -213,8 +214,6 @@ def test_npy_of_objects_is_refused():
 
 
 def test_heic_and_avif(photos):
-    import pillow_heif
-
     pillow_heif.register_heif_opener()
     for kind in ("heif", "avif"):
         data = encoded(photos[0], kind, quality=95)
@@ -299,6 +298,7 @@ def test_without_the_extras(tmp_path):
     (tmp_path / "grey.tif").write_bytes(tiff(grey))
     (tmp_path / "bands.tif").write_bytes(tiff(noise((40, 33, 5), "uint8"), photometric="rgb"))
     (tmp_path / "ct.dcm").write_bytes(dicom(grey))
+    pillow_heif.register_heif_opener()  # and what writes such files
     heic = encoded(Image.new("RGB", (64, 64)), "heif")
     (tmp_path / "phone.heic").write_bytes(heic)
     np.save(tmp_path / "grey.npy", grey)
