@@ -24,7 +24,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_mae import ImageSamples, load_classifier, load_evaluation_dataset
-from hf_mae.data.labels import describe_labels, has_label, match_classes, own_labels
+from hf_mae.data.class_names import match_classes
+from hf_mae.data.labels import describe_labels, has_label, own_labels
 from hf_mae.data.samples import collate
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as

@@ -3,9 +3,9 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,16 +22,21 @@ from .labels import (
     the_only_column,
     unify_labels,
 )
+from .splits import (
+    VALIDATION_SPLITS,
+    choose_splits,
+    first_held_out,
+    hold_out,
+    only_split,
+    pick_split,
+)
 
 
-_VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 _EXTENSIONS = {
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
     *(".jp2", ".j2k", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
 }
-
-Split = TypeVar("Split", Dataset, datasets.IterableDataset)
 
 
 def load_image_dataset(
@@ -100,7 +105,7 @@ def load_image_dataset(
         chosen = unify_labels(chosen)
     if "validation" in chosen:
         return DatasetDict({**chosen})
-    return _hold_out(chosen["train"], train_val_split, seed)
+    return hold_out(chosen["train"], train_val_split, seed)
 
 
 def load_evaluation_dataset(
@@ -146,8 +151,8 @@ def load_evaluation_dataset(
 
     splits = _load_named(dataset_name, dataset_config)
     if split is None:
-        split = _first_held_out(splits) or _only_split(splits)
-    dataset = _pick(splits, split, "split")
+        split = first_held_out(splits) or only_split(splits)
+    dataset = pick_split(splits, split, "split")
     dataset = _standard_columns(dataset, image_column, label_column, labels=True)
     return unify_labels({split: dataset})[split], split
 
@@ -161,7 +166,7 @@ def _load_folder(folder: str | os.PathLike, flag: str, labels: bool) -> Dataset:
         parent = folder.parent
         there = list_entries(parent) if parent.is_dir() else "nothing: it doesn't exist either"
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
-    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in _VALIDATION_SPLITS):
+    if (folder / "train").is_dir() and any((folder / name).is_dir() for name in VALIDATION_SPLITS):
         raise ValueError(
             f"{flag} {folder} holds whole splits: {list_entries(folder)}; name the one you mean"
         )
@@ -239,69 +244,6 @@ def _load_digits() -> Dataset:
     names = [str(name) for name in digits.target_names]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": files, "label": digits.target.tolist()}, features=features)
-
-
-# splits ------------------------------------------------------------------------------------------
-
-
-def choose_splits(
-    splits: Mapping[str, Split],
-    train_split: str | None,
-    validation_split: str | None,
-    search: bool = True,
-) -> tuple[str, dict[str, Split]]:
-    """Chooses what to train on and what to hold out of a data set's splits.
-
-    Args:
-        splits: Name → split.
-        train_split: Name; by default `train`, or the only one.
-        validation_split: Name; by default the first of validation, val, valid, test.
-        search: Whether to look for that.
-
-    Returns:
-        Name of the training split, and {"train": split, "validation": split, if any}.
-
-    Raises:
-        ValueError: there is no such split; the message lists those that are.
-    """
-    if train_split is None:
-        train_split = next(iter(splits)) if len(splits) == 1 else "train"
-    if validation_split is None and search:
-        others = [name for name in splits if name != train_split]
-        validation_split = _first_held_out(others)
-    chosen = {"train": _pick(splits, train_split, "train_split")}
-    if validation_split is not None:
-        chosen["validation"] = _pick(splits, validation_split, "validation_split")
-    return train_split, chosen
-
-
-def _first_held_out(names: Iterable[str]) -> str | None:
-    """The first of the names that held-out images usually have."""
-    there = set(names)
-    return next((name for name in _VALIDATION_SPLITS if name in there), None)
-
-
-def _only_split(splits: Mapping[str, Dataset]) -> str:
-    if len(splits) > 1:
-        raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
-    return next(iter(splits))
-
-
-def _pick(splits: Mapping[str, Split], name: str, flag: str) -> Split:
-    if name not in splits:
-        raise ValueError(f"{flag} is {name!r}; the data set has {', '.join(splits)}")
-    return splits[name]
-
-
-def _hold_out(train: Dataset, share: float, seed: int) -> DatasetDict:
-    if share == 0:
-        return DatasetDict({"train": train})
-    if len(train) < 2:
-        raise ValueError(
-            f"there is {len(train)} training image: none to hold out by train_val_split={share}"
-        )
-    halves = train.train_test_split(test_size=max(1, round(share * len(train))), seed=seed)
-    return DatasetDict({"train": halves["train"], "validation": halves["test"]})
 
 
 # columns -----------------------------------------------------------------------------------------

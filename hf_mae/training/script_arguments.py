@@ -13,7 +13,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from ..data.labels import describe_labels, readable_names
+from ..data.class_names import composed, readable_names
+from ..data.labels import describe_labels
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..models.configuration_mae import SIZES, MAEConfig
@@ -262,6 +263,7 @@ class FineTuningModelArguments(BaseModelArguments):
         if "ForImageClassification" not in (saved.architectures or [""])[0]:
             return False
         saved.problem_type = saved.problem_type or SINGLE_LABEL
+        saved.id2label = {number: composed(name) for number, name in saved.id2label.items()}
         for name in ("id2label", "problem_type", "pooling", "head_batch_norm"):
             if getattr(saved, name) != getattr(config, name):
                 logger.warning(
