@@ -321,29 +321,39 @@ def _class_names(inner: Any, lists: Sequence[Sequence], name: str) -> list[str]:
 # of samples and batches --------------------------------------------------------------------------
 
 
-def read_labels(dataset: Dataset) -> list:
-    """Reads the labels of all images: class numbers, lists of these, or values."""
-    return dataset["label"][:]
+def stack_labels(dataset: Dataset) -> torch.Tensor:
+    """Reads the labels of all images.
+
+    Returns:
+        (N,) class numbers; of several labels an image (N, K), whether it has each; or (N,) floats.
+    """
+    rows, feature = dataset["label"][:], dataset.features["label"]
+    if not isinstance(feature, List):
+        return torch.tensor(rows)
+    labels = torch.zeros(len(rows), len(feature.feature.names), dtype=torch.bool)
+    images = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
+    numbers = torch.tensor(list(itertools.chain.from_iterable(rows)), dtype=torch.long)
+    labels[images, numbers] = True
+    return labels
 
 
-def count_labels(labels: Sequence, num_labels: int, part: np.ndarray | None = None) -> np.ndarray:
-    """Counts the images (K,) of each class, or of each of several labels an image.
+def count_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """Counts the images (K,) of each class, or that have each label.
 
     Args:
-        labels: (N,) class numbers, or N lists of label numbers; a number twice counts once.
+        labels: (N,) class numbers, or (N, K); those of images that `has_label` says have none
+            don't count.
         num_labels: K.
-        part: (N,) whether to count an image; by default all.
 
     Example:
 
-    >>> count_labels([[0, 2], [], [2]], num_labels=3)
-    array([1, 0, 2])
+    >>> count_labels(torch.tensor([0, 2, 2]), num_labels=3)
+    tensor([1, 0, 2])
     """
-    images = range(len(labels)) if part is None else np.flatnonzero(part).tolist()
-    chosen = [labels[image] for image in images]
-    if chosen and isinstance(chosen[0], list):
-        chosen = list(itertools.chain.from_iterable(map(set, chosen)))
-    return np.bincount(np.array(chosen, int), minlength=num_labels)
+    labels = labels[has_label(labels)]
+    if labels.ndim == 2:
+        return labels.long().sum(dim=0)
+    return labels.bincount(minlength=num_labels)
 
 
 def describe_labels(feature: Any) -> tuple[str, list[str]]:
@@ -399,6 +409,5 @@ def own_images(batch: Mapping[str, Any]) -> torch.Tensor:
 
 def has_label(labels: torch.Tensor) -> torch.Tensor:
     """Whether (B,) those that `own_labels` returned are labels."""
-    if not labels.is_floating_point():
-        return labels != -100
-    return ~labels.isnan().reshape(len(labels), -1).any(dim=1)
+    known = ~labels.isnan() if labels.is_floating_point() else labels != -100
+    return known.all(dim=1) if known.ndim == 2 else known

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 import datasets
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
 from transformers.utils import logging
 
 from ..models.problem_types import REGRESSION, SINGLE_LABEL
 from .class_names import first_names
-from .labels import count_labels, describe_labels, read_labels
+from .labels import count_labels, describe_labels, stack_labels
 
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
@@ -123,13 +124,15 @@ def hold_out(train: Dataset, share: float, seed: int) -> DatasetDict:
     if problem_type == REGRESSION:
         held_out = np.isin(np.arange(len(train)), order[:total])
     else:
-        labels = read_labels(train)
+        labels = stack_labels(train)
+        counts = count_labels(labels, len(names))
         if problem_type == SINGLE_LABEL:
-            held_out = _hold_out_classes(labels, len(names), total, order)
+            held_out = _hold_out_classes(labels.tolist(), counts.numpy(), total, order)
         else:
-            held_out = _hold_out_lists(labels, len(names), total, order)
-        counts = [count_labels(labels, len(names), part) for part in (~held_out, held_out)]
-        _report(np.array(counts), names, int(held_out.sum()), total)
+            lists = [sorted(set(row)) for row in train["label"][:]]
+            held_out = _hold_out_lists(lists, counts.numpy(), total, order)
+        counts_held_out = count_labels(labels[torch.from_numpy(held_out)], len(names))
+        _report(counts.numpy(), counts_held_out.numpy(), names, int(held_out.sum()), total)
     held_out = held_out[order]
     return DatasetDict(
         {"train": train.select(order[~held_out]), "validation": train.select(order[held_out])}
@@ -137,10 +140,10 @@ def hold_out(train: Dataset, share: float, seed: int) -> DatasetDict:
 
 
 def _hold_out_classes(
-    classes: Sequence[int], num_classes: int, total: int, order: np.ndarray
+    classes: Sequence[int], counts: np.ndarray, total: int, order: np.ndarray
 ) -> np.ndarray:
     """Which (N,) images to hold out: of each class the first ones in this order."""
-    numbers = share_out(count_labels(classes, num_classes), total).tolist()
+    numbers = share_out(counts, total).tolist()
     held_out = np.zeros(len(classes), bool)
     for image in order.tolist():
         numbers[classes[image]] -= 1
@@ -176,7 +179,7 @@ def share_out(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def _hold_out_lists(
-    lists: Sequence[Sequence[int]], num_labels: int, total: int, order: np.ndarray
+    lists: Sequence[Sequence[int]], counts: np.ndarray, total: int, order: np.ndarray
 ) -> np.ndarray:
     """Which (N,) images to hold out, so that each label is in both parts if that can be reached.
 
@@ -184,12 +187,10 @@ def _hold_out_lists(
     then up to its share, then any; of several images the one whose labels still lack the most. No
     image is taken that is the last with one of its labels.
     """
-    lists = [list(dict.fromkeys(row)) for row in lists]
-    counts = count_labels(lists, num_labels)
     shares = np.rint(counts * (total / len(lists)))
-    taken = np.zeros(num_labels, int)
+    taken = np.zeros(len(counts), int)
     held_out = np.zeros(len(lists), bool)
-    images_with: list[list[int]] = [[] for _ in range(num_labels)]
+    images_with: list[list[int]] = [[] for _ in counts]
     for image in order.tolist():
         for label in lists[image]:
             images_with[label].append(image)
@@ -218,20 +219,22 @@ def _hold_out_lists(
     return held_out
 
 
-def _report(counts: np.ndarray, names: Sequence[str], number: int, total: int) -> None:
+def _report(
+    counts: np.ndarray, held_out: np.ndarray, names: Sequence[str], number: int, total: int
+) -> None:
     """Says which labels are in training alone, and whether more or fewer are held out than asked.
 
     Args:
-        counts: (2, K) images of each label in training, and held out.
-        names: (K) of the labels.
+        counts: (K,) images of each label.
+        held_out: (K,) those of them that are held out.
+        names: (K,) of the labels.
         number: Images that are held out.
         total: Those that were asked for.
 
     Raises:
         ValueError: none is.
     """
-    in_all = counts.sum(axis=0)
-    singles = [names[label] for label in np.flatnonzero(in_all == 1)]
+    singles = [names[label] for label in np.flatnonzero(counts == 1)]
     if not number:
         raise ValueError(
             f"no image can be held out, as each has a class to itself ({first_names(singles)}); "
@@ -242,7 +245,7 @@ def _report(counts: np.ndarray, names: Sequence[str], number: int, total: int) -
             f"{len(singles)} of {len(names)} classes have a single image, which stays in training: "
             f"{first_names(singles)}"
         )
-    alone = [names[label] for label in np.flatnonzero((in_all > 1) & (counts[1] == 0))]
+    alone = [names[label] for label in np.flatnonzero((counts > 1) & (held_out == 0))]
     if alone:
         logger.warning(
             f"{len(alone)} of {len(names)} labels have no held-out image, as that would take the "
