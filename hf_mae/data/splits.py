@@ -198,7 +198,7 @@ def _hold_out_lists(
     def surplus(image: int) -> int:
         return sum(taken[label] >= max(1, shares[label]) for label in lists[image])
 
-    def take(images: list[int], number: int) -> None:
+    def take(images: list[int], number: float) -> None:
         free = [image for image in images if not held_out[image]]
         for image in sorted(free, key=surplus):
             if number <= 0:
@@ -234,7 +234,7 @@ def _report(
     Raises:
         ValueError: none is.
     """
-    singles = [names[label] for label in np.flatnonzero(counts == 1)]
+    singles = [names[label] for label in np.flatnonzero(counts == 1).tolist()]
     if not number:
         raise ValueError(
             f"no image can be held out, as each has a class to itself ({first_names(singles)}); "
@@ -245,7 +245,8 @@ def _report(
             f"{len(singles)} of {len(names)} classes have a single image, which stays in training: "
             f"{first_names(singles)}"
         )
-    alone = [names[label] for label in np.flatnonzero((counts > 1) & (held_out == 0))]
+    unheld = np.flatnonzero((counts > 1) & (held_out == 0)).tolist()
+    alone = [names[label] for label in unheld]
     if alone:
         logger.warning(
             f"{len(alone)} of {len(names)} labels have no held-out image, as that would take the "

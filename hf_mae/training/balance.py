@@ -104,11 +104,12 @@ def describe_balance(
         weights = balanced_weights(labels, len(names))
         if labels.ndim == 2:
             weights = weights[:, 1]
-        (low, lightest), (high, heaviest) = weights.min(dim=0), weights.max(dim=0)
+        lightest, heaviest = int(weights.argmin()), int(weights.argmax())
         kind = "images of a class" if labels.ndim == 1 else "images with a label"
         return {
-            "weights": f"{kind} count in the loss by inverse frequency, from {low:.3g} times "
-            f"({names[lightest]}) to {high:.3g} times ({names[heaviest]})"
+            "weights": f"{kind} count in the loss by inverse frequency, from "
+            f"{weights[lightest]:.3g} times ({names[lightest]}) to {weights[heaviest]:.3g} times "
+            f"({names[heaviest]})"
         }
     if args.class_sampling == "balanced":
         counts = count_labels(labels, len(names))

@@ -135,7 +135,9 @@ def _describe_data(trainer: ImageTrainer, data_args: DataArguments) -> str:
 def _describe_labels(trainer: ImageTrainer) -> dict[str, str]:
     """Describes a classifier's labels, of the training part, and how classes are balanced."""
     args, config = trainer.args, trainer.model.config
-    labels = trainer.train_dataset.all_labels() if isinstance(args, ClassifierArguments) else None
+    if not isinstance(args, ClassifierArguments):
+        return {}
+    labels = trainer.train_dataset.all_labels()
     if labels is None:
         return {}
     names = [config.id2label[number] for number in range(config.num_labels)]

@@ -259,7 +259,7 @@ class FineTuningModelArguments(BaseModelArguments):
         """Whether model_name_or_path is a classifier with the head of this configuration."""
         if not self.model_name_or_path:
             return False
-        saved = load_config(self.model_name_or_path)
+        saved: Any = load_config(self.model_name_or_path)
         if "ForImageClassification" not in (saved.architectures or [""])[0]:
             return False
         saved.problem_type = saved.problem_type or SINGLE_LABEL
