@@ -239,9 +239,11 @@ class PairMixing:
 
 
 def _blend(values: torch.Tensor, shares: torch.Tensor | None) -> torch.Tensor:
-    """Values (B, …) and their neighbours' in a pair, each times its share (B, 2)."""
+    """Values (B,) or (B, K) and their neighbours' in a pair, each times its share (B, 2)."""
     if shares is None:
         return values
     neighbours = values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-    own, other = (share.view(-1, *[1] * (values.ndim - 1)) for share in shares.unbind(1))
+    own, other = shares.unbind(dim=1)  # (B,)
+    if values.ndim == 2:
+        own, other = own.unsqueeze(1), other.unsqueeze(1)  # (B, 1)
     return values * own + neighbours * other

@@ -262,7 +262,7 @@ def _unify_lists(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     feature = _class_feature(names, first_name)
     unified = {}
     for name, split in splits.items():
-        named = [[composed(str(value)) for value in row] for row in lists[name]]
+        named = [list(map(composed, map(str, row))) for row in lists[name]]
         _check_known(set(itertools.chain.from_iterable(named)), feature, name)
         numbers = [feature.str2int(row) if row else [] for row in named]
         unified[name] = _with_labels(split, numbers, List(feature))

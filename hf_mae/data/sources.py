@@ -67,7 +67,8 @@ def load_image_dataset(
             an image, a number or a name; of lists of these, for several labels an image; or of
             floats, to predict. Or several columns of 0 and 1, one a label.
         train_val_split: Share of the training images to hold out if there is no validation split; 0
-            for none.
+            for none. With `labels` every class of at least two images is in both parts, even if
+            that takes more than the share; else they are chosen at random.
         seed: Decides which are held out.
         labels: Whether to load labels. Of image folders, the first folder on the way to an image is
             its class.

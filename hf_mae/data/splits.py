@@ -211,11 +211,11 @@ def _hold_out_lists(
 
     rarest_first = np.argsort(counts, kind="stable")
     for label in rarest_first:
-        take(images_with[label], 1 - taken[label])
+        take(images_with[label], 1 - int(taken[label]))
     for label in rarest_first:
-        room = total - held_out.sum()
-        take(images_with[label], min(room, shares[label] - taken[label]))
-    take(order.tolist(), total - held_out.sum())
+        room = total - int(held_out.sum())
+        take(images_with[label], min(room, float(shares[label] - taken[label])))
+    take(order.tolist(), total - int(held_out.sum()))
     return held_out
 
 
@@ -234,7 +234,7 @@ def _report(
     Raises:
         ValueError: none is.
     """
-    singles = [names[label] for label in np.flatnonzero(counts == 1).tolist()]
+    singles = [name for name, count in zip(names, counts) if count == 1]
     if not number:
         raise ValueError(
             f"no image can be held out, as each has a class to itself ({first_names(singles)}); "
@@ -245,8 +245,7 @@ def _report(
             f"{len(singles)} of {len(names)} classes have a single image, which stays in training: "
             f"{first_names(singles)}"
         )
-    unheld = np.flatnonzero((counts > 1) & (held_out == 0)).tolist()
-    alone = [names[label] for label in unheld]
+    alone = [name for name, in_all, out in zip(names, counts, held_out) if in_all > 1 and not out]
     if alone:
         logger.warning(
             f"{len(alone)} of {len(names)} labels have no held-out image, as that would take the "
