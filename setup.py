@@ -27,6 +27,7 @@ setup(
         "pillow>=12.0",
         "timm>=1.0.20",
         "scikit-learn>=1.7",  # the embedded digits
+        "scipy>=1.15",  # confidence intervals
         "matplotlib>=3.10",  # panels
         "tensorboard>=2.20",  # training curves
         "pyyaml>=6.0",  # recipes

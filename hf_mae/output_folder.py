@@ -24,6 +24,7 @@ PANEL_FILE = "reconstructions.png"
 CURVES_FILE = "curves.png"
 BAD_IMAGES_FILE = "bad_images.tsv"
 STREAM_FILE = "stream.json"  # of a checkpoint
+BALANCE_FILE = "class_balance.json"  # of a checkpoint, where classes are weighted or sampled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_mae import ImageSamples, load_classifier, load_evaluation_dataset
+from hf_mae.data.class_names import match_classes
 from hf_mae.data.folders import describe_left_out
-from hf_mae.data.labels import describe_labels, has_label, match_classes, own_labels
+from hf_mae.data.labels import describe_labels, has_label, own_labels
 from hf_mae.data.samples import collate
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
@@ -33,7 +34,14 @@ from hf_mae.file_names import print_any_name
 from hf_mae.inference import finite
 from hf_mae.models.loading import num_channels
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
-from hf_mae.training.metrics import format_result, measure, result_name
+from hf_mae.training.metrics import (
+    accuracy_interval,
+    describe_doubts,
+    format_result,
+    largest_share,
+    measure,
+    result_name,
+)
 from hf_mae.versions import PACKAGES, hardware, version
 
 
@@ -164,13 +172,26 @@ def evaluate(
     config: Any = model.config
     problem_type = config.problem_type or SINGLE_LABEL
     names = [config.id2label[number] for number in range(config.num_labels)]
+    metrics = measure(problem_type, logits, labels, names)
     return {
-        **measure(problem_type, logits, labels, names),
+        **metrics,
+        **judge(metrics, labels),
         "n": len(logits),
         "bad_images": len(samples) - len(logits),
         "seconds": round(seconds, 2),
         "images_per_second": round(len(samples) / seconds, 1),
     }
+
+
+def judge(metrics: dict[str, float], labels: torch.Tensor) -> dict[str, Any]:
+    """Says how far the metrics can be trusted."""
+    found: dict[str, Any] = {}
+    accuracy = metrics.get("top1_accuracy")
+    if accuracy is not None:
+        found["top1_interval_95"] = accuracy_interval(accuracy, len(labels))
+        found["largest_class_share"] = largest_share(labels)
+    by_name = {result_name(metric) or metric: value for metric, value in metrics.items()}
+    return {**found, "doubts": describe_doubts(by_name, labels)}
 
 
 def to_models_numbers(
@@ -189,7 +210,9 @@ def to_models_numbers(
 def print_results(results: dict[str, Any], left_out: str | None) -> None:
     for name, value in results.items():
         if result_name(name):
-            print(f"{name:14} {format_result(name, value)}")
+            print(f"{name:17} {format_result(name, value)}")
+    for doubt in results["doubts"]:
+        print(doubt)
     images = f"{results['n']:,} images"
     if results["split"]:
         images += f" of the split {results['split']}"

@@ -27,6 +27,8 @@ from hf_mae.training import (
     DataArguments,
     LinearProbeModelArguments,
     describe_classifier,
+    describe_method,
+    find_doubts,
     leave_together,
     load_labelled_images,
     parse_recipe_and_flags,
@@ -69,13 +71,14 @@ def main() -> None:
         metrics = train_and_evaluate(trainer, checkpoint)
 
     if trainer.is_world_process_zero():
-        method = METHOD_CACHED if args.cache_features else METHOD
+        method = describe_method(METHOD_CACHED if args.cache_features else METHOD, args)
         results = select_results(metrics)
-        facts = {"results": results, "method": method}
+        doubts = find_doubts(trainer, results)
+        facts = {"results": results, "doubts": doubts, "method": method}
         facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
         facts |= {"label_columns": data_args.label_column or []}
         write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
-        print_results(trainer, results, method)
+        print_results(trainer, results, method, doubts)
     leave_together(trainer)
 
 

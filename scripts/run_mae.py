@@ -31,6 +31,7 @@ from hf_mae.output_folder import PANEL_FILE, resume_point
 from hf_mae.training import (
     ModelArguments,
     StreamArguments,
+    find_doubts,
     leave_together,
     parse_recipe_and_flags,
     print_plan,
@@ -65,9 +66,12 @@ def main() -> None:
     if trainer.is_world_process_zero():
         losses = select_losses(metrics)
         knn_accuracy = metrics.get("eval_knn_accuracy")
-        facts = {"results": losses, "knn_accuracy": knn_accuracy}
+        doubts = []
+        if knn_accuracy is not None:
+            doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
+        facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
         write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
-        print_losses(trainer, losses, knn_accuracy)
+        print_losses(trainer, losses, knn_accuracy, doubts)
     leave_together(trainer)
 
 
@@ -176,7 +180,12 @@ def select_losses(metrics: dict[str, float]) -> dict[str, float]:
     return {name: metrics[key] for name, key in names.items()} if metrics else {}
 
 
-def print_losses(trainer: MAETrainer, losses: dict[str, float], knn_accuracy: float | None) -> None:
+def print_losses(
+    trainer: MAETrainer,
+    losses: dict[str, float],
+    knn_accuracy: float | None,
+    doubts: list[str],
+) -> None:
     """Prints the losses beside the baselines', and the k-NN accuracy if there is one."""
     if not losses:
         print_result(trainer, [])
@@ -188,6 +197,7 @@ def print_losses(trainer: MAETrainer, losses: dict[str, float], knn_accuracy: fl
         lines.append(f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}")
     if knn_accuracy is not None:
         lines.append(f"{'k-NN accuracy of the features':34} {knn_accuracy:13.2%}")
+    lines += doubts
     print_result(trainer, lines, reconstructions=Path(str(trainer.args.output_dir), PANEL_FILE))
 
 

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
-from hf_mae.data.labels import match_classes
+from hf_mae.data.class_names import match_classes
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.inference import predict
 from hf_mae.models.loading import load_classifier
@@ -140,7 +140,7 @@ def test_broken_weights_predict_nothing(tmp_path, photos):
 def test_imagenets_spellings_are_one():
     from timm.data import ImageNetInfo
 
-    from hf_mae.data.labels import readable_names
+    from hf_mae.data.class_names import readable_names
 
     synsets = ImageNetInfo().label_names()
     ours = dict(enumerate(readable_names(synsets)))

@@ -16,7 +16,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 from transformers import ViTMAEConfig
 
-from ..data.labels import readable_names
+from ..data.class_names import readable_names
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.key_names import (
     FACEBOOK_RENAMES,

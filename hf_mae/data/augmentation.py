@@ -182,21 +182,55 @@ class PairMixing:
         Raises:
             ValueError: B is odd.
         """
-        targets = self._smooth(labels)
+        images, shares = self._mix_images(pixel_values, mix_seed)
+        return images, _blend(self._smooth(labels), shares)
+
+    def weighted(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        mix_seed: Sequence[int],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mixes a batch whose labels count differently in the loss.
+
+        The loss of a mixed image is the sum of the losses by its two labels, each smoothed, times
+        their shares; here each part has the weight of its own label as well. Weights of classes
+        applied to the mixed and smoothed target itself would pull every image to the rare classes,
+        over which smoothing spreads a little of every label.
+
+        Args:
+            pixel_values, labels, mix_seed: As for calling it.
+            weights: Of each label, (B,) or of several an image (B, num_labels).
+
+        Returns:
+            Mixed pixel_values (B, C, H, W), targets (B, num_labels), and weights as those given:
+            the loss by these targets, times these weights, is that sum.
+
+        Raises:
+            ValueError: B is odd.
+        """
+        images, shares = self._mix_images(pixel_values, mix_seed)
+        of_targets = weights if weights.ndim == 2 else weights.unsqueeze(1)  # (B, K or 1)
+        targets = _blend(self._smooth(labels) * of_targets, shares) / _blend(of_targets, shares)
+        return images, targets, _blend(weights, shares)
+
+    def _mix_images(
+        self, pixel_values: torch.Tensor, mix_seed: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mixes images; returns them and the shares (B, 2) of an image and of its neighbour."""
         if self.mix is None:
-            return pixel_values, targets
-        if len(labels) % 2:
-            raise ValueError(f"mixup and cutmix mix pairs: a batch of {len(labels)} is odd")
-        images, mixed_targets = [], []
-        both = torch.arange(2, device=labels.device)
-        for first in range(0, len(labels), 2):
-            pair = slice(first, first + 2)
+            return pixel_values, None
+        if len(pixel_values) % 2:
+            raise ValueError(f"mixup and cutmix mix pairs: a batch of {len(pixel_values)} is odd")
+        images, all_shares = [], []
+        both = torch.arange(2, device=pixel_values.device)
+        for first in range(0, len(pixel_values), 2):
             with global_generators(np.random.default_rng(mix_seed[first])):
-                mixed, shares = self.mix(pixel_values[pair].clone(), both)
+                mixed, shares = self.mix(pixel_values[first : first + 2].clone(), both)
             images.append(mixed)
-            own, other = shares[0]
-            mixed_targets.append(targets[pair] * own + targets[pair].flip(0) * other)
-        return torch.cat(images), torch.cat(mixed_targets)
+            all_shares.append(shares[:1].expand(2, 2))
+        return torch.cat(images), torch.cat(all_shares)
 
     def _smooth(self, labels: torch.Tensor) -> torch.Tensor:
         """The targets (B, num_labels) of unmixed images."""
@@ -204,3 +238,14 @@ class PairMixing:
             labels = F.one_hot(labels, self.num_labels)
         spread = self.label_smoothing / self.answers
         return labels.float() * (1 - self.label_smoothing) + spread
+
+
+def _blend(values: torch.Tensor, shares: torch.Tensor | None) -> torch.Tensor:
+    """Values (B,) or (B, K) and their neighbours' in a pair, each times its share (B, 2)."""
+    if shares is None:
+        return values
+    neighbours = values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    own, other = shares.unbind(dim=1)  # (B,)
+    if values.ndim == 2:
+        own, other = own.unsqueeze(1), other.unsqueeze(1)  # (B, 1)
+    return values * own + neighbours * other

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Labels of images: where they are found, and how those of a model and of a data set match.
+"""Labels of images: where they are found, one numbering of them, and those of a batch.
 
 A column `label` is a `ClassLabel` of one class an image, a `List(ClassLabel)` of several labels an
 image, or a float: the three problem types of `models/problem_types.py`.
@@ -8,7 +8,6 @@ image, or a float: the three problem types of `models/problem_types.py`.
 import itertools
 import math
 import os
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
-from timm.data.imagenet_info import ImageNetInfo
 from transformers.utils import logging
 
 from ..models.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .class_names import composed, first_names, merge_forms
 
 
 logger = logging.get_logger(__name__)
@@ -53,8 +52,9 @@ def label_files(folder: Path, files: Sequence[str], flag: str) -> tuple[list[int
             f"{flag} {folder} holds {len(loose)} images that lie in no class, as {loose[0]}; each "
             f"class needs a folder of its own. In it there is {list_entries(folder)}{hint}"
         )
-    classes = sorted({way[0] for way in ways})
-    numbers = {name: number for number, name in enumerate(classes)}
+    folders = sorted({way[0] for way in ways})
+    classes = sorted(merge_forms(folders, f"folders of {flag} {folder}"))
+    numbers = {name: classes.index(composed(name)) for name in folders}
     return [numbers[way[0]] for way in ways], ClassLabel(names=classes)
 
 
@@ -79,6 +79,8 @@ def find_label_columns(features: Features, columns: Sequence[str] | None) -> lis
         if not found:
             found = [name for name in features if name.lower() in _LABEL_COLUMNS]
         columns = [the_only_column(found, "labels", "label_column", features)]
+    forms = {composed(name): name for name in features}
+    columns = [forms.get(composed(column), column) for column in columns]
     for column in columns:
         if column not in features:
             raise ValueError(f"label_column is {column!r}; the data set has {', '.join(features)}")
@@ -90,7 +92,7 @@ def find_label_columns(features: Features, columns: Sequence[str] | None) -> lis
             "image, a whole number or a name; a list of these; or a float to predict. Several "
             "columns of 0 and 1 are several labels an image"
         )
-    return list(columns)
+    return columns
 
 
 def _holds_classes(feature: Any) -> bool:
@@ -190,10 +192,17 @@ def unify_labels(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     if problem_type == MULTI_LABEL:
         return _unify_lists(splits)
     feature = first.features["label"]
-    if not isinstance(feature, ClassLabel):
+    if isinstance(feature, ClassLabel):
+        names = feature.names
+    else:
         classes = {value for value in first.unique("label") if value is not None}
-        feature = ClassLabel(names=[str(value) for value in sorted(classes)])
+        names = [str(value) for value in sorted(classes)]
+    feature = _class_feature(names, first_name)
     return {name: _renumber(split, feature, name) for name, split in splits.items()}
+
+
+def _class_feature(names: Sequence[str], split: str) -> ClassLabel:
+    return ClassLabel(names=merge_forms(names, f"classes of the {split} split"))
 
 
 def _renumber(split: Dataset, feature: ClassLabel, name: str) -> Dataset:
@@ -206,7 +215,7 @@ def _renumber(split: Dataset, feature: ClassLabel, name: str) -> Dataset:
         if own.names == feature.names:
             return split
         values = own.int2str(values)
-    values = [str(value) for value in values]
+    values = [composed(str(value)) for value in values]
     _check_known(values, feature, name)
     return _with_labels(split, [feature.str2int(value) for value in values], feature)
 
@@ -216,7 +225,7 @@ def _check_known(values: Collection[str], feature: ClassLabel, name: str) -> Non
     if unknown:
         raise ValueError(
             f"the {name} split has {len(unknown)} classes that training hasn't, as {unknown[0]!r}; "
-            f"it has {_first_names(feature.names)}"
+            f"it has {first_names(feature.names)}"
         )
 
 
@@ -250,10 +259,10 @@ def _unify_lists(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
         lists = {name: _switched_on(values, width, name) for name, values in lists.items()}
     else:
         names = _class_names(first.features["label"].feature, lists[first_name], first_name)
-    feature = ClassLabel(names=names)
+    feature = _class_feature(names, first_name)
     unified = {}
     for name, split in splits.items():
-        named = [list(map(str, row)) for row in lists[name]]
+        named = [list(map(composed, map(str, row))) for row in lists[name]]
         _check_known(set(itertools.chain.from_iterable(named)), feature, name)
         numbers = [feature.str2int(row) if row else [] for row in named]
         unified[name] = _with_labels(split, numbers, List(feature))
@@ -312,6 +321,41 @@ def _class_names(inner: Any, lists: Sequence[Sequence], name: str) -> list[str]:
 # of samples and batches --------------------------------------------------------------------------
 
 
+def stack_labels(dataset: Dataset) -> torch.Tensor:
+    """Reads the labels of all images.
+
+    Returns:
+        (N,) class numbers; of several labels an image (N, K), whether it has each; or (N,) floats.
+    """
+    rows, feature = dataset["label"][:], dataset.features["label"]
+    if not isinstance(feature, List):
+        return torch.tensor(rows)
+    labels = torch.zeros(len(rows), len(feature.feature.names), dtype=torch.bool)
+    images = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(row) for row in rows]))
+    numbers = torch.tensor(list(itertools.chain.from_iterable(rows)), dtype=torch.long)
+    labels[images, numbers] = True
+    return labels
+
+
+def count_labels(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """Counts the images (K,) of each class, or that have each label.
+
+    Args:
+        labels: (N,) class numbers, or (N, K); those of images that `has_label` says have none
+            don't count.
+        num_labels: K.
+
+    Example:
+
+    >>> count_labels(torch.tensor([0, 2, 2]), num_labels=3)
+    tensor([1, 0, 2])
+    """
+    labels = labels[has_label(labels)]
+    if labels.ndim == 2:
+        return labels.long().sum(dim=0)
+    return labels.bincount(minlength=num_labels)
+
+
 def describe_labels(feature: Any) -> tuple[str, list[str]]:
     """Says of a column `label` its problem type and the names of its classes.
 
@@ -365,83 +409,5 @@ def own_images(batch: Mapping[str, Any]) -> torch.Tensor:
 
 def has_label(labels: torch.Tensor) -> torch.Tensor:
     """Whether (B,) those that `own_labels` returned are labels."""
-    if not labels.is_floating_point():
-        return labels != -100
-    return ~labels.isnan().reshape(len(labels), -1).any(dim=1)
-
-
-def _first_names(names: Sequence[str]) -> str:
-    more = ", …" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
-
-
-# of a model and of a data set --------------------------------------------------------------------
-
-
-def readable_names(names: Sequence[str]) -> list[str]:
-    """Class names for people: ImageNet's where all are WordNet numbers, else as they are.
-
-    Example:
-
-    >>> readable_names(["n01440764", "n03126707"])
-    ['tench, Tinca tinca', 'crane (n03126707)']
-    """
-    known = ImageNetInfo()
-    try:
-        readable = [known.label_name_to_description(name) for name in names]
-    except KeyError:
-        return list(names)
-    # two of ImageNet's classes are called crane, and would become one
-    count = Counter(known.label_descriptions())
-    return [text if count[text] < 2 else f"{text} ({name})" for text, name in zip(readable, names)]
-
-
-def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> list[int]:
-    """Finds the number that a model has for each class of a data set, by name.
-
-    Their orders may differ. A model without names is taken to have the data set's order.
-
-    Args:
-        names: Class names of the data set, in its order.
-        id2label: Number → name, of the model.
-
-    Returns:
-        A number a name.
-
-    Raises:
-        ValueError: the model doesn't know a class.
-
-    Example:
-
-    >>> match_classes(["cat", "dog"], {0: "dog", 1: "cat", 2: "cow"})
-    [1, 0]
-    """
-    labels = [id2label[number] for number in sorted(id2label)]
-    unnamed = [f"LABEL_{number}" for number in range(len(labels))]
-    if labels == unnamed and len(names) == len(labels):
-        return list(range(len(names)))
-    count = Counter(labels)
-    label2id = {label: number for number, label in enumerate(labels) if count[label] == 1}
-    for spelling in (names, readable_names(names)):
-        numbers = [label2id.get(name) for name in spelling]
-        if len(names) == len(labels) == 1000:
-            numbers = _fill_imagenet_gaps(numbers)
-        known = [number for number in numbers if number is not None]
-        if len(known) == len(names):
-            return known
-    unknown = [name for name in names if name not in label2id]
-    raise ValueError(
-        f"the model doesn't know {len(unknown)} of the data set's {len(names)} classes, as "
-        f"{unknown[0]!r}; it knows {_first_names(labels)}"
-    )
-
-
-def _fill_imagenet_gaps(numbers: list[int | None]) -> list[int | None]:
-    """Gives classes that have no number their own place, if they are few and it is free.
-
-    A few of ImageNet's thousand names are spelt in several ways; its order is the same everywhere.
-    """
-    missing = [place for place, number in enumerate(numbers) if number is None]
-    if len(missing) >= 100 or set(missing) & set(numbers):
-        return numbers
-    return [place if number is None else number for place, number in enumerate(numbers)]
+    known = ~labels.isnan() if labels.is_floating_point() else labels != -100
+    return known.all(dim=1) if known.ndim == 2 else known

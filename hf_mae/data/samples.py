@@ -22,12 +22,13 @@ from ..errors import BadImageError, ImageDecodeError
 from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
-from .labels import label_tensor
+from .labels import label_tensor, stack_labels
 from .resolution import ResolutionSchedule
 from .transforms import Sample
 
 
 MAX_REPLACEMENTS = 100
+_EPOCHS = 2**20  # more than any run has
 _ROWS = 8  # that are fetched at once; few, as their bytes may be large photographs
 
 Batch = dict[str, Any]
@@ -44,6 +45,7 @@ class BatchShape:
         num_processes: Processes that train together.
         num_workers: Worker processes that load for each of them; 0 if it loads by itself.
         seed: Seed of the run.
+        balanced: Whether every class comes equally often.
 
     Example:
 
@@ -56,6 +58,7 @@ class BatchShape:
     num_processes: int
     num_workers: int
     seed: int
+    balanced: bool = False
 
     @property
     def total_batch_size(self) -> int:
@@ -99,6 +102,55 @@ class EpochSampler(Sampler[int]):
         yield from (first[:, None] + np.arange(crops)).ravel().tolist()
 
 
+class BalancedSampler(Sampler[int]):
+    """The sample numbers of one epoch, in which every class comes equally often.
+
+    Each class that has images gets the same number of places, to within one. It fills them with its
+    images in an order that follows from (seed, epoch), over and over again where they are few; of
+    many it leaves some out, others in each epoch. What an image becomes when it comes again in an
+    epoch is another sample: its number is that of an epoch which no run reaches.
+
+    Args:
+        classes: (N,) the class number of each image.
+        seed: Decides the order.
+        num_samples: Samples in an epoch (whole batches).
+
+    Attributes:
+        epoch: The epoch to go through next; settable.
+
+    Example:
+
+    >>> sampler = BalancedSampler(torch.tensor([0, 0, 0, 0, 0, 1]), seed=0, num_samples=6)
+    >>> sorted(number % 6 for number in sampler)[-3:]
+    [5, 5, 5]
+    """
+
+    def __init__(self, classes: torch.Tensor, seed: int, num_samples: int):
+        counts = np.bincount(classes.numpy())
+        by_class = np.argsort(classes.numpy(), kind="stable")
+        self.images = np.split(by_class, counts.cumsum()[:-1])  # of each class
+        self.images = [images for images in self.images if len(images)]
+        self.length = len(classes)
+        self.seed = seed
+        self.num_samples = num_samples
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        places, more = divmod(self.num_samples, len(self.images))
+        gets_more = rng.permutation(len(self.images)) < more
+        numbers = []
+        for images, one_more in zip(self.images, gets_more):
+            place = np.arange(places + one_more)
+            repeat, which = np.divmod(place, len(images))
+            epoch = self.epoch + repeat * _EPOCHS
+            numbers.append(epoch * self.length + rng.permutation(images)[which])
+        yield from rng.permutation(np.concatenate(numbers)).tolist()
+
+
 class Samples(Dataset, abc.ABC):
     """What a trainer asks of a data set: its order, and what a resumed run has to know of it.
 
@@ -127,9 +179,32 @@ class Samples(Dataset, abc.ABC):
         return updates
 
     def sampler(self, shape: BatchShape) -> Sampler[int]:
-        """Makes the sampler of a run, whose attribute `epoch` says which epoch comes next."""
+        """Makes the sampler of a run, whose attribute `epoch` says which epoch comes next.
+
+        Raises:
+            ValueError: there is no whole batch; or classes are to be balanced, and there isn't one
+                an image, or several samples are made of it.
+        """
         num_samples = self.updates_per_epoch(shape) * shape.total_batch_size
+        if shape.balanced:
+            return BalancedSampler(self._classes(), shape.seed, num_samples)
         return EpochSampler(len(self), shape.seed, num_samples, self.crops_per_image)
+
+    def all_labels(self) -> torch.Tensor | None:
+        """Reads the labels of all images, as `stack_labels` does; None if there are none."""
+        return None
+
+    def _classes(self) -> torch.Tensor:
+        """The class number (N,) of each image, for classes to be balanced."""
+        labels = self.all_labels()
+        if labels is None or labels.ndim == 2 or labels.is_floating_point():
+            raise ValueError("class_sampling needs labels of one class an image")
+        if self.crops_per_image > 1:
+            raise ValueError(
+                f"class_sampling needs one sample an image; crops_per_image is "
+                f"{self.crops_per_image}"
+            )
+        return labels
 
     def record(self, batch: Batch) -> None:
         """Takes out of a training batch what the data set wants to remember."""
@@ -218,6 +293,12 @@ class ImageSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def all_labels(self) -> torch.Tensor | None:
+        """Reads the labels of all images, as `stack_labels` does; None if there are none."""
+        if "label" not in (self.dataset.features or {}):
+            return None
+        return stack_labels(self.dataset)
 
     def __getitem__(self, number: int) -> Sample:
         return self.__getitems__([number])[0]
@@ -354,6 +435,10 @@ class FeatureSamples(Samples):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def all_labels(self) -> torch.Tensor:
+        """Gives the labels of all images."""
+        return self.labels
 
     def __getitem__(self, number: int) -> Batch:
         return self.__getitems__([number])

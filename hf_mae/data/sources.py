@@ -4,9 +4,9 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,10 +20,10 @@ from ..file_names import find_file, printable
 from .data_files import can_be_read, load_by_datasets, load_local
 from .folders import load_image_folder
 from .labels import find_label_columns, take_labels, the_only_column, unify_labels
+from .splits import choose_splits, first_held_out, hold_out, only_split, pick_split
 from .tables import plain_feature
 
 
-_VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _ROWS_TO_CHECK = 20  # whether their files are there
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 # of paths, where no column is called so
@@ -33,7 +33,6 @@ _PATH_COLUMNS = (
 )
 
 logger = logging.get_logger(__name__)
-Split = TypeVar("Split", Dataset, datasets.IterableDataset)
 
 
 @contextlib.contextmanager
@@ -77,7 +76,8 @@ def load_image_dataset(
             an image, a number or a name; of lists of these, for several labels an image; or of
             floats, to predict. Or several columns of 0 and 1, one a label.
         train_val_split: Share of the training images to hold out if there is no validation split; 0
-            for none.
+            for none. With `labels` every class of at least two images is in both parts, even if
+            that takes more than the share; else they are chosen at random.
         seed: Decides which are held out.
         labels: Whether to load labels. Of image folders, the first folder on the way to an image is
             its class.
@@ -117,7 +117,7 @@ def load_image_dataset(
         chosen = unify_labels(chosen)
     if "validation" in chosen:
         return DatasetDict({**chosen})
-    return _hold_out(chosen["train"], train_val_split, seed)
+    return hold_out(chosen["train"], train_val_split, seed)
 
 
 @_nothing_written_beside_the_input()
@@ -164,8 +164,8 @@ def load_evaluation_dataset(
 
     splits = _load_named(dataset_name, dataset_config, True, image_column, label_column)
     if split is None:
-        split = _first_held_out(splits) or _only_split(splits)
-    dataset = _pick(splits, split, "split")
+        split = first_held_out(splits) or only_split(splits)
+    dataset = pick_split(splits, split, "split")
     dataset = _standard_columns(dataset, image_column, label_column, labels=True)
     return unify_labels({split: dataset})[split], split
 
@@ -196,7 +196,7 @@ def _load_held_out_folder(
 ) -> Dataset:
     """Loads a folder of held-out images: of several splits the one that usually is."""
     splits = load_image_folder(folder, "validation_dir", labels, _listed(label_column))
-    held_out = splits[_first_held_out(splits) or _only_split(splits)]
+    held_out = splits[first_held_out(splits) or only_split(splits)]
     by_folder = set(held_out.features) == {"image", "label"}
     return _standard_columns(held_out, None, None if by_folder else label_column, labels)
 
@@ -250,69 +250,6 @@ def _load_digits() -> Dataset:
     names = [str(name) for name in digits.target_names]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": files, "label": digits.target.tolist()}, features=features)
-
-
-# splits ------------------------------------------------------------------------------------------
-
-
-def choose_splits(
-    splits: Mapping[str, Split],
-    train_split: str | None,
-    validation_split: str | None,
-    search: bool = True,
-) -> tuple[str, dict[str, Split]]:
-    """Chooses what to train on and what to hold out of a data set's splits.
-
-    Args:
-        splits: Name → split.
-        train_split: Name; by default `train`, or the only one.
-        validation_split: Name; by default the first of validation, val, valid, test.
-        search: Whether to look for that.
-
-    Returns:
-        Name of the training split, and {"train": split, "validation": split, if any}.
-
-    Raises:
-        ValueError: there is no such split; the message lists those that are.
-    """
-    if train_split is None:
-        train_split = next(iter(splits)) if len(splits) == 1 else "train"
-    if validation_split is None and search:
-        others = [name for name in splits if name != train_split]
-        validation_split = _first_held_out(others)
-    chosen = {"train": _pick(splits, train_split, "train_split")}
-    if validation_split is not None:
-        chosen["validation"] = _pick(splits, validation_split, "validation_split")
-    return train_split, chosen
-
-
-def _first_held_out(names: Iterable[str]) -> str | None:
-    """The first of the names that held-out images usually have."""
-    there = set(names)
-    return next((name for name in _VALIDATION_SPLITS if name in there), None)
-
-
-def _only_split(splits: Mapping[str, Dataset]) -> str:
-    if len(splits) > 1:
-        raise ValueError(f"the data set has {', '.join(splits)}; name one by split")
-    return next(iter(splits))
-
-
-def _pick(splits: Mapping[str, Split], name: str, flag: str) -> Split:
-    if name not in splits:
-        raise ValueError(f"{flag} is {name!r}; the data set has {', '.join(splits)}")
-    return splits[name]
-
-
-def _hold_out(train: Dataset, share: float, seed: int) -> DatasetDict:
-    if share == 0:
-        return DatasetDict({"train": train})
-    if len(train) < 2:
-        raise ValueError(
-            f"there is {len(train)} training image: none to hold out by train_val_split={share}"
-        )
-    halves = train.train_test_split(test_size=max(1, round(share * len(train))), seed=seed)
-    return DatasetDict({"train": halves["train"], "validation": halves["test"]})
 
 
 # columns -----------------------------------------------------------------------------------------

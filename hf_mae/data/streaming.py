@@ -35,7 +35,8 @@ from .samples import (
     Transform,
     too_few_images,
 )
-from .sources import choose_splits, find_image_column
+from .sources import find_image_column
+from .splits import choose_splits
 
 
 HELD_OUT_ROWS = 1000

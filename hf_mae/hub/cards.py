@@ -192,6 +192,7 @@ class TrainingCard(Card):
         versions: Of the packages that it ran with.
         command: What repeats it.
         results: Name → value, on held-out images; empty without them.
+        doubts: How far they can be trusted, where that isn't far, in sentences.
         pictures: Files of the folder that the card shows, of `CURVES_FILE` and `PANEL_FILE`.
     """
 
@@ -209,6 +210,7 @@ class TrainingCard(Card):
     versions: str
     command: str
     results: dict[str, float] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
 
     @property

@@ -37,30 +37,39 @@ def find_problem_type(labels: Tensor, num_labels: int) -> str:
     return SINGLE_LABEL
 
 
-def classification_loss(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
+def classification_loss(
+    logits: Tensor, labels: Tensor, problem_type: str, weights: Tensor | None = None
+) -> Tensor:
     """Computes the mean loss (a scalar) of logits (B, K), in float32.
 
     Args:
         logits: (B, K).
         labels: As in the table above.
         problem_type: One of the three.
+        weights: What each loss counts in the mean, (B,) of an image's or (B, K) of a label's.
 
     Raises:
         ValueError: the labels have another shape.
     """
     logits = logits.float()
+    reduction = "mean" if weights is None else "none"
+    losses = _losses(logits, labels, problem_type, reduction)
+    return losses if weights is None else (losses * weights).mean()
+
+
+def _losses(logits: Tensor, labels: Tensor, problem_type: str, reduction: str) -> Tensor:
     if problem_type == SINGLE_LABEL and not labels.is_floating_point():
         _check_shape(labels, (), problem_type)
-        return F.cross_entropy(logits, labels.long())
+        return F.cross_entropy(logits, labels.long(), reduction=reduction)
     if problem_type == REGRESSION and logits.shape[1] == 1 and labels.ndim == 1:
         labels = labels.unsqueeze(1)  # (B, 1)
     _check_shape(labels, tuple(logits.shape[1:]), problem_type)
     labels = labels.float()
     if problem_type == SINGLE_LABEL:
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels, reduction=reduction)
     if problem_type == MULTI_LABEL:
-        return F.binary_cross_entropy_with_logits(logits, labels)
-    return F.mse_loss(logits, labels)
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction=reduction)
+    return F.mse_loss(logits, labels, reduction=reduction)
 
 
 def _check_shape(labels: Tensor, row: tuple[int, ...], problem_type: str) -> None:

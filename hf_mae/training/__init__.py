@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     from .arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
+    from .balance import describe_method
     from .classification import FineTuningTrainer, LinearProbeTrainer
     from .metrics import TopKAccuracy
     from .pretraining import MAETrainer
     from .recipes import parse_recipe_and_flags
     from .run import (
         describe_classifier,
+        find_doubts,
         leave_together,
         load_labelled_images,
         print_plan,
@@ -50,6 +52,8 @@ _LAZY = {
     "StreamArguments": ".script_arguments",
     "TopKAccuracy": ".metrics",
     "describe_classifier": ".run",
+    "describe_method": ".balance",
+    "find_doubts": ".run",
     "leave_together": ".run",
     "load_labelled_images": ".run",
     "parse_recipe_and_flags": ".recipes",
@@ -76,6 +80,8 @@ __all__ = [
     "StreamArguments",
     "TopKAccuracy",
     "describe_classifier",
+    "describe_method",
+    "find_doubts",
     "leave_together",
     "load_labelled_images",
     "parse_recipe_and_flags",

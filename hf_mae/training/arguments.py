@@ -18,6 +18,7 @@ from .optimization import scaled_learning_rate
 
 # where to log: a dependency of ours, and those that transformers doesn't list if installed
 _NOT_LISTED = ("tensorboard", "azure_ml", "flyte")
+_BALANCES = ("none", "balanced")
 
 
 @dataclass
@@ -222,10 +223,53 @@ class MAETrainingArguments(ImageTrainingArguments):
 
 
 @dataclass
-class FineTuningArguments(ImageTrainingArguments):
+class ClassifierArguments(ImageTrainingArguments):
+    """What fine-tuning and the linear probe share: what is done about classes of unequal size."""
+
+    # what follows from the labels of the training images, before a hyperparameter search
+    of_samples: ClassVar[tuple[str, ...]] = ("class_weights", "class_sampling")
+
+    class_weights: str = field(
+        default="none",
+        metadata={
+            "choices": list(_BALANCES),
+            "help": "Of the loss: none, or balanced, by inverse class frequency: n images, K "
+            "classes and n_c images of a class make n / (K * n_c). Of several labels an image each "
+            "is balanced by itself, having it against not having it. Evaluation is never weighted.",
+        },
+    )
+    class_sampling: str = field(
+        default="none",
+        metadata={
+            "choices": list(_BALANCES),
+            "help": "How images are drawn: none, each once an epoch; or balanced, every class "
+            "equally often, its images again and again if they are few. For one class an image.",
+        },
+    )
+
+    def check(self) -> None:
+        super().check()
+        for name in ("class_weights", "class_sampling"):
+            if getattr(self, name) not in _BALANCES:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(_BALANCES)}"
+                )
+        if self.class_weights == self.class_sampling == "balanced":
+            raise ValueError(
+                "class_weights and class_sampling are both balanced, which would correct twice for "
+                "the same; take one"
+            )
+
+
+@dataclass
+class FineTuningArguments(ClassifierArguments):
     """The paper's fine-tuning (MAE paper, Table 9), with the authors' values for ViT-Base."""
 
-    of_samples: ClassVar[tuple[str, ...]] = ("auto_augment", "random_erasing")
+    of_samples: ClassVar[tuple[str, ...]] = (
+        *ClassifierArguments.of_samples,
+        "auto_augment",
+        "random_erasing",
+    )
 
     num_train_epochs: float = field(default=100, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
@@ -271,10 +315,10 @@ class FineTuningArguments(ImageTrainingArguments):
 
 
 @dataclass
-class LinearProbeArguments(ImageTrainingArguments):
+class LinearProbeArguments(ClassifierArguments):
     """The paper's linear probe (MAE paper, Appendix A.1, Table 10): LARS without weight decay."""
 
-    of_samples: ClassVar[tuple[str, ...]] = ("cache_features",)
+    of_samples: ClassVar[tuple[str, ...]] = (*ClassifierArguments.of_samples, "cache_features")
 
     per_device_train_batch_size: int = field(
         default=512, metadata={"help": "Images a device and forward pass."}

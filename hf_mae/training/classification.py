@@ -1,7 +1,11 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The Trainers of classifiers: fine-tuning and linear probing, of any problem type."""
 
+import dataclasses
+import functools
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,15 +15,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..data.augmentation import PairMixing, erase
 from ..data.labels import has_label, own_images, own_labels
-from ..data.samples import Batch, FeatureSamples, Samples, collate
+from ..data.samples import Batch, BatchShape, FeatureSamples, Samples, collate
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.problem_types import MULTI_LABEL, REGRESSION, classification_loss
-from .arguments import FineTuningArguments, ImageTrainingArguments, LinearProbeArguments
+from ..output_folder import BALANCE_FILE
+from .arguments import ClassifierArguments, FineTuningArguments, LinearProbeArguments
+from .balance import balanced_weights, weights_of
 from .metrics import measure, metric_names
 from .optimization import lars_groups, layer_decay_groups
 from .trainer import ImageTrainer
@@ -28,8 +34,8 @@ from .trainer import ImageTrainer
 class ClassifierTrainer(ImageTrainer):
     """`ImageTrainer` for `MAEForImageClassification`: evaluation by what its problem type goes by.
 
-    Evaluation gives `eval_loss` and, by `config.problem_type`, `eval_top1_accuracy` and (of more
-    than five classes) `eval_top5_accuracy`; of several labels an image
+    Evaluation gives `eval_loss` and, by `config.problem_type`, `eval_top1_accuracy`, (of more than
+    five classes) `eval_top5_accuracy` and `eval_balanced_accuracy`; of several labels an image
     `eval_mean_average_precision`, `eval_mean_auroc` and `eval_auroc_NAME` of each label; of a
     regression `eval_mean_absolute_error`. `predict` gives the logits (N, num_labels), with or
     without labels; those of an image that can't be decoded are NaN.
@@ -38,12 +44,13 @@ class ClassifierTrainer(ImageTrainer):
         As for `ImageTrainer`.
     """
 
+    args: ClassifierArguments
     model: MAEForImageClassification
 
     def __init__(
         self,
         model: MAEForImageClassification | None,
-        args: ImageTrainingArguments,
+        args: ClassifierArguments,
         train_dataset: Samples | None = None,
         eval_dataset: Samples | None = None,
         processing_class: MAEImageProcessor | None = None,
@@ -66,6 +73,89 @@ class ClassifierTrainer(ImageTrainer):
         )
         # transformers' would take the labels from the model; here the mixing smooths
         self.label_smoother = None
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        args = self.args
+        if args.class_weights == args.class_sampling == "none":
+            return
+        if self.model.problem_type == REGRESSION:
+            raise ValueError(
+                "class_weights and class_sampling are for classes, and a regression has none"
+            )
+        if self.model.problem_type == MULTI_LABEL and args.class_sampling == "balanced":
+            raise ValueError(
+                "class_sampling is for one class an image: an image with several labels can't be "
+                "drawn for one of them alone; take --class_weights balanced"
+            )
+
+    @property
+    def batch_shape(self) -> BatchShape:
+        """How the run cuts its samples into batches."""
+        balanced = self.args.class_sampling == "balanced"
+        return dataclasses.replace(super().batch_shape, balanced=balanced)
+
+    @functools.cached_property
+    def class_weights(self) -> torch.Tensor | None:
+        """What classes weigh in the loss, as `balanced_weights` has it; None for all the same.
+
+        Raises:
+            ValueError: the training images have no labels.
+        """
+        if self.args.class_weights == "none":
+            return None
+        labels = self.train_dataset.all_labels()
+        if labels is None:
+            raise ValueError("class_weights needs labels, and the training images have none")
+        config: Any = self.model.config
+        return balanced_weights(labels, config.num_labels)
+
+    def check_resume(self, checkpoint: str | None) -> None:
+        super().check_resume(checkpoint)
+        if not checkpoint:
+            return
+        file, now = Path(checkpoint, BALANCE_FILE), self._balance()
+        before = dict.fromkeys(now, "none")
+        if file.is_file():
+            before |= json.loads(file.read_text(encoding="utf-8"))
+        for name, value in now.items():
+            if before[name] != value:
+                raise ValueError(
+                    f"{name} is {value} and was {before[name]} in the run that is to be resumed "
+                    f"({checkpoint}); give the same, or start another run"
+                )
+
+    def _balance(self) -> dict[str, str]:
+        return {name: getattr(self.args, name) for name in ("class_weights", "class_sampling")}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if "balanced" in self._balance().values() and self.is_world_process_zero():
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(self._get_output_dir(trial), name)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / BALANCE_FILE).write_text(json.dumps(self._balance()), encoding="utf-8")
+        super()._save_checkpoint(model, trial)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if self.class_weights is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels, inputs = inputs["labels"], {**inputs}
+        weights = inputs.pop("label_weights", None)
+        if weights is None:  # the labels are as the data set has them
+            weights = weights_of(labels, self.class_weights)
+        del inputs["labels"]
+        outputs = model(**inputs)
+        problem_type = self.model.settle_problem_type(labels)
+        # the mean over the images, not over the weights: so it doesn't depend on how they are
+        # spread over batches, processes and accumulation steps
+        loss = classification_loss(outputs.logits, labels, problem_type, weights)
+        return (loss, outputs) if return_outputs else loss
 
     def metric_names(self) -> Sequence[str]:
         return ("loss", *metric_names(self.model.problem_type, self._label_names()))
@@ -183,9 +273,15 @@ class FineTuningTrainer(ClassifierTrainer):
     ) -> Any:
         labels, mix_seed = inputs["labels"], inputs.pop("mix_seed", [])
         if self.model.problem_type != REGRESSION:
-            mixing = self.make_mixing(labels)
-            images, targets = mixing(inputs["pixel_values"], labels, mix_seed)
-            inputs = {**inputs, "pixel_values": images, "labels": targets}
+            mixing, images = self.make_mixing(labels), inputs["pixel_values"]
+            inputs = {**inputs}
+            if self.class_weights is None:
+                images, targets = mixing(images, labels, mix_seed)
+            else:
+                weights = weights_of(labels, self.class_weights)
+                images, targets, weights = mixing.weighted(images, labels, weights, mix_seed)
+                inputs["label_weights"] = weights
+            inputs |= {"pixel_values": images, "labels": targets}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """How good a classification or a representation is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 import evaluate
@@ -15,10 +15,14 @@ from ..models.problem_types import MULTI_LABEL, REGRESSION
 
 logger = logging.get_logger(__name__)
 
+FEW_IMAGES = 50
+_WIDE = 0.2  # of a confidence interval
+
 # metric → what a card and the result call it; beside these there is auroc_NAME of each label
 _RESULT_NAMES = {
     "top1_accuracy": "top-1 accuracy",
     "top5_accuracy": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "mean_average_precision": "mAP",
     "mean_auroc": "mean AUROC",
     "mean_absolute_error": "mean absolute error",
@@ -75,7 +79,8 @@ def measure(
         names: K names.
 
     Returns:
-        `top1_accuracy` and perhaps `top5_accuracy`; or what `multi_label_metrics` returns; or
+        `top1_accuracy`, perhaps `top5_accuracy`, and `balanced_accuracy`, the mean over the classes
+        that have images of the share that is recognised; or what `multi_label_metrics` returns; or
         `mean_absolute_error`.
     """
     if problem_type == MULTI_LABEL:
@@ -87,7 +92,13 @@ def measure(
     accuracies = TopKAccuracy(keep_in_memory=True).compute(
         predictions=ranked, references=labels, num_labels=logits.shape[1]
     )
-    return accuracies or {}
+    return {**(accuracies or {}), "balanced_accuracy": _balanced_accuracy(ranked[:, 0], labels)}
+
+
+def _balanced_accuracy(answers: torch.Tensor, labels: torch.Tensor) -> float:
+    hits = (answers == labels).double()
+    right, images = labels.bincount(weights=hits), labels.bincount()
+    return (right / images)[images > 0].mean().item()
 
 
 def multi_label_metrics(
@@ -139,7 +150,7 @@ def metric_names(problem_type: str, names: Sequence[str]) -> list[str]:
         return ["mean_average_precision", "mean_auroc", *(f"auroc_{name}" for name in names)]
     if problem_type == REGRESSION:
         return ["mean_absolute_error"]
-    return ["top1_accuracy", "top5_accuracy"]
+    return ["top1_accuracy", "top5_accuracy", "balanced_accuracy"]
 
 
 def result_name(metric: str) -> str | None:
@@ -152,6 +163,72 @@ def result_name(metric: str) -> str | None:
 def format_result(name: str, value: float) -> str:
     """Writes a metric, under either name: errors as they are, all others in per cent."""
     return f"{value:.4g}" if name.endswith("error") else f"{value:.2%}"
+
+
+# how far they can be trusted ---------------------------------------------------------------------
+
+
+def accuracy_interval(accuracy: float, num_images: int) -> tuple[float, float]:
+    """Computes the Wilson interval of 95 % confidence of an accuracy.
+
+    Args:
+        accuracy: Share of images.
+        num_images: That it was measured on.
+
+    Example:
+
+    >>> low, high = accuracy_interval(0.5, num_images=10)
+    >>> round(low, 3), round(high, 3)
+    (0.237, 0.763)
+    """
+    from scipy.stats import binomtest
+
+    result = binomtest(round(accuracy * num_images), num_images)
+    interval = result.proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def largest_share(labels: torch.Tensor) -> float:
+    """Computes the share of the commonest class among labels (N,): what is right by chance."""
+    return labels.bincount().max().item() / len(labels)
+
+
+def describe_doubts(results: Mapping[str, float], labels: torch.Tensor) -> list[str]:
+    """Says how far results can be trusted, where that isn't far.
+
+    Of an accuracy that is if it was measured on few images, its interval is wide, or it may be no
+    better than always answering the commonest class; of others, if there are few images.
+
+    Args:
+        results: By name, those of `result_name` or "k-NN accuracy".
+        labels: Of the images that they were measured on, (N,) classes, (N, K) or (N,) values.
+
+    Returns:
+        Sentences, perhaps none.
+    """
+    n = len(labels)
+    if labels.ndim == 2 or labels.is_floating_point():
+        few = f"These figures are of {n} images alone; on others they may be far from that."
+        return [few] if results and n < FEW_IMAGES else []
+    doubts = []
+    for name in ("top-1 accuracy", "k-NN accuracy"):
+        if name not in results:
+            continue
+        low, high = accuracy_interval(results[name], n)
+        if n >= FEW_IMAGES and high - low <= _WIDE and low > largest_share(labels):
+            continue
+        doubt = (
+            f"The {name} is of {n:,} images: with 95 % confidence it is between {low:.1%} and "
+            f"{high:.1%} (Wilson interval)"
+        )
+        if low <= largest_share(labels):
+            share = f"{largest_share(labels):.1%}"
+            doubt += f", and always answering the commonest class gives {share}"
+        doubts.append(f"{doubt}.")
+    return doubts
+
+
+# of features -------------------------------------------------------------------------------------
 
 
 def knn_accuracy(

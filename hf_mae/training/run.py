@@ -14,6 +14,7 @@ from datasets import DatasetDict
 from transformers.image_utils import PILImageResampling
 
 from ..data.folders import describe_left_out
+from ..data.labels import has_label
 from ..file_names import print_any_name, printable
 from ..hub.cards import TrainingCard
 from ..models.costs import parameter_counts
@@ -23,8 +24,9 @@ from ..models.modeling_classification import MAEForImageClassification
 from ..models.problem_types import MULTI_LABEL, REGRESSION
 from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
-from .arguments import ImageTrainingArguments
-from .metrics import format_result, result_name
+from .arguments import ClassifierArguments, ImageTrainingArguments
+from .balance import describe_balance, describe_labels
+from .metrics import FEW_IMAGES, describe_doubts, format_result, result_name
 from .optimization import scaled_learning_rate
 from .recipes import save_recipe
 from .script_arguments import DataArguments, FineTuningModelArguments
@@ -78,8 +80,9 @@ def print_plan(
     rows = {
         "model": about_model,
         "data": _describe_data(trainer, data_args),
-        "values": _describe_values(trainer, about_values),
+        "depth": _describe_values(trainer, about_values),
         **_describe_left_out(trainer),
+        **_describe_labels(trainer),
         **_describe_processor(trainer),
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
@@ -87,6 +90,12 @@ def print_plan(
         "device": f"{hardware(args.device, args.world_size)}, {_precision(args)}",
         "output": str(args.output_dir),
     }
+    num_held_out = _count_images(trainer)[1]
+    if 0 < num_held_out < FEW_IMAGES:
+        rows["note"] = (
+            f"of {num_held_out} held-out images figures are rough; raise train_val_split, or give "
+            "more"
+        )
     if checkpoint:
         rows["output"] += f", resuming {Path(checkpoint).name}"
     print_any_name()
@@ -151,6 +160,20 @@ def _describe_left_out(trainer: ImageTrainer) -> dict[str, str]:
         return {}
     parts = [f"{name}: {note}" for name, note in notes.items()]
     return {"others": "; ".join(parts) if len(parts) > 1 else next(iter(notes.values()))}
+
+
+def _describe_labels(trainer: ImageTrainer) -> dict[str, str]:
+    """Describes a classifier's labels, of the training part, and how classes are balanced."""
+    args, config = trainer.args, trainer.model.config
+    if not isinstance(args, ClassifierArguments):
+        return {}
+    labels = trainer.train_dataset.all_labels()
+    if labels is None:
+        return {}
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    epoch_samples = trainer.updates_per_epoch * args.total_batch_size
+    balance = describe_balance(labels, names, args, epoch_samples)
+    return {**describe_labels(labels, names), **balance}
 
 
 def _describe_processor(trainer: ImageTrainer) -> dict[str, str]:
@@ -318,16 +341,33 @@ def select_results(metrics: dict[str, float]) -> dict[str, float]:
     return results
 
 
-def print_results(trainer: ImageTrainer, results: dict[str, float], method: str) -> None:
+def find_doubts(trainer: ImageTrainer, results: dict[str, float]) -> list[str]:
+    """Finds how far results can be trusted, where that isn't far, in sentences.
+
+    Args:
+        trainer: The trainer, with the held-out images.
+        results: From `select_results`, or the k-NN accuracy.
+    """
+    samples = trainer.eval_dataset
+    labels = None if samples is None else samples.all_labels()
+    if labels is None:
+        return []
+    return describe_doubts(results, labels[has_label(labels)])
+
+
+def print_results(
+    trainer: ImageTrainer, results: dict[str, float], method: str, doubts: Sequence[str] = ()
+) -> None:
     """Prints the result of a classifier.
 
     Args:
         trainer: The trainer, at the end of the run.
         results: From `select_results`.
         method: How it was trained, a sentence.
+        doubts: From `find_doubts`.
     """
     lines = [f"{name:34} {format_result(name, value):>13}" for name, value in results.items()]
-    print_result(trainer, [method, *lines] if lines else [])
+    print_result(trainer, [method, *lines, *doubts] if lines else [])
 
 
 def print_result(trainer: ImageTrainer, lines: Sequence[str], **places: str | Path) -> None:

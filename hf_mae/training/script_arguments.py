@@ -13,7 +13,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from ..data.labels import describe_labels, readable_names
+from ..data.class_names import composed, readable_names
+from ..data.labels import describe_labels
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..data.value_range import fit_value_range
@@ -312,10 +313,11 @@ class FineTuningModelArguments(BaseModelArguments):
         """Whether model_name_or_path is a classifier with the head of this configuration."""
         if not self.model_name_or_path:
             return False
-        saved = load_config(self.model_name_or_path)
+        saved: Any = load_config(self.model_name_or_path)
         if "ForImageClassification" not in (saved.architectures or [""])[0]:
             return False
         saved.problem_type = saved.problem_type or SINGLE_LABEL
+        saved.id2label = {number: composed(name) for number, name in saved.id2label.items()}
         for name in ("id2label", "problem_type", "pooling", "head_batch_norm"):
             if getattr(saved, name) != getattr(config, name):
                 logger.warning(

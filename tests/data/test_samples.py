@@ -6,7 +6,14 @@ from datasets import Image as ImageFeature
 from helpers import TINY
 
 from hf_mae import MAEConfig
-from hf_mae.data.samples import BatchShape, EpochSampler, FeatureSamples, ImageSamples, collate
+from hf_mae.data.samples import (
+    BatchShape,
+    EpochSampler,
+    FeatureSamples,
+    ImageSamples,
+    Samples,
+    collate,
+)
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.streaming import ImageStream
 from hf_mae.data.transforms import PretrainingTransform
@@ -152,3 +159,86 @@ def test_errors_cross_process_borders(config, half_bad):
     loader = torch.utils.data.DataLoader(samples, batch_size=4, collate_fn=collate, num_workers=1)
     with pytest.raises(BadImageError, match="image 1 .*can't be decoded"):
         list(loader)
+
+
+# classes of equal weight -------------------------------------------------------------------------
+
+
+class Labelled(Samples):
+    """Images that are known by their labels alone."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def all_labels(self):
+        return self.labels
+
+
+def balanced_epoch(samples, epoch, **shape):
+    sampler = samples.sampler(BatchShape(**{**SHAPE, **shape}, balanced=True))
+    sampler.epoch = epoch
+    return list(sampler)
+
+
+SHAPE = {"batch_size": 10, "accumulation": 1, "num_processes": 1, "num_workers": 0, "seed": 0}
+
+
+def test_balanced_sampling_shows_each_class_equally_often():
+    labels = torch.tensor([4] * 3 + [0] * 57 + [2] * 43)
+    samples = Labelled(labels)
+    seen = set()
+    for epoch in range(12):
+        numbers = balanced_epoch(samples, epoch)
+        assert len(numbers) == 100
+        images = torch.tensor(numbers) % len(samples)
+        counts = labels[images].bincount()[[0, 2, 4]]
+        assert sorted(counts.tolist()) == [33, 33, 34]
+        rare, common = images.bincount(minlength=103)[:3], images.bincount(minlength=103)[3:60]
+        assert rare.max() - rare.min() <= 1
+        assert common.max() == 1  # nobody twice while others wait
+        assert len(set(numbers)) == 100  # what comes again is another sample
+        assert not seen & set(numbers)  # also of other epochs
+        seen |= set(numbers)
+    assert {number % 103 for number in seen} == set(range(103))
+
+
+def test_balanced_order_follows_from_seed_and_epoch():
+    samples = Labelled(torch.tensor([0] * 70 + [1] * 50))
+    first = balanced_epoch(samples, 3)
+    assert first == balanced_epoch(samples, 3)
+    assert first != balanced_epoch(samples, 4)
+    assert first != balanced_epoch(samples, 3, seed=1)
+    assert first == balanced_epoch(samples, 3, batch_size=5, num_processes=2, num_workers=3)
+    assert first == balanced_epoch(samples, 3, batch_size=5, accumulation=2)
+
+
+def test_an_image_that_comes_again_is_another_sample(digits, config):
+    """Of the same image, as deterministic as the first."""
+    samples = ImageSamples(digits["train"], PretrainingTransform(config), 1, seed=0)
+    labels = torch.tensor([0] * 10 + [1] * (len(samples) - 10))
+    numbers = balanced_epoch(Labelled(labels), 2)
+    twice = [number for number in numbers if number % len(samples) == numbers[0] % len(samples)]
+    rare = [number for number in numbers if number % len(samples) == 3]
+    assert len(rare) > 2
+    assert twice
+    first, again, *_ = (samples[number] for number in rare)
+    assert first["index"] == again["index"] == 3
+    assert not torch.equal(first["noise"], again["noise"])
+    assert torch.equal(first["noise"], samples[rare[0]]["noise"])
+
+
+def test_what_cannot_be_balanced():
+    for labels in (torch.ones(50, 2), torch.rand(50), None):
+        samples = Labelled(labels)
+        samples.labels = torch.ones(50) if labels is None else labels
+        if labels is None:
+            samples.all_labels = lambda: None
+        with pytest.raises(ValueError, match="class_sampling needs labels of one class an image"):
+            balanced_epoch(samples, 0)
+    samples = Labelled(torch.zeros(50, dtype=torch.long))
+    samples.crops_per_image = 2
+    with pytest.raises(ValueError, match="crops_per_image is 2"):
+        balanced_epoch(samples, 0)

@@ -111,7 +111,7 @@ def test_finetuned_folder(finetuned, digits_folder):
     assert metadata["pipeline_tag"] == "image-classification"
     reported = metadata["model-index"][0]["results"][0]["metrics"]
     assert [round(metric["value"], 4) for metric in reported] == [
-        round(metrics[f"eval_top{k}_accuracy"], 4) for k in (1, 5)
+        round(metrics[f"eval_{name}_accuracy"], 4) for name in ("top1", "top5", "balanced")
     ]
     assert "fine-tuning" in card
     assert "started from tiny-mae." in card

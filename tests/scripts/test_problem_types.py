@@ -168,7 +168,8 @@ def test_probing_for_several_labels(spots, tmp_path):
     MAEImageProcessor.from_model_config(model.config).save_pretrained(tmp_path / "mae")
     flags = ["--model_name_or_path", tmp_path / "mae", "--dataset_name", spots, "--use_cpu"]
     flags += ["--label_column", "top", "bottom", "--cache_features", "--report_to=none"]
-    flags += ["--per_device_train_batch_size=40", "--max_steps=60", "--warmup_epochs=1"]
+    flags += ["--per_device_train_batch_size=40", "--max_steps=200", "--warmup_epochs=1"]
+    flags += ["--train_val_split=0.25"]
     run_script("run_linear_probe.py", *flags, "--learning_rate=2", "--output_dir", tmp_path / "run")
     (*_, (_, precision)) = trace(tmp_path / "run", "eval_mean_average_precision")
     assert precision > 0.8

@@ -62,7 +62,7 @@ def classifier(scans, tmp_path_factory):
 
 def test_what_8_bits_would_lose_is_learnt(classifier):
     folder, said = classifier
-    assert "values  uint16 from 0 to 3,900 in a sample of 44 images; 0 is black and 300 w" in said
+    assert "depth   uint16 from 0 to 3,900 in a sample of 44 images; 0 is black and 300 w" in said
     assert trace(folder, "eval_top1_accuracy")[-1][1] >= 0.9
     assert json.loads((folder / "preprocessor_config.json").read_text())["value_range"] == [0, 300]
     assert "0 is black and 300 white" in (folder / "README.md").read_text()
@@ -157,7 +157,7 @@ def test_bands(satellite, tmp_path):
     assert "6 channels can't become one of 3; choose 3 of them by bands" in refused
     told = ["--value_range", "0", "1", "--bands", "4", "--num_channels", "1"]
     said = run_script("run_finetune.py", *command, *told, "--output_dir", tmp_path / "a")
-    assert "values  bands 4: float32 from" in said
+    assert "depth   bands 4: float32 from" in said
     assert "lie beyond and are clipped" in said
     assert trace(tmp_path / "a", "eval_top1_accuracy")[-1][1] == 1.0
     processor = MAEImageProcessor.from_pretrained(tmp_path / "a")
