@@ -12,7 +12,13 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     from .arguments import FineTuningArguments, LinearProbeArguments, MAETrainingArguments
     from .balance import describe_method
     from .classification import FineTuningTrainer, LinearProbeTrainer
+    from .data_arguments import DataArguments, StreamArguments
     from .metrics import TopKAccuracy
+    from .model_arguments import (
+        FineTuningModelArguments,
+        LinearProbeModelArguments,
+        ModelArguments,
+    )
     from .pretraining import MAETrainer
     from .recipes import parse_recipe_and_flags
     from .run import (
@@ -27,29 +33,22 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
         train_and_evaluate,
         write_output_folder,
     )
-    from .script_arguments import (
-        DataArguments,
-        FineTuningModelArguments,
-        LinearProbeModelArguments,
-        ModelArguments,
-        StreamArguments,
-    )
     from .visualization import reconstruction_panel
 
 
 # public name → the module that it is imported from when it is first used
 _LAZY = {
-    "DataArguments": ".script_arguments",
+    "DataArguments": ".data_arguments",
     "FineTuningArguments": ".arguments",
-    "FineTuningModelArguments": ".script_arguments",
+    "FineTuningModelArguments": ".model_arguments",
     "FineTuningTrainer": ".classification",
     "LinearProbeArguments": ".arguments",
-    "LinearProbeModelArguments": ".script_arguments",
+    "LinearProbeModelArguments": ".model_arguments",
     "LinearProbeTrainer": ".classification",
     "MAETrainer": ".pretraining",
     "MAETrainingArguments": ".arguments",
-    "ModelArguments": ".script_arguments",
-    "StreamArguments": ".script_arguments",
+    "ModelArguments": ".model_arguments",
+    "StreamArguments": ".data_arguments",
     "TopKAccuracy": ".metrics",
     "describe_classifier": ".run",
     "describe_method": ".balance",

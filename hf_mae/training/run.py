@@ -26,10 +26,11 @@ from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
 from .arguments import ClassifierArguments, ImageTrainingArguments
 from .balance import describe_balance, describe_labels
+from .data_arguments import DataArguments
 from .metrics import FEW_IMAGES, describe_doubts, format_result, result_name
+from .model_arguments import FineTuningModelArguments
 from .optimization import scaled_learning_rate
 from .recipes import save_recipe
-from .script_arguments import DataArguments, FineTuningModelArguments
 from .trainer import ImageTrainer
 from .visualization import training_curves
 

@@ -4,13 +4,13 @@ import yaml
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
 from hf_mae.training.arguments import MAETrainingArguments
-from hf_mae.training.recipes import parse_recipe_and_flags, save_recipe
-from hf_mae.training.script_arguments import (
-    DataArguments,
+from hf_mae.training.data_arguments import DataArguments
+from hf_mae.training.model_arguments import (
     FineTuningModelArguments,
     LinearProbeModelArguments,
     ModelArguments,
 )
+from hf_mae.training.recipes import parse_recipe_and_flags, save_recipe
 
 
 TYPES = (ModelArguments, DataArguments, MAETrainingArguments)

@@ -17,13 +17,13 @@ from hf_mae.training.arguments import (
     LinearProbeArguments,
     MAETrainingArguments,
 )
-from hf_mae.training.recipes import parse_recipe_and_flags
-from hf_mae.training.script_arguments import (
-    DataArguments,
+from hf_mae.training.data_arguments import DataArguments
+from hf_mae.training.model_arguments import (
     FineTuningModelArguments,
     LinearProbeModelArguments,
     ModelArguments,
 )
+from hf_mae.training.recipes import parse_recipe_and_flags
 
 
 RECIPES = ROOT / "scripts" / "recipes"
