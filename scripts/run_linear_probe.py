@@ -59,7 +59,9 @@ def main() -> None:
         problem_type, class_names = data_args.describe_labels(images)
         model = model_args.build_model(class_names, problem_type)
         processor = model_args.build_processor(model.config)
-        about_values = model_args.fit_value_range(processor, images["train"])
+        about_values = model_args.fit_value_range(
+            processor, images["train"], images.get("validation")
+        )
         trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         about_model = describe_classifier(model, model_args)

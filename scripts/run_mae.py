@@ -54,7 +54,7 @@ def main() -> None:
         images = open_stream(data_args, args) if data_args.streaming else load(data_args, args)
         model = model_args.build_model()
         processor = model_args.build_processor(model.config)
-        about_values = model_args.fit_value_range(processor, images.train)
+        about_values = model_args.fit_value_range(processor, images.train, images.held_out)
         trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         title = "Pre-training a masked autoencoder"

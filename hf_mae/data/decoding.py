@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
 from ..file_names import find_file
-from ..models.picture_files import ARRAY_TURNS, exif_orientation, read_picture
+from ..models.picture_files import ARRAY_TURNS, Raster, exif_orientation, read_picture
 from ..models.pictures import Picture, Values, picture_values, to_pixels
 
 
@@ -189,7 +189,7 @@ def open_value(value: Any) -> tuple[Picture, bytes]:
         One of `errors.DECODE_ERRORS`: it is damaged, or no picture.
     """
     if not isinstance(value, dict):
-        return np.asarray(value), b""
+        return Raster(np.asarray(value), is_array=True), b""
     data, path = value.get("bytes"), value.get("path")
     if data is None:
         data = _read(path)

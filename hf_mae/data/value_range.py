@@ -40,6 +40,7 @@ class SampledValues:
         low, high: The least and the greatest of all.
         own_ranges: What the files themselves call black and white; None among them of those that
             don't say.
+        made_up: What is said of channels that aren't in the files.
     """
 
     kinds: Counter[str]
@@ -47,6 +48,17 @@ class SampledValues:
     low: float
     high: float
     own_ranges: frozenset[Range | None]
+    made_up: str = ""
+
+    @property
+    def has_8_bits(self) -> bool:
+        """Whether all are pictures as usual, of 8 bits."""
+        return set(self.kinds) == {"uint8"} and self.own_ranges <= {None, (0, 255)}
+
+    def share_beyond(self, value_range: Sequence[float]) -> float:
+        """Computes the share of the values that lie outside a range."""
+        low, high = value_range
+        return float(np.mean((self.values < low) | (self.values > high)))
 
     def __str__(self) -> str:
         number = sum(self.kinds.values())
@@ -93,24 +105,41 @@ def fit_value_range(
     if wanted is not None:
         return _set(processor, found, wanted, "value_range")
     if inherited is not None:
-        _check_inherited(found, inherited)
+        _check_use(found, inherited, "the model was trained on")
         return _set(processor, found, inherited, "the model's own")
-    if set(found.kinds) == {"uint8"}:
+    if found.has_8_bits:
         number = sum(found.kinds.values())
-        return f"8 bits, 0 is black and 255 white (a sample of {number} images)"
+        return f"8 bits, 0 is black and 255 white (a sample of {number} images){found.made_up}"
     if None not in found.own_ranges and len(found.own_ranges) > 1:
         return f"{found}; black and white are what each file says"
     return _set(processor, found, _told(found), "told by the sample; --value_range says another")
 
 
+def check_value_range(processor: Any, images: Dataset | IterableDataset, num_channels: int) -> None:
+    """Raises ValueError if held-out images don't have the values of the training's."""
+    value_range = processor.value_range
+    found = _look(images, num_channels, processor.bands, value_range is not None)
+    if value_range is None and not found.has_8_bits and None in found.own_ranges:
+        raise ValueError(
+            f"the held-out images hold {found}, and those to train on have 8 bits; bring them to "
+            "one depth"
+        )
+    if value_range is not None:
+        if "uint8" in found.kinds:
+            check_8_bits(value_range)
+        _check_use(found, value_range, "black and white of the training images are")
+
+
 def _set(processor: Any, found: SampledValues, value_range: Sequence[float], why: str) -> str:
     if "uint8" in found.kinds:
         check_8_bits(value_range)
-    low, high = (float(f"{value:.6g}") for value in value_range)
+    low, high = map(float, value_range)
     processor.value_range = [low, high]
     line = f"{found}; {low:,.6g} is black and {high:,.6g} white ({why})"
-    outside = float(np.mean((found.values < low) | (found.values > high)))
-    return f"{line}, {outside:.2%} lie beyond and are clipped" if outside else line
+    outside = found.share_beyond(value_range)
+    if outside:
+        line += f", {outside:.2%} lie beyond and are clipped"
+    return line + found.made_up
 
 
 # what the sample tells ---------------------------------------------------------------------------
@@ -122,8 +151,8 @@ def _told(found: SampledValues) -> Range:
         return next(iter(found.own_ranges))  # pyright: ignore[reportReturnType] # not None
     reason = "which doesn't tell what is black and white"
     if "uint8" in found.kinds and len(found.kinds) > 1:
-        counts = ", ".join(f"{count} of {kind}" for kind, count in sorted(found.kinds.items()))
-        reason = f"and these can't have one black and white ({counts})"
+        counts = ", ".join(f"{kind}: {count}" for kind, count in sorted(found.kinds.items()))
+        raise ValueError(f"the images hold {found} ({counts}); bring them to one depth")
     elif found.low >= 0:
         is_whole = not np.mod(found.values, 1).any()
         if is_whole and found.high > 1:
@@ -139,20 +168,25 @@ def _told(found: SampledValues) -> Range:
 
 
 def _percentiles(found: SampledValues) -> Range:
+    if len({np.dtype(kind).kind == "f" for kind in found.kinds}) > 1:
+        raise ValueError(
+            f"the images hold {found}, fractions and whole numbers, which have no range in common"
+        )
     low, high = np.percentile(found.values, _PERCENTILES)
+    low, high = float(f"{low:.6g}"), float(f"{high:.6g}")
     if not low < high:
         raise ValueError(f"the images hold {found}; --value_range auto finds no range in that")
-    return float(low), float(high)
+    return low, high
 
 
-def _check_inherited(found: SampledValues, value_range: Sequence[float]) -> None:
-    """Refuses a model's range where the images use next to nothing of it, or lie beyond."""
+def _check_use(found: SampledValues, value_range: Sequence[float], whose: str) -> None:
+    """Refuses a range of which images use next to nothing, or beyond which most of them lie."""
     low, high = value_range
-    inside = found.values.clip(low, high)
-    if np.ptp(inside) < (high - low) * _LEAST_SHARE:
+    used = np.ptp(found.values.clip(low, high))
+    if used < (high - low) * _LEAST_SHARE or found.share_beyond(value_range) > 0.5:
         raise ValueError(
-            f"the model was trained on values from {low:g} to {high:g}, and the images hold "
-            f"{found}; give --value_range LOW HIGH, what is black and white in these"
+            f"{whose} values from {low:g} to {high:g}, and the images hold {found}; give "
+            "--value_range LOW HIGH, what is black and white in these"
         )
 
 
@@ -173,29 +207,33 @@ def _look(
     kinds: Counter[str] = Counter()
     parts: list[np.ndarray] = []
     extremes: list[float] = []
-    own_ranges, reason = set(), "there is none"
+    own_ranges, reason, opaque = set(), "there is none", 0
     for number, value in enumerate(_sample(images)):
         try:
             picture, _ = open_value(value)
-            if isinstance(picture, Image.Image) and not needs_all:
-                kinds["uint8"] += 1
-                extremes += [0, 255]
-                continue
+            if isinstance(picture, Image.Image):
+                opaque += num_channels == 4 and not picture.has_transparency_data
+                if not needs_all:
+                    kinds["uint8"] += 1
+                    extremes += [0, 255]
+                    own_ranges.add((0, 255))
+                    continue
             array, own_range = picture_values(picture, num_channels, bands)
             check_values(array)
         except DECODE_ERRORS as error:
             reason = str(error)
             continue  # training lists it
         kinds["uint8" if array.dtype == bool else str(array.dtype)] += 1
-        if array.dtype != np.uint8:
-            own_ranges.add(own_range)
+        own_ranges.add(own_range)
         extremes += [float(array.min()), float(array.max())]
         rng = np.random.default_rng(number)
         parts.append(rng.choice(array.ravel(), min(array.size, _VALUES_OF_AN_IMAGE), replace=False))
     if not kinds:
         raise ValueError(f"none of a sample of the images can be read: {reason}")
     values = np.concatenate(parts) if parts else np.zeros(0)
-    return SampledValues(kinds, values, min(extremes), max(extremes), frozenset(own_ranges))
+    made_up = f"; {opaque} of them have 3 channels, the fourth is made up: 255" if opaque else ""
+    low, high = min(extremes), max(extremes)
+    return SampledValues(kinds, values, low, high, frozenset(own_ranges), made_up)
 
 
 def _sample(images: Dataset | IterableDataset) -> Iterator[Any]:

@@ -34,7 +34,6 @@ _READERS = {
     ".dicom": ("pydicom", "scientific"),
 }
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,14 +60,20 @@ class Raster(NamedTuple):
     """What a file holds for which PIL has no mode.
 
     Attributes:
-        values: (H, W, C), as in the file.
+        values: (H, W, C), as in the file; of an array (H, W), (H, W, C) or (C, H, W).
         value_range: What the file itself calls black and white, if it does.
+        is_colour: Whether the bands are grey or red, green and blue.
         has_alpha: Whether the last band is transparency.
+        missing: Where (H, W, C) the file says that there is no value, if it does.
+        is_array: Whether the channels of `values` may be first.
     """
 
     values: np.ndarray
     value_range: Range | None = None
+    is_colour: bool = False
     has_alpha: bool = False
+    missing: np.ndarray | None = None
+    is_array: bool = False
 
 
 def readable_endings() -> tuple[str, ...]:
@@ -84,15 +89,14 @@ def extra_that_reads(ending: str) -> str | None:
     return _READERS[ending][1] if ending in _READERS else None
 
 
-def read_picture(data: bytes) -> Image.Image | Raster | np.ndarray:
+def read_picture(data: bytes) -> Image.Image | Raster:
     """Opens a file of any format that is read.
 
     Args:
         data: The file.
 
     Returns:
-        PIL's image, not decoded yet and not turned; or, of what PIL would change, a raster; or of
-        a .npy file of three sides the array.
+        PIL's image, not decoded yet and not turned; or, of what PIL would change, a raster.
 
     Raises:
         ValueError: it holds more than can be read, or needs a library that isn't installed.
@@ -103,18 +107,18 @@ def read_picture(data: bytes) -> Image.Image | Raster | np.ndarray:
     >>> buffer = io.BytesIO()
     >>> np.save(buffer, np.zeros((40, 30), np.uint16))
     >>> read_picture(buffer.getvalue()).values.shape
-    (40, 30, 1)
+    (40, 30)
     """
     if data.startswith(_TIFF_STARTS):
         return _read_tiff(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:25] == b"\x10":
         return _read_deep_png(data)
     if data.startswith(b"\x93NUMPY"):
-        return _read_npy(data)
-    if data[128:132] == b"DICM":
+        return Raster(np.load(io.BytesIO(data), allow_pickle=False), is_array=True)
+    if data[128:132] == b"DICM" or _is_bare_dicom(data):
         return _read_dicom(data)
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        _import("pillow_heif", "heif", "HEIC and HEIF files").register_heif_opener()
+    if data[4:8] == b"ftyp":
+        return _read_heif(data)
     picture = Image.open(io.BytesIO(data))
     if picture.format == "JPEG2000":
         return _read_jpeg2000(picture, data)
@@ -169,7 +173,7 @@ def _upright_values(values: np.ndarray, orientation: int) -> np.ndarray:
 
 def check_whole(picture: Image.Image) -> None:
     """Raises ValueError if PIL has opened a file with fewer bits or bands than it has."""
-    is_cut = isinstance(picture, TiffImageFile) and not _is_plain(picture, picture.n_frames)
+    is_cut = isinstance(picture, TiffImageFile) and not _is_plain(picture, among_others=True)
     if isinstance(picture, PngImageFile) and picture.tile:
         is_cut = str(picture.tile[0][3]).endswith(";16B")
     if is_cut and not (picture.mode.startswith("I") or picture.mode == "F"):
@@ -186,17 +190,41 @@ def _read_deep_png(data: bytes) -> Raster:
         return Raster(np.asarray(upright(picture))[..., None])
     codecs = _import("imagecodecs", "scientific", "PNG files with colours of 16 bits")
     values = _upright_values(codecs.png_decode(data), exif_orientation(picture))
-    return Raster(values, has_alpha=values.shape[2] in (2, 4))
+    return Raster(values, is_colour=True, has_alpha=values.shape[2] in (2, 4))
+
+
+def _read_heif(data: bytes) -> Image.Image | Raster:
+    """A HEIC, HEIF or AVIF file; PIL keeps 8 bits of more."""
+    start = data.find(b"av1C")
+    if start >= 0:  # AVIF: its third byte says how deep it is
+        if not data[start + 6] & 0x40:
+            return Image.open(io.BytesIO(data))
+        codecs = _import("imagecodecs", "scientific", "AVIF files of more than 8 bits")
+        values, bits = codecs.avif_decode(data), 12 if data[start + 6] & 0x20 else 10
+    else:
+        heif = _import("pillow_heif", "heif", "HEIC and HEIF files")
+        heif.register_heif_opener()
+        file = heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+        bits = file.info["bit_depth"]
+        if bits <= 8:
+            return Image.open(io.BytesIO(data))
+        values = np.asarray(file) >> (16 - bits)  # it shifts them up
+    values = values.reshape(*values.shape[:2], -1)
+    has_alpha = values.shape[2] in (2, 4)
+    return Raster(values, (0, 2**bits - 1), is_colour=True, has_alpha=has_alpha)
 
 
 def _read_jpeg2000(picture: Image.Image, data: bytes) -> Image.Image | Raster:
+    """A JPEG 2000 file; of more than 8 bits, or with a sign, PIL shifts and cuts the values."""
     start = data.find(b"\xff\x4f\xff\x51")  # of the code stream
-    bits = (data[start + 42] & 0x7F) + 1  # of its first band
-    if bits <= 8:
+    depth = data[start + 42]  # of its first band: a sign, and the bits but one
+    if depth < 8:
         return picture
-    _refuse_lost_bits(picture, bits, single="I;16")
-    values = np.asarray(picture) >> (16 - bits)  # PIL shifts them up
-    return Raster(values[..., None])
+    codecs = _import("imagecodecs", "scientific", "JPEG 2000 files of more than 8 bits")
+    values = codecs.jpeg2k_decode(data)
+    is_colour = picture.mode in ("RGB", "RGBA", "LA")
+    values = values.reshape(*values.shape[:2], -1)
+    return Raster(values, is_colour=is_colour, has_alpha=picture.mode in ("RGBA", "LA"))
 
 
 def _read_ppm(picture: Any) -> Image.Image | Raster:
@@ -206,27 +234,19 @@ def _read_ppm(picture: Any) -> Image.Image | Raster:
         return Raster(np.asarray(picture)[..., None])
     if picture.mode == "1" or white <= 255 or options == picture.mode:
         return picture
-    _refuse_lost_bits(picture, white.bit_length(), single="I")
-    values = np.asarray(picture) * (white / 65535)  # PIL scales them to 16 bits
-    return Raster(values.round().astype(np.uint16)[..., None], (0, white))
-
-
-def _refuse_lost_bits(picture: Image.Image, bits: int, single: str) -> None:
-    if picture.mode != single:
+    if picture.mode != "I":
         raise ValueError(
-            f"PIL reads 8 of the {bits} bits of a {picture.format} file of several bands; make it "
+            f"PIL reads 8 of the {white.bit_length()} bits of a PPM file of several bands; make it "
             "a PNG or TIFF of 16 bits"
         )
-
-
-def _read_npy(data: bytes) -> Raster | np.ndarray:
-    values = np.load(io.BytesIO(data), allow_pickle=False)
-    return Raster(values[..., None]) if values.ndim == 2 else values
+    values = np.asarray(picture) * (white / 65535)  # PIL scales them to 16 bits
+    return Raster(values.round().astype(np.uint16)[..., None], (0, white))
 
 
 # TIFF --------------------------------------------------------------------------------------------
 
 
+_ALPHAS = (1, 2)  # of ExtraSamples; 0 is a band like any other
 _DEEP_MODES = {("I;16", 16, 1), ("I;16B", 16, 1), ("I", 16, 2), ("I", 32, 2), ("F", 32, 3)}
 
 
@@ -246,10 +266,30 @@ def _read_tiff(data: bytes) -> Image.Image | Raster:
             return Raster(np.asarray(upright(picture))[..., None])
         raise
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        series = file.series[0]
-        if picture is not None and len(series) == 1 and _is_plain(picture, pages=len(file.pages)):
-            return picture  # the other pages are its miniatures
+        series = _find_series(file)
+        is_first = series.keyframe is file.pages[0] and len(series) == 1
+        if picture is not None and is_first and _is_plain(picture, among_others=True):
+            return picture
         return _raster_of(series)
+
+
+def _find_series(file: Any) -> Any:
+    """Finds the picture of a file: its pages but for masks, and pictures of it that are smaller.
+
+    Raises:
+        ValueError: it holds several.
+    """
+    wholes = []
+    for series in file.series:
+        if not (series.keyframe.is_reduced or series.keyframe.is_mask):
+            wholes.append(series)
+    if len(wholes) != 1:
+        shapes = [" x ".join(map(str, series.shape)) for series in wholes]
+        raise ValueError(
+            f"it is a TIFF of {len(wholes)} pictures of different kinds ({', '.join(shapes)}); "
+            "give a file each"
+        )
+    return wholes[0]
 
 
 def _open_tiff(data: bytes) -> TiffImageFile | None:
@@ -264,19 +304,27 @@ def _tag(picture: TiffImageFile, number: int, default: int) -> tuple[int, ...]:
     return values if isinstance(values, tuple) else (values,)
 
 
-def _is_plain(picture: TiffImageFile, pages: int = 1) -> bool:
-    """Whether PIL reads all bits and bands of the first page, and there are no others."""
+def _is_plain(picture: TiffImageFile, among_others: bool = False) -> bool:
+    """Whether PIL reads all bits and bands of the first page, and it is the only one."""
     bands, photometric = _tag(picture, 277, 1)[0], _tag(picture, 262, 1)[0]
-    alpha = _tag(picture, 338, 0)[0] in (1, 2)
+    has_alpha = _tag(picture, 338, 0)[0] == 2
     has_its_bands = bands in (1, 3) or (bands == 4 and photometric == 5)
-    has_its_bands = has_its_bands or (bands in (2, 4) and alpha)
-    return max(_tag(picture, 258, 1)) <= 8 and has_its_bands and picture.n_frames == pages
+    has_its_bands = has_its_bands or (bands in (2, 4) and has_alpha)
+    has_its_bits = max(_tag(picture, 258, 1)) <= 8 and max(_tag(picture, 339, 1)) == 1
+    return has_its_bits and has_its_bands and (among_others or _count_pages(picture) == 1)
+
+
+def _count_pages(picture: TiffImageFile) -> int:
+    """Counts the pages; 0 where PIL fails on one of them, as on masks."""
+    with contextlib.suppress(*DECODE_ERRORS):
+        return picture.n_frames
+    return 0
 
 
 def _is_single_band(picture: TiffImageFile) -> bool:
     """Whether PIL reads it whole, as one deep band."""
     kind = (picture.mode, _tag(picture, 258, 1)[0], _tag(picture, 339, 1)[0])
-    is_one = _tag(picture, 277, 1)[0] == 1 and picture.n_frames == 1
+    is_one = _tag(picture, 277, 1)[0] == 1 and _count_pages(picture) == 1
     return kind in _DEEP_MODES and is_one and _tag(picture, 262, 1)[0] == 1
 
 
@@ -296,52 +344,112 @@ def _raster_of(series: Any) -> Raster:
     rows, columns = series.axes.index("Y"), series.axes.index("X")
     values = np.moveaxis(values, (rows, columns), (0, 1))
     values = values.reshape(*values.shape[:2], -1)  # (H, W, C)
+    missing = _find_missing(values, page.nodata) if 42113 in page.tags else None
+    bits = page.bitspersample
     if kind == "MINISWHITE":
-        values = _inverted(values)
+        if values.dtype.kind != "u":
+            raise ValueError(
+                f"it is a TIFF of {values.dtype} whose least value is white; invert it"
+            )
+        values = (2**bits - 1) - values
     orientation = page.tags.get(274)
-    values = _upright_values(values, int(orientation.value) if orientation else 1)
-    has_alpha = len(series) == 1 and any(extra.value in (1, 2) for extra in page.extrasamples)
-    return Raster(values, has_alpha=has_alpha)
+    turn = int(orientation.value) if orientation else 1
+    return Raster(
+        _upright_values(values, turn),
+        value_range=(0, 2**bits - 1) if bits % 8 else None,  # those of 12 bits, packed
+        is_colour=len(series) == 1 and kind == "RGB",
+        has_alpha=len(series) == 1 and any(extra in _ALPHAS for extra in page.extrasamples),
+        missing=None if missing is None else _upright_values(missing, turn),
+    )
 
 
-def _inverted(values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind != "u":
-        raise ValueError(f"it is a TIFF of {values.dtype} whose least value is white; invert it")
-    return np.iinfo(values.dtype).max - values
+def _find_missing(values: np.ndarray, nodata: float) -> np.ndarray:
+    return np.isnan(values) if np.isnan(nodata) else values == nodata
 
 
 # DICOM -------------------------------------------------------------------------------------------
 
 
+def _is_bare_dicom(data: bytes) -> bool:
+    """Whether a file starts with DICOM's first elements, without the preamble."""
+    return data[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x16\0")
+
+
 def _read_dicom(data: bytes) -> Raster:
     """A DICOM file: its values after rescale slope and intercept, black the lowest.
 
-    What it calls black and white is its first window or, for want of that, all that its bits hold.
+    What it calls black and white is its first window or, for want of that and of a rescaling, all
+    that its bits hold.
     """
     pydicom = _import("pydicom", "scientific", "DICOM files")
-    slide = pydicom.dcmread(io.BytesIO(data))
-    stored = importlib.import_module("pydicom.pixels").pixel_array(slide)
+    slide = pydicom.dcmread(io.BytesIO(data), force=True)
+    try:
+        return _raster_of_dicom(slide)
+    except (AttributeError, NotImplementedError) as error:
+        raise ValueError(f"it is a DICOM file without a readable picture: {error}") from error
+
+
+def _raster_of_dicom(slide: Any) -> Raster:
+    pixels = importlib.import_module("pydicom.pixels")
+    stored = pixels.pixel_array(slide)
     kind = slide.PhotometricInterpretation
     if slide.SamplesPerPixel == 3:
         if stored.ndim != 3:
-            raise ValueError(f"it is a DICOM file of {len(stored)} frames of colours; give frames")
-        return Raster(stored)
+            raise ValueError(
+                f"it is a DICOM file of {len(stored)} pictures in colour; give one each"
+            )
+        return Raster(stored, is_colour=True)
     if not kind.startswith("MONOCHROME"):
         raise ValueError(f"it is a DICOM file of kind {kind}; MONOCHROME and RGB can be read")
-    slope = float(slide.get("RescaleSlope", 1) or 1)
-    intercept = float(slide.get("RescaleIntercept", 0) or 0)
-    bits = int(slide.BitsStored)
-    first = -(2 ** (bits - 1)) if slide.PixelRepresentation else 0
-    low, high = sorted((first * slope + intercept, (first + 2**bits - 1) * slope + intercept))
-    values = stored
-    if (slope, intercept) != (1, 0):
-        values = stored * np.float32(slope) + np.float32(intercept)
-    black, white = _window(slide) or (low, high)
+    rescaling = _find_group(slide, "PixelValueTransformationSequence")
+    values = pixels.apply_modality_lut(stored, rescaling)
+    is_rescaled = "RescaleSlope" in rescaling or "ModalityLUTSequence" in rescaling
+    first = -(2 ** (slide.BitsStored - 1)) if slide.PixelRepresentation else 0
+    ends = np.array([first, first + 2**slide.BitsStored - 1])
+    value_range = _window(_find_group(slide, "FrameVOILUTSequence"))
+    if value_range is None and not is_rescaled:
+        value_range = (float(ends[0]), float(ends[1]))
     if kind == "MONOCHROME1":  # the lowest is white
-        values = low + high - values.astype(np.float32)
-        black, white = low + high - white, low + high - black
-    values = values[..., None] if values.ndim == 2 else np.moveaxis(values, 0, -1)  # of frames
-    return Raster(values, (black, white))
+        ends = pixels.apply_modality_lut(ends.astype(stored.dtype), rescaling)
+        mirror = float(ends[0]) + float(ends[1])
+        values = mirror - values.astype(np.float32)
+        if value_range is not None:
+            value_range = (mirror - value_range[1], mirror - value_range[0])
+    missing = _find_padding(slide, stored)
+    if stored.ndim == 3:  # frames, which are bands
+        values, missing = np.moveaxis(values, 0, -1), np.moveaxis(missing, 0, -1)
+    shape = (*values.shape[:2], -1)
+    missing = missing.reshape(shape) if missing.any() else None
+    values = values.reshape(shape)
+    return Raster(
+        values.astype(np.float32) if is_rescaled else values, value_range, missing=missing
+    )
+
+
+def _find_group(slide: Any, name: str) -> Any:
+    """Finds the data set with a functional group of all frames; without such it is the file's own.
+
+    Raises:
+        ValueError: frames have different ones.
+    """
+    groups = [slide.get("SharedFunctionalGroupsSequence") or []]
+    groups.append(slide.get("PerFrameFunctionalGroupsSequence") or [])
+    found = []
+    for frame in (*groups[0], *groups[1]):
+        if name in frame and frame[name].value[0] not in found:
+            found.append(frame[name].value[0])
+    if len(found) > 1:
+        raise ValueError(f"it is a DICOM file whose frames differ in {name}; give a file a frame")
+    return found[0] if found else slide
+
+
+def _find_padding(slide: Any, stored: np.ndarray) -> np.ndarray:
+    """Where the stored values are those around the picture."""
+    padding = slide.get("PixelPaddingValue")
+    if padding is None:
+        return np.zeros(stored.shape, bool)
+    low, high = sorted((padding, slide.get("PixelPaddingRangeLimit", padding)))
+    return (stored >= low) & (stored <= high)
 
 
 def _window(slide: Any) -> Range | None:

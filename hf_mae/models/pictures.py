@@ -16,11 +16,13 @@ from urllib.request import Request, urlopen
 import numpy as np
 from PIL import Image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
+from transformers.utils import logging
 
 from ..errors import DECODE_ERRORS
 from .picture_files import Range, Raster, check_whole, read_picture, upright
 
 
+logger = logging.get_logger(__name__)
 Picture = Image.Image | Raster | np.ndarray  # what a picture may be; an array may lie either way
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as PIL has it
@@ -124,11 +126,26 @@ def to_pixels(
     >>> to_pixels(np.full((30, 40, 3), 0.3), num_channels=1)[0, 0]
     array([76.5], dtype=float32)
     """
-    array, own_range = _own_values(picture, num_channels, values.bands, data_format)
-    if values.value_range is not None and array.dtype == np.uint8:
+    raster = _own_values(picture, num_channels, values.bands, data_format)
+    array = raster.values
+    if values.value_range is not None and array.dtype == np.uint8 and raster.value_range is None:
         check_8_bits(values.value_range)
-    pixels = scale_values(array, values.value_range or own_range)
+    pixels = scale_values(array, values.value_range or raster.value_range)
+    if raster.missing is not None:
+        pixels[raster.missing] = 0
+    if values.value_range is not None:
+        _report_clipped(array, values.value_range)
     return _with_channels(pixels, num_channels)
+
+
+def _report_clipped(array: np.ndarray, value_range: Sequence[float]) -> None:
+    low, high = value_range
+    share = np.mean((array < low) | (array > high))
+    if share > 0.5:
+        logger.warning_once(
+            f"{share:.0%} of an image's values lie beyond the value range from {low:,g} to "
+            f"{high:,g} and are clipped"
+        )
 
 
 def picture_values(
@@ -151,8 +168,8 @@ def picture_values(
     Raises:
         ValueError: it can't be an image, or one of other channels.
     """
-    array, own_range = _own_values(picture, num_channels, bands)
-    return _with_channels(array, num_channels), own_range
+    raster = _own_values(picture, num_channels, bands)
+    return _with_channels(raster.values, num_channels), raster.value_range
 
 
 def _own_values(
@@ -160,30 +177,52 @@ def _own_values(
     num_channels: int | None,
     bands: Sequence[int] | None,
     data_format: str | None = None,
-) -> tuple[np.ndarray, Range | None]:
-    """As `picture_values`, but deep ones in the channels that they have."""
-    own_range = None
+) -> Raster:
+    """The bands of a picture that are taken; what is missing has the least of its values."""
     if isinstance(picture, Image.Image):
-        array = _values_of_image(picture, num_channels if bands is None else None)
+        raster = Raster(_values_of_image(picture, num_channels, bands), is_colour=True)
     elif isinstance(picture, Raster):
-        array, own_range = picture.values, picture.value_range
-        if bands is None and num_channels in (1, 3) and array.shape[2] in (2, 4):
-            if not picture.has_alpha:
-                raise ValueError(
-                    f"an image of {array.shape[2]} bands can't become one of {num_channels}; "
-                    f"choose {num_channels} of them by bands"
-                )
-            array = array[..., :-1]
+        raster = picture
     else:
-        array = _channels_last(picture, num_channels, bands, data_format)
-    return (array if bands is None else _take_bands(array, bands)), own_range
+        raster = Raster(picture, is_colour=True, is_array=True, has_alpha=True)
+    if raster.is_array:
+        array = _channels_last(raster.values, num_channels, bands, data_format)
+        is_colour = raster.is_colour or array.shape[2] == 3
+        raster = raster._replace(values=array, is_colour=is_colour)
+    if bands is not None:
+        raster = _take_bands(raster, bands)
+    elif num_channels in (1, 3) and not isinstance(picture, Image.Image):
+        raster = _take_colours(raster, num_channels)
+    if raster.missing is None:
+        return raster
+    there = raster.values[~raster.missing]
+    least = there.min() if there.size else 0
+    return raster._replace(values=np.where(raster.missing, least, raster.values))
 
 
-def _values_of_image(picture: Image.Image, num_channels: int | None) -> np.ndarray:
+def _take_colours(raster: Raster, num_channels: int) -> Raster:
+    """Leaves transparency out; ValueError if bands that aren't colours would have to be mixed."""
+    own = raster.values.shape[2]
+    colours = own - 1 if raster.has_alpha and own in (2, 4) else own
+    if colours not in (1, num_channels) and not (raster.is_colour and colours == 3):
+        raise ValueError(
+            f"an image of {own} bands can't become one of {num_channels}; choose {num_channels} of "
+            "them by bands"
+        )
+    missing = None if raster.missing is None else raster.missing[..., :colours]
+    return raster._replace(values=raster.values[..., :colours], missing=missing)
+
+
+def _values_of_image(
+    picture: Image.Image, num_channels: int | None, bands: Sequence[int] | None
+) -> np.ndarray:
     check_whole(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         return np.asarray(upright(picture))[..., None]
-    num_channels = num_channels or _own_channels(picture)
+    if picture.mode in ("LA", "La") and (bands is not None or num_channels == 2):
+        return np.array(upright(picture).convert("LA"))
+    if bands is not None or num_channels is None:
+        num_channels = _own_channels(picture)
     if num_channels not in _PIL_MODES:
         raise ValueError(
             f"a picture of mode {picture.mode} can't become {num_channels} channels; give files or "
@@ -202,21 +241,24 @@ def _channels_last(
     if array.ndim == 2:
         return array[..., None]
     if data_format is None and bands is not None and array.ndim == 3:
-        # of many bands there are fewer than rows and columns
-        is_first = array.shape[0] < array.shape[2]
+        # pictures are square, or have more rows and columns than bands
+        first, second, third = array.shape
+        is_first = second == third if (first == second) != (second == third) else first < third
         data_format = ChannelDimension.FIRST if is_first else ChannelDimension.LAST
     if (data_format or find_channels(array, num_channels)) == ChannelDimension.FIRST:
         return np.moveaxis(array, 0, -1)
     return array
 
 
-def _take_bands(array: np.ndarray, bands: Sequence[int]) -> np.ndarray:
-    own = array.shape[2]
+def _take_bands(raster: Raster, bands: Sequence[int]) -> Raster:
+    own = raster.values.shape[2]
     if min(bands) < 1 or max(bands) > own:
         raise ValueError(
             f"bands is {', '.join(map(str, bands))}, and the image has {own}, numbered from 1"
         )
-    return array[..., [band - 1 for band in bands]]
+    places = [band - 1 for band in bands]
+    missing = None if raster.missing is None else raster.missing[..., places]
+    return raster._replace(values=raster.values[..., places], missing=missing)
 
 
 def _with_channels(array: np.ndarray, num_channels: int | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..data.class_names import composed
-from ..data.value_range import fit_value_range
+from ..data.value_range import check_value_range, fit_value_range
 from ..models.configuration_mae import SIZES, MAEConfig
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
@@ -168,15 +168,22 @@ class BaseModelArguments:
         return processor
 
     def fit_value_range(
-        self, processor: MAEImageProcessor, images: Dataset | IterableDataset
+        self,
+        processor: MAEImageProcessor,
+        images: Dataset | IterableDataset,
+        held_out: Dataset | None,
     ) -> str:
         """Gives the image processor the images' value range; returns a line that says which.
 
         Raises:
-            ValueError: `value_range` is impossible, or it isn't given and the images don't tell.
+            ValueError: `value_range` is impossible, or it isn't given and the images don't tell; or
+                those that are held out have other values.
         """
         num_channels = len(cast(Sequence[float], processor.image_mean))
-        return fit_value_range(processor, images, num_channels, self._wanted_range())
+        line = fit_value_range(processor, images, num_channels, self._wanted_range())
+        if held_out is not None:
+            check_value_range(processor, held_out, num_channels)
+        return line
 
     def _wanted_range(self) -> list[float] | Literal["auto"] | None:
         given: Any = self.value_range

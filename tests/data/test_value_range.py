@@ -15,7 +15,7 @@ from hf_mae import (
     load_image_dataset,
 )
 from hf_mae.data.transforms import LinearProbeTransform, ProcessorTransform
-from hf_mae.data.value_range import fit_value_range
+from hf_mae.data.value_range import check_value_range, fit_value_range
 
 
 RAMP = np.linspace(0, 1, 40 * 36).reshape(40, 36)
@@ -79,13 +79,49 @@ def test_what_a_sample_tells(dtype, top, white, tmp_path):
         ([(RAMP * 9).astype(np.uint16)], "uint16 from 0 to 9"),
         ([(RAMP * 70_000).astype(np.int32)], "int32 from 0 to 70,000"),
         ([RAMP * 0.01], "float64 from 0 to 0.01"),
-        ([(RAMP * 255).astype(np.uint8), (RAMP * 4095).astype(np.uint16)], "1 of uint16, 1 of ui"),
     ],
 )
 def test_what_a_sample_does_not_tell(arrays, said, tmp_path):
     with pytest.raises(ValueError, match="give --value_range LOW HIGH for all") as caught:
         fitted(tmp_path / "a", arrays)
     assert said in str(caught.value)
+
+
+def test_a_set_of_two_depths_is_refused(tmp_path):
+    arrays = [(RAMP * 255).astype(np.uint8), (RAMP * 4095).astype(np.uint16)]
+    with pytest.raises(ValueError, match=r"uint16: 1, uint8: 1\); bring them to one depth"):
+        fitted(tmp_path / "a", arrays)
+    with pytest.raises(ValueError, match="fractions and whole numbers, which have no range in com"):
+        fitted(tmp_path / "b", [arrays[1], RAMP], wanted="auto")
+
+
+def test_held_out_images_of_another_depth_are_refused(tmp_path):
+    eight, twelve = (RAMP * 255).astype(np.uint8), (RAMP * 4095).astype(np.uint16)
+    processor = MAEImageProcessor.from_model_config(CONFIG)
+    check_value_range(processor, images(tmp_path / "a", [eight]), 1)
+    with pytest.raises(ValueError, match="those to train on have 8 bits; bring them to one depth"):
+        check_value_range(processor, images(tmp_path / "b", [twelve]), 1)
+    processor.value_range = [0, 4095]
+    check_value_range(processor, images(tmp_path / "c", [twelve]), 1)
+    with pytest.raises(ValueError, match="the image has 8 bits"):
+        check_value_range(processor, images(tmp_path / "d", [eight]), 1)
+    with pytest.raises(ValueError, match="of the training images are values from 0 to 4095, and"):
+        check_value_range(processor, images(tmp_path / "e", [twelve * 15]), 1)
+
+
+def test_a_fourth_channel_that_is_made_up_is_said(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    Image.new("RGBA", (20, 20)).save(tmp_path / "b.png")
+    dataset = load_image_dataset(train_dir=tmp_path, train_val_split=0)["train"]
+    processor = MAEImageProcessor.from_model_config(CONFIG)
+    line = fit_value_range(processor, dataset, num_channels=4)
+    assert line.endswith("; 1 of them have 3 channels, the fourth is made up: 255")
+    assert "made up" not in fit_value_range(processor, dataset, num_channels=3)
+
+
+def test_an_explicit_range_is_taken_to_the_digit(tmp_path):
+    arrays = [(RAMP * 2 + 1234567).astype(np.float64)]
+    assert fitted(tmp_path / "a", arrays, wanted=[1234567, 1234569])[0] == [1234567, 1234569]
 
 
 def test_what_is_wanted(tmp_path):
@@ -113,6 +149,8 @@ def test_a_model_s_own_range(tmp_path):
     assert fitted(tmp_path / "b", twelve, own=[0, 4095], wanted=[0, 3000])[0] == [0, 3000]
     with pytest.raises(ValueError, match="model was trained on values from 0 to 65535, and the im"):
         fitted(tmp_path / "c", twelve, own=[0, 65535])
+    with pytest.raises(ValueError, match="trained on values from 0 to 4095"):  # most lie beyond
+        fitted(tmp_path / "f", [(RAMP * 60000).astype(np.uint16)], own=[0, 4095])
     with pytest.raises(ValueError, match="trained on values from -1000 to 1000"):
         fitted(tmp_path / "d", [(RAMP * 70 + 1000).astype(np.uint16)], own=[-1000, 1000])
     with pytest.raises(ValueError, match="has 8 bits"):

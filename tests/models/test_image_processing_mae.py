@@ -283,7 +283,7 @@ def test_what_is_no_image_is_refused(backend, given, message):
 
 def test_twelve_channels_are_not_made_three():
     array = np.zeros((40, 50, 12), np.uint8)
-    with pytest.raises(ValueError, match="12 channels can't become one of 3; choose 3 of them"):
+    with pytest.raises(ValueError, match="12 bands can't become one of 3; choose 3 of them"):
         MAEImageProcessor()(array, input_data_format="channels_last")
 
 

@@ -5,6 +5,7 @@ import pytest
 from helpers import decode
 from PIL import Image
 
+from hf_mae.errors import ImageDecodeError
 from hf_mae.models.picture_files import Raster
 from hf_mae.models.pictures import Values, picture_values, scale_values, to_pixels
 
@@ -103,7 +104,7 @@ def test_channels(dtype):
     assert np.allclose(to_pixels(values[..., 0], 3), values[..., [0, 0, 0]] * scale)
     grey = values[..., :3] @ [0.299, 0.587, 0.114]
     assert np.abs(to_pixels(values[..., :3], 1)[..., 0] - grey * scale).max() <= 1
-    with pytest.raises(ValueError, match="an image of 7 channels can't become one of 3; choose 3"):
+    with pytest.raises(ValueError, match="an image of 7 bands can't become one of 3; choose 3"):
         to_pixels(np.zeros((8, 9, 7), dtype), 3, data_format="channels_last")
     with pytest.raises(ValueError, match="can't become (one of )?12"):
         to_pixels(Image.new("RGB", (4, 4)), 12)
@@ -123,7 +124,7 @@ def test_bands(dtype):
             picture_values(given, 1, bands=(0,))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "LA"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
 def test_bands_of_pictures(mode, photos):
     picture = photos[0].convert(mode)
     colours = np.asarray(picture.convert("RGB"))
@@ -133,10 +134,56 @@ def test_bands_of_pictures(mode, photos):
     assert np.array_equal(green[..., 0], colours[..., 1])
 
 
+def test_grey_and_transparency_are_two_bands(photos):
+    both = np.array(photos[0].convert("LA"))
+    both[..., 1] = 200
+    picture = Image.fromarray(both)
+    assert np.array_equal(picture_values(picture, 2)[0], both)
+    assert np.array_equal(picture_values(picture, 2, bands=(2, 1))[0], both[..., ::-1])
+    assert (picture_values(picture, 3, bands=(2,))[0] == 200).all()
+    assert np.array_equal(picture_values(picture, 1)[0], both[..., :1])
+
+
+def test_bands_that_are_no_colours_are_not_mixed():
+    """Four bands are no colours with transparency, and three pages no red, green and blue."""
+    for bands, wanted in ((4, 3), (4, 1), (3, 1), (2, 1), (5, 3)):
+        for dtype in (np.uint8, np.uint16):
+            with pytest.raises(ValueError, match=f"{bands} bands can't become one of {wanted}; ch"):
+                to_pixels(Raster(np.zeros((8, 9, bands), dtype)), wanted)
+    assert to_pixels(Raster(np.zeros((8, 9, 1), np.uint16)), 3).shape == (8, 9, 3)
+    colours = Raster(np.full((8, 9, 3), 20000, np.uint16), is_colour=True)
+    assert to_pixels(colours, 1)[0, 0, 0] == pytest.approx(20000 / 257, abs=0.1)
+
+
+def test_values_that_are_missing_are_black():
+    values = np.full((8, 9, 1), 500, np.int16)
+    values[:4] = -9999
+    values[4] = 1000
+    raster = Raster(values, missing=values == -9999)
+    array, _ = picture_values(raster)
+    assert (array.min(), array.max()) == (500, 1000)  # as a sample of the data set sees it
+    pixels = to_pixels(raster, 3, Values(value_range=(0, 1000)))
+    assert np.allclose(pixels[:4], 0)
+    assert np.allclose(pixels[4], 255)
+    assert np.allclose(pixels[5:], 127.5)
+
+
 def test_arrays_are_pictures_of_any_kind():
     rng = np.random.default_rng(0)
     fractions = rng.random((8, 8, 3))
     assert np.abs(decode(fractions, 3) - fractions * 255).max() <= 0.5
     colours = rng.integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    assert np.array_equal(decode(colours, 3), colours[..., :3])  # transparency is dropped
+    assert np.array_equal(to_pixels(colours, 3), colours[..., :3])  # transparency is dropped
     assert np.array_equal(decode(colours[..., 0], 3), colours[..., [0, 0, 0]])
+    with pytest.raises(ImageDecodeError, match="4 bands can't become one of 3"):  # of a data set
+        decode(colours, 3)
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 103), (103, 9, 9), (8, 8, 12), (12, 8, 8), (40, 33, 5)])
+def test_which_side_has_the_bands(shape):
+    """Patches of many bands have fewer rows than bands."""
+    values = np.arange(np.prod(shape)).reshape(shape)
+    expected = values[..., [0, 2]] if shape[0] != 103 and shape[0] != 12 else values[[0, 2]]
+    found, _ = picture_values(values, 2, bands=(1, 3))
+    last = expected if expected.shape[-1] == 2 else np.moveaxis(expected, 0, -1)
+    assert np.array_equal(found, last)
