@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from helpers import TINY
 from PIL import Image
+from transformers import BitImageProcessor
 
 from hf_mae import (
     CenterCropTransform,
@@ -13,6 +14,7 @@ from hf_mae import (
     MAEImageProcessor,
     PretrainingTransform,
     load_image_dataset,
+    load_processor,
 )
 from hf_mae.data.transforms import LinearProbeTransform, ProcessorTransform
 from hf_mae.data.value_range import check_value_range, fit_value_range
@@ -219,3 +221,11 @@ def test_pictures_of_8_bits_are_of_another_scale():
     with pytest.raises(ValueError, match="image has 8 bits, and black and white are 0 and 4,095"):
         processor(picture)
     assert processor(picture, value_range=[0, 255]) is not None
+
+
+def test_a_native_processor_s_range_is_ours_again(tmp_path):
+    """Of an exported folder, which training goes on from."""
+    BitImageProcessor(value_range=[0, 4095], bands=[3, 2, 1]).save_pretrained(tmp_path)
+    processor = load_processor(tmp_path, MAEConfig(**TINY))
+    assert type(processor) is MAEImageProcessor
+    assert (processor.value_range, processor.bands) == ([0, 4095], [3, 2, 1])

@@ -180,7 +180,10 @@ def test_probing_for_several_labels(spots, tmp_path):
     [
         (["--label_column", "top", "light"], "label_column 'light' holds .* aren't 0 or"),
         (["--label_column", "light"], "mixup is 0.8, and a regression has no labels to mix"),
-        (["--label_column", "top", "left"], "label_column is 'left'; the data set has image, top"),
+        (
+            ["--label_column", "top", "left"],
+            "label_column is 'left'; the data set has file_name, top",
+        ),
         (["--label_column", "top", "top"], "label_column names 'top' twice"),
         (
             ["--label_column", "top", "--config_overrides={problem_type: regression}"],
