@@ -9,6 +9,7 @@ by other libraries here, or refused; nothing is made up or left out.
 import contextlib
 import importlib.util
 import io
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,6 +137,12 @@ def _import(module: str, extra: str, what: str) -> Any:
         raise ValueError(
             f'{what} are read by {module}: pip install "hf-mae[{extra}]" ({error})'
         ) from error
+
+
+def _check_size(height: int, width: int) -> None:
+    """Refuses decompression bombs, as PIL does it with its own files."""
+    if height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"it says that it has {height:,} x {width:,} pixels, which are too many")
 
 
 # orientation -------------------------------------------------------------------------------------
@@ -337,9 +344,7 @@ def _raster_of(series: Any) -> Raster:
             f"it is a TIFF of {page.bitspersample} bits whose values mean {kind}; give it as grey "
             "values or colours"
         )
-    most = 2 * (Image.MAX_IMAGE_PIXELS or series.size)  # as PIL has it for its own
-    if page.imagewidth * page.imagelength > most:
-        raise ValueError(f"it is a TIFF of {page.imagewidth} x {page.imagelength} pixels")
+    _check_size(page.imagelength, page.imagewidth)
     values = series.asarray()
     rows, columns = series.axes.index("Y"), series.axes.index("X")
     values = np.moveaxis(values, (rows, columns), (0, 1))
@@ -391,6 +396,7 @@ def _read_dicom(data: bytes) -> Raster:
 
 def _raster_of_dicom(slide: Any) -> Raster:
     pixels = importlib.import_module("pydicom.pixels")
+    _check_size(slide.Rows, slide.Columns)
     stored = pixels.pixel_array(slide)
     kind = slide.PhotometricInterpretation
     if slide.SamplesPerPixel == 3:

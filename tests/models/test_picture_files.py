@@ -172,6 +172,16 @@ def test_nodata_of_geotiffs_is_black(nodata, dtype):
     np.testing.assert_allclose(pixels[10:], values[10:] * 0.255, atol=1e-3)
 
 
+def test_bombs_are_refused():
+    data = bytearray(tiff(noise((40, 33), "uint16")))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        for tag in (256, 257):
+            place = file.pages[0].tags[tag].valueoffset
+            data[place : place + 4] = (60_000).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="60,000 x 60,000 pixels, which are too many"):
+        read_picture(bytes(data))
+
+
 def test_a_tiff_of_other_colours_is_refused():
     data = tiff(noise((40, 33, 4), "uint16"), photometric="separated")
     with pytest.raises(ValueError, match="TIFF of 16 bits whose values mean SEPARATED"):
