@@ -61,7 +61,7 @@ def normalize_images(
     return (images - mean) / std
 
 
-class MAEImagesKwargs(ImagesKwargs, total=False):
+class MAEImageProcessorKwargs(ImagesKwargs, total=False):
     """What a call of the image processor may be given, beside what transformers' own take.
 
     Attributes:
@@ -76,7 +76,7 @@ class MAEImagesKwargs(ImagesKwargs, total=False):
 class _MAEDefaults(_Backend):
     """What both back ends share: the defaults, and how whatever is given becomes an array."""
 
-    valid_kwargs = MAEImagesKwargs
+    valid_kwargs = MAEImageProcessorKwargs
     value_range: Sequence[float] | None = None
     bands: Sequence[int] | None = None
     resample = PILImageResampling.BICUBIC
