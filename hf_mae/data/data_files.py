@@ -22,6 +22,7 @@ from .tables import TABLE_EXTENSIONS, load_tables, names_files
 
 logger = logging.get_logger(__name__)
 _SHARDS = (".tar",)
+_TABLES_TO_LOOK_AT = 5
 _SHARDS_OF_IMAGES = 64  # of a stream of files
 _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "config.json")  # not rows
 
@@ -66,7 +67,8 @@ def load_local(
     if data_files:
         rest = [str(file) for file in files if file not in data_files]
         rest += [*map(str, contents.metadata)]
-        _say_left_out(path, rest, contents.images if _are_inside(data_files) else [])
+        inside = bool(contents.images) and _are_inside(data_files)
+        _say_left_out(path, rest, contents.images if inside else [])
         return _load_files(split_files(path, data_files), image_column, streaming)
     if contents.images:
         splits = load_image_folder(path, "dataset_name", labels, label_columns)
@@ -98,7 +100,8 @@ def _find_data_files(files: Sequence[Path], image_column: str | None, images: bo
 
 def _are_inside(data_files: Sequence[Path]) -> bool:
     """Whether images come in the files themselves, not beside them."""
-    return data_files[0].suffix.lower() in (*_SHARDS, ".parquet", ".arrow")
+    kind = data_files[0].suffix.lower()
+    return kind in _SHARDS or not any(map(names_files, data_files[:_TABLES_TO_LOOK_AT]))
 
 
 def _say_left_out(folder: Path, files: Sequence[str], images: Sequence[str]) -> None:

@@ -71,12 +71,19 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file)
-    if streaming and len(by_folder) > 1:  # one stream has one list of shards
-        return _read(files, streaming)
     parts = []
     for folder, own in by_folder.items():
         parts.append(_complete_paths(_read(own, streaming), folder))
-    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        return datasets.concatenate_datasets(parts)
+    except ValueError as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"{printable(files[0])} and tables in other folders have columns of different kinds; "
+            f"name one of the files ({cause})"
+        ) from error
 
 
 def _read(files: Sequence[Path], streaming: bool) -> Table:
@@ -96,7 +103,10 @@ def _read(files: Sequence[Path], streaming: bool) -> Table:
             options = {**options, "features": datasets.Features(plain)}
             if reader == "parquet":
                 options["batch_size"] = _ROWS_AT_ONCE
-        return load(streaming=streaming, **options)
+        table = load(streaming=streaming, **options)
+        if isinstance(table, IterableDataset) and table.features is None:
+            return table._resolve_features()  # what the first rows have
+        return table
     except (DatasetGenerationError, ValueError, OSError) as error:
         cause = " ".join(str(error.__cause__ or error).split())
         first = printable(files[0])
@@ -126,13 +136,14 @@ def plain_feature(feature: Any) -> Any:
 
 
 def names_files(file: Path) -> bool:
-    """Whether a table names images, files that are there or addresses of them."""
-    table = load_table(file)
-    for name, feature in table.features.items():
-        if _may_be_path(feature):
-            values = filter(None, map(_path_of, table[:_ROWS_TO_LOOK_AT][name]))
-            if any(os.path.isfile(find_file(value)) or "://" in value for value in values):
-                return True
+    """Whether a table names images, files that are there or addresses of them, in its first rows."""
+    table = _load_split([file], streaming=True)
+    assert isinstance(table, IterableDataset)
+    names = [name for name, feature in (table.features or {}).items() if _may_be_path(feature)]
+    for row in _first_rows(table, names):
+        values = filter(None, map(_path_of, row.values()))
+        if any(os.path.isfile(find_file(value)) or "://" in value for value in values):
+            return True
     return False
 
 
@@ -144,14 +155,17 @@ def _complete_paths(table: Table, folder: Path) -> Table:
     features = table.features or {}
     names = [name for name, feature in features.items() if _may_be_path(feature)]
     if isinstance(table, IterableDataset):
-        rows = list(_undecoded(table.select_columns(names)).take(_ROWS_TO_LOOK_AT))
+        rows = _first_rows(table, names)
         found = []
         for name in names:
             if _starts_at([row[name] for row in rows], folder):
                 found.append(name)
         if not found:
             return table
-        return _undecoded(table).map(_join_row, fn_kwargs={"names": found, "folder": folder})
+        table = _undecoded(table)
+        assert table.features is not None
+        whole = table.map(_join_row, fn_kwargs={"names": found, "folder": folder})
+        return whole.cast(table.features)  # which `map` forgets, or else fixes
     for name in names:
         values = table.data.column(name)
         if _starts_at(values.slice(0, _ROWS_TO_LOOK_AT).to_pylist(), folder):
@@ -161,6 +175,10 @@ def _complete_paths(table: Table, folder: Path) -> Table:
             table = added.remove_columns(name).rename_column("whole path", name)
             table = table.select_columns(order)
     return table
+
+
+def _first_rows(stream: IterableDataset, columns: list[str]) -> list[dict]:
+    return list(_undecoded(stream.select_columns(columns)).take(_ROWS_TO_LOOK_AT))
 
 
 def _undecoded(stream: IterableDataset) -> IterableDataset:

@@ -37,6 +37,15 @@ def reds(values):
     return [int(decode(value, 3)[..., 0].mean()) for value in values]
 
 
+def write_table(table, path):
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        table.to_json(path)
+    else:
+        table.to_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+
+
 def check(source, **options):
     """The six pictures in their order, with their labels."""
     dataset = load_image_dataset(str(source), labels=True, train_val_split=0, **options)["train"]
@@ -113,15 +122,43 @@ def test_a_table_that_changes_is_read_anew(pictures):
         assert splits.num_rows == {"train": count}
 
 
-def test_tables_of_several_folders_each_start_from_their_own(pictures):
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_tables_of_several_folders_each_start_from_their_own(pictures, ending, caplog):
     for name in ("a", "b"):
         (pictures / name / "img").mkdir(parents=True)
         for i in range(3):
             number = i + (3 if name == "b" else 0)
             os.rename(pictures / "img" / f"{number}.png", pictures / name / "img" / f"{i}.png")
-        rows = [f"img/{i}.png,{LABELS[i + (3 if name == 'b' else 0)]}\n" for i in range(3)]
-        (pictures / name / "list.csv").write_text("image,label\n" + "".join(rows))
+        labels = LABELS[3:] if name == "b" else LABELS[:3]
+        rows = {"image": [f"img/{i}.png" for i in range(3)], "label": labels}
+        for part in (slice(0, 2), slice(2, 3)):
+            own = Dataset.from_dict({name: column[part] for name, column in rows.items()})
+            write_table(own, pictures / name / f"list_{part.start}.{ending}")
     check(pictures)
+    stream, _, _ = load_image_stream(str(pictures))
+    assert stream.num_shards == 4
+    assert reds([row["image"] for row in stream]) == [0, 20, 40, 60, 80, 100]
+    shards = [list(stream.shard(4, number)) for number in range(4)]
+    assert [len(shard) for shard in shards] == [2, 1, 2, 1]
+    assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_streams_of_tables_that_name_files_beside_them(pictures, ending):
+    rows = {"image": [f"img/{i}.png" for i in range(6)], "label": LABELS}
+    write_table(Dataset.from_dict(rows), pictures / f"list.{ending}")
+    for source in (pictures, pictures / f"list.{ending}"):
+        stream, _, _ = load_image_stream(str(source))
+        assert reds([row["image"] for row in stream]) == [0, 20, 40, 60, 80, 100]
+
+
+def test_tables_of_several_folders_with_other_columns_are_refused(pictures):
+    for name, value in {"a": "1", "b": "x"}.items():
+        (pictures / name).mkdir()
+        row = {"image": "../img/0.png", "size": {"x": value} if value == "x" else 1}
+        (pictures / name / "list.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match="list.jsonl and tables in other folders have columns of"):
+        load_image_dataset(str(pictures))
 
 
 def test_tables_that_cannot_be_used_say_so(pictures):
