@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..file_names import printable
 from ..models.picture_files import extra_that_reads, readable_endings
 from .labels import find_label_columns, label_files, list_entries
-from .split_names import say_splits, split_of_folder
+from .split_names import pair_splits, say_splits, split_in_name, split_of_folder
 from .tables import load_table
 
 
@@ -165,9 +165,10 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
         ValueError: it isn't clear.
     """
     folders, loose = _list_folders(folder)
+    alike = pair_splits([entry.name for entry in folders])
     parts: dict[str, list[Path]] = {}
     for entry in folders:
-        split = split_of_folder(entry.name)
+        split = split_of_folder(entry.name) or alike.get(entry.name)
         if split and _holds_images(entry):
             parts.setdefault(split, []).append(entry)
     whole = [entry for own in parts.values() for entry in own]
@@ -177,6 +178,8 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
         return _find_splits(others[0], flag) if others[0].resolve() != folder.resolve() else {}
     has_classes = loose or bool(others)
     if not parts or (has_classes and not ("train" in parts and len(parts) > 1)):
+        if not loose:
+            _say_near_splits(folder, folders)
         return {}  # as a class of trains among other vehicles, or a test beside a control
     doubled = [own for own in parts.values() if len(own) > 1]
     if doubled or has_classes:
@@ -190,6 +193,18 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
         )
     order = [split for split in ("train", "validation", "test") if split in parts]
     return {split: parts[split][0] for split in order}
+
+
+def _say_near_splits(folder: Path, folders: Sequence[Path]) -> None:
+    """Says it if all folders have a split in their names, and are taken for classes."""
+    splits = [split_in_name(entry.name) for entry in folders]
+    if "train" not in splits or None in splits or len(set(splits)) == 1:
+        return
+    names = ", ".join(f"{printable(entry.name)}/" for entry in folders[:5])
+    logger.warning(
+        f"{printable(folder)}: the folders {names} are taken together, as classes; if they are "
+        "splits, name one by train_dir and the one to hold out by validation_dir"
+    )
 
 
 def _list_folders(folder: Path) -> tuple[list[Path], bool]:
@@ -261,7 +276,7 @@ def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
 
 def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list[int], ClassLabel]:
     ways = [Path(os.path.relpath(image, part)).parts for image in images]
-    splits = Counter(split_of_folder(name) for way in ways for name in way[1:-1])
+    splits = Counter(split_in_name(name) for way in ways for name in way[1:-1])
     if splits["train"] and splits["train"] < splits.total() - splits[None]:
         held_out = splits["validation"] + splits["test"]
         logger.warning(

@@ -2,7 +2,7 @@
 """Splits by the names of folders and files: what `train`, `Test set` and `val_images` are for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from transformers.utils import logging
@@ -13,8 +13,11 @@ from ..file_names import printable
 logger = logging.get_logger(__name__)
 _WORDS = {
     "train": {"train", "training", "trainset", "trainval"},
-    "validation": {"val", "valid", "validation", "valset", "dev"},
-    "test": {"test", "testing", "testset", "eval", "evaluation"},
+    "validation": {"val", "valid", "validation", "validate", "validating", "valset", "dev"},
+    "test": {
+        *("test", "testing", "testset", "tst", "eval", "evaluation", "unseen", "query"),
+        *("holdout", "heldout"),
+    },
 }
 # beside which a word still names a whole split
 _NEUTRAL = {
@@ -32,14 +35,65 @@ def split_of_folder(name: str) -> str | None:
     >>> [split_of_folder(name) for name in ("Test set", "val_images", "train2017", "train station")]
     ['test', 'validation', 'train', None]
     """
-    words = _split_words(name)
+    words = set(_split_words(name))
     known = set().union(_NEUTRAL, *_WORDS.values())
     return _split_of(words) if words <= known else None
 
 
-def _split_words(name: str) -> set[str]:
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return {word for word in re.split(r"[\W\d_]+", parted.lower()) if word}
+def split_in_name(name: str) -> str | None:
+    """Finds the split that a word of a name is of, whatever else the name says.
+
+    Example:
+
+    >>> [split_in_name(name) for name in ("train station", "X_test", "contest")]
+    ['train', 'test', None]
+    """
+    return _split_of(set(_split_words(name)))
+
+
+def _split_words(name: str) -> list[str]:
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    parted = re.sub(r"\b(held|hold)[\W_]+out\b", r"\1out", parted.replace("_", " "))
+    return [word for word in re.split(r"[\W\d_]+", parted) if word]
+
+
+def pair_splits(names: Sequence[str]) -> dict[str, str]:
+    """Finds names that are alike but for their split: one of a train, and others.
+
+    Beside a plain `train` they need not be alike, if each name has a split in it.
+
+    Args:
+        names: Of folders that lie side by side.
+
+    Returns:
+        Name → split, of those that are.
+
+    Example:
+
+    >>> pair_splits(["X_train", "X_test", "trained", "contest"])
+    {'X_train': 'train', 'X_test': 'test'}
+    """
+    by_word = {name: split for name in names if (split := split_in_name(name))}
+    if len(by_word) == len(names) and "train" in map(split_of_folder, names):
+        return by_word
+    alike: dict[str, dict[str, str]] = {}
+    for name in names:
+        for split, rest in _readings(name):
+            alike.setdefault(rest, {})[name] = split
+    found = {}
+    for own in alike.values():
+        if "train" in own.values() and len(set(own.values())) > 1:
+            found |= own
+    return found
+
+
+def _readings(name: str) -> Iterator[tuple[str, str]]:
+    """Yields (split, the letters beside its word), longer words last."""
+    letters = "".join(word for word in _split_words(name) if word not in _NEUTRAL)
+    for split, own in _WORDS.items():
+        for word in sorted(own, key=lambda word: (len(word), word)):
+            if word in letters:
+                yield split, letters.replace(word, "", 1)
 
 
 def _split_of(words: set[str]) -> str | None:
@@ -99,7 +153,7 @@ def _split_of_file(way: Path) -> str | None:
         split = split_of_folder(name)
         if split:
             return split
-    return _split_of(_split_words(way.stem))
+    return split_in_name(way.stem)
 
 
 def _without_splits(

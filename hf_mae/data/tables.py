@@ -136,7 +136,7 @@ def plain_feature(feature: Any) -> Any:
 
 
 def names_files(file: Path) -> bool:
-    """Whether a table names images, files that are there or addresses of them, in its first rows."""
+    """Whether a table names images, in its first rows: files that are there, or addresses."""
     table = _load_split([file], streaming=True)
     assert isinstance(table, IterableDataset)
     names = [name for name, feature in (table.features or {}).items() if _may_be_path(feature)]

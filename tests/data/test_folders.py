@@ -1,6 +1,7 @@
 """Folders of images: splits by their names, metadata, links, names in any bytes, and what is left
 out."""
 
+import itertools
 import os
 
 import pytest
@@ -38,6 +39,22 @@ def greys(dataset):
         ("training set", "dev"),
         ("seg_train", "seg_test"),
         ("trainImages", "evaluation"),
+        ("X_train", "X_test"),
+        ("trainA", "testA"),
+        ("my_train", "my_val"),
+        ("train_cropped", "test_cropped"),
+        ("training_v2", "testing_v2"),
+        ("train-jpg", "val-jpg"),
+        ("traindata", "testdata"),
+        ("my train images", "my_validation"),
+        ("train", "test_final"),
+        ("train", "validate"),
+        ("train", "tst"),
+        ("train", "holdout"),
+        ("train", "held_out"),
+        ("Train", "Hold-Out set"),
+        ("train", "unseen"),
+        ("train", "query"),
     ],
 )
 def test_folders_that_are_splits(tmp_path, caplog, train, held_out):
@@ -73,7 +90,11 @@ def test_held_out_images_without_labels_are_left_aside(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "classes", [("bus", "train", "tram"), ("control", "test"), ("test bench", "train station")]
+    "classes",
+    [
+        *[("bus", "train", "tram"), ("control", "test"), ("test bench", "train station")],
+        *[("seen", "unseen"), ("latest", "strain"), ("contest", "rain", "train"), ("devil", "val")],
+    ],
 )
 def test_classes_that_are_called_like_splits(tmp_path, classes):
     fill(tmp_path, *classes)
@@ -87,6 +108,8 @@ def test_classes_that_are_called_like_splits(tmp_path, classes):
     [
         (("train", "test", "bus"), "test/, train/, which are splits by their names, beside bus/"),
         (("train", "train_2", "val"), "several of them of one split"),
+        (("trainA", "trainB", "testA", "testB"), "several of them of one split"),
+        (("X_train", "X_test", "bus"), "X_test/, X_train/, which are splits by .* beside bus/"),
         (("val", "test"), "the data set has validation, test|val holds 3 images that lie in no"),
     ],
 )
@@ -97,8 +120,18 @@ def test_unclear_splits_are_refused(tmp_path, names, message):
             load_image_dataset(train_dir=tmp_path, labels=labels)
 
 
-def test_splits_within_classes_are_said(tmp_path, caplog):
-    fill(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test")
+def test_classes_that_might_be_splits_are_said(tmp_path, caplog):
+    fill(tmp_path, "train_raw", "test_cropped")
+    for labels in (True, False):
+        caplog.clear()
+        load_image_dataset(train_dir=tmp_path, labels=labels, train_val_split=0)
+        assert "test_cropped/, train_raw/ are taken together, as classes" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["{}", "X_{}", "{}_cropped"])
+def test_splits_within_classes_are_said(tmp_path, caplog, form):
+    ways = itertools.product(("cat", "dog"), ("train", "test"))
+    fill(tmp_path, *(f"{name}/{form.format(split)}" for name, split in ways))
     splits = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)
     assert splits["train"].features["label"].names == ["cat", "dog"]
     assert "6 of the 12 images" in caplog.text
