@@ -123,7 +123,7 @@ def _load_files(
 def _describes_itself(folder: Path) -> bool:
     """Whether a README.md says which files are which split."""
     readme = folder / "README.md"
-    if not readme.is_file():
+    if not os.path.isfile(readme):
         return False
     data = DatasetCard.load(readme, ignore_metadata_errors=True).data.to_dict()
     return bool(data.get("configs") or data.get("dataset_info"))

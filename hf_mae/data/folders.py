@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, concatenate_datasets
 from datasets import Image as ImageFeature
@@ -65,9 +65,13 @@ def read_contents(folder: Path, by_class: bool = False) -> Contents:
 
 
 def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
-    """Yields the files below a folder: nothing hidden, and no link in a circle."""
+    """Yields the files below a folder: nothing hidden, and no link in a circle.
+
+    Raises:
+        ValueError: a folder can't be read.
+    """
     visited: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if by_class and Path(root).parent == folder:
             visited = {os.path.realpath(folder)}
@@ -78,6 +82,13 @@ def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
         for name in names:
             if not name.startswith("."):
                 yield os.path.join(root, name)
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise ValueError(
+        f"{printable(error.filename)} can't be read ({error.strerror}); give yourself the right to "
+        "read it, or take it out"
+    ) from error
 
 
 def load_image_folder(
@@ -209,15 +220,17 @@ def _say_near_splits(folder: Path, folders: Sequence[Path]) -> None:
 
 def _list_folders(folder: Path) -> tuple[list[Path], bool]:
     """Lists the folders in a folder, and says whether images lie beside them."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        _refuse_folder(error)
     folders, loose = [], False
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(folder / entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
-                loose = True
+    for entry in entries:
+        if entry.is_dir():
+            folders.append(folder / entry.name)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+            loose = True
     return sorted(folders), loose
 
 

@@ -146,7 +146,8 @@ def read_samples(shards: Sequence[Shard], fields: Fields) -> Iterator[dict[str, 
     """Yields what is in shards, sample by sample.
 
     Raises:
-        BadImageError: a shard is cut off or damaged, or a sample has several images.
+        BadImageError: a shard is cut off or damaged; a sample has several images, or a link to a
+            file that doesn't stand before it.
     """
     for path, _ in shards:
         key, sample = None, {}
@@ -166,10 +167,20 @@ def read_samples(shards: Sequence[Shard], fields: Fields) -> Iterator[dict[str, 
             yield {fields.column: None, **sample}
 
 
-def _add_field(sample: dict[str, Any], fields: Fields, ending: str, name: str, data: bytes) -> None:
+def _add_field(
+    sample: dict[str, Any], fields: Fields, ending: str, name: str, data: bytes | None
+) -> None:
     """Takes one file of a sample, if it is an image, or a label or text that is wanted."""
     kind = ending.lower().rsplit(".", 1)[-1]
-    if f".{kind}" in fields.extensions:
+    is_image = f".{kind}" in fields.extensions
+    if not is_image and not (fields.labels and kind in (*_TEXTS, *_MAPPINGS)):
+        return
+    if data is None:
+        raise ValueError(
+            "it is a link to a file that doesn't stand before it; pack the files themselves "
+            "(tar --dereference --hard-dereference)"
+        )
+    if is_image:
         if fields.image in (None, "image", ending, ending.lower()):
             if fields.column in sample:
                 raise ValueError(
@@ -177,10 +188,10 @@ def _add_field(sample: dict[str, Any], fields: Fields, ending: str, name: str, d
                     "ending of those that are meant by image_column"
                 )
             sample[fields.column] = {"bytes": data, "path": name}
-    elif fields.labels and kind in _TEXTS:
+    elif kind in _TEXTS:
         text = data.decode("utf-8").strip()
         sample[ending] = int(text) if re.fullmatch(r"-?\d+", text) else text
-    elif fields.labels and kind in _MAPPINGS:
+    else:
         content = json.loads(data)
         named = content if isinstance(content, dict) else {ending: content}
         for column, value in named.items():
@@ -188,13 +199,15 @@ def _add_field(sample: dict[str, Any], fields: Fields, ending: str, name: str, d
                 sample[column] = value
 
 
-def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, data) of the files in a tar file.
+def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, bytes | None]]:
+    """Yields (name, data) of the files in a tar file, and of links to those before them.
+
+    The data of a link to something else is None.
 
     Raises:
         BadImageError: it is cut off or damaged.
     """
-    name = "its start"
+    name, files = "its start", {}
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as opened:
         file = cast(IO[bytes], opened)
         try:
@@ -202,9 +215,15 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
                 while (member := tar.next()) is not None:
                     name = printable(member.name)
                     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (it keeps them)
-                    if member.isfile() and not os.path.basename(name).startswith("."):
-                        data = tar.extractfile(member)
-                        yield name, data.read() if data and with_data else b""
+                    if member.isfile():
+                        files[_way(member.name)] = member
+                    elif not (member.islnk() or member.issym()):
+                        continue
+                    if os.path.basename(name).startswith("."):
+                        continue
+                    target = files.get(_target(member))
+                    data = tar.extractfile(target) if target and with_data else None
+                    yield name, data.read() if data else None
                 whole = _ends_at(file, tar.offset)
                 if whole and file.tell() == tar.offset:
                     _say_unmarked(path, name)
@@ -212,6 +231,17 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
             raise BadImageError(_cut_off(path, name)) from error
     if not whole:
         raise BadImageError(_cut_off(path, name))
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    """The way to the file that a member is: itself, or what it links to."""
+    if member.issym():
+        return _way(os.path.join(os.path.dirname(member.name), member.linkname))
+    return _way(member.linkname if member.islnk() else member.name)
+
+
+def _way(name: str) -> str:
+    return os.path.normpath(name)
 
 
 def _ends_at(file: IO[bytes], offset: int) -> bool:

@@ -24,6 +24,7 @@ from .splits import choose_splits, first_held_out, hold_out, only_split, pick_sp
 from .tables import plain_feature
 
 
+_MARKS = ("dataset_dict.json", "state.json")  # of what save_to_disk has saved
 _ROWS_TO_CHECK = 20  # whether their files are there
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 # of paths, where no column is called so
@@ -211,8 +212,7 @@ def _load_named(
     if name == "digits":
         return {"train": _load_digits()}
     path = Path(name).expanduser()
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    if saved:  # by save_to_disk
+    if any(os.path.exists(path / mark) for mark in _MARKS):
         loaded = datasets.load_from_disk(path)
     elif path.is_dir() or can_be_read(path):
         label_columns = _listed(label_column)

@@ -74,7 +74,8 @@ def pair_splits(names: Sequence[str]) -> dict[str, str]:
     {'X_train': 'train', 'X_test': 'test'}
     """
     by_word = {name: split for name in names if (split := split_in_name(name))}
-    if len(by_word) == len(names) and "train" in map(split_of_folder, names):
+    several = len(by_word) == len(names) and len(set(by_word.values())) > 1
+    if several and "train" in map(split_of_folder, names):
         return by_word
     alike: dict[str, dict[str, str]] = {}
     for name in names:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 from datasets import Dataset, IterableDataset, LargeList, List, Value
 from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError
@@ -34,6 +35,16 @@ _PLAIN = {
     **{"large_string": "string", "string_view": "string"},
 }
 _ROWS_AT_ONCE = 100  # of a table with other types: what they hold must fit short offsets
+_ROWS_OF_TEXT = 100_000  # of CSV, at once
+_MISSING = ("", "nan", "NaN", "NAN", "NA", "N/A", "n/a", "null", "NULL", "None")
+# what a cell of CSV may be: the first that it fits, else text, as 007 is
+_CELLS = {
+    "whole": r" *-?(?:0|[1-9]\d{0,17}) *",
+    "number": r" *(?:[-+]?(?:(?:0|[1-9]\d*)\.\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|-?(?:0|[1-9]\d*)[eE][-+]?\d+|[-+]?inf) *",
+    "truth": r"True|TRUE|true|False|FALSE|false",
+    "missing": "|".join(_MISSING),
+}
 _ROWS_TO_LOOK_AT = 20
 _LONGEST_PATH = 4096
 
@@ -71,9 +82,17 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file)
+    reader, options = _READERS[files[0].suffix.lower()]
+    others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
+    if others:
+        raise ValueError(
+            f"{printable(files[0])} and {printable(others[0])} are tables of different kinds; name "
+            "one file"
+        )
+    kinds = _kinds_in_columns(files, **options) if reader == "csv" else {}
     parts = []
     for folder, own in by_folder.items():
-        parts.append(_complete_paths(_read(own, streaming), folder))
+        parts.append(_complete_paths(_read(own, kinds, streaming), folder))
     if len(parts) == 1:
         return parts[0]
     try:
@@ -86,14 +105,11 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
         ) from error
 
 
-def _read(files: Sequence[Path], streaming: bool) -> Table:
+def _read(files: Sequence[Path], kinds: Mapping[str, set[str]], streaming: bool) -> Table:
     reader, options = _READERS[files[0].suffix.lower()]
-    others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
-    if others:
-        raise ValueError(
-            f"{printable(files[0])} and {printable(others[0])} are tables of different kinds; name "
-            "one file"
-        )
+    if kinds:
+        columns = pd.read_csv(files[0], nrows=0, **options).columns
+        options = {**options, **_type_columns(list(columns), kinds)}
     data_files = {"train": as_data_files(files)}
     load = functools.partial(datasets.load_dataset, reader, data_files=data_files, split="train")
     try:
@@ -112,6 +128,51 @@ def _read(files: Sequence[Path], streaming: bool) -> Table:
         first = printable(files[0])
         where = first if len(files) == 1 else f"{first} or one of {len(files) - 1} more"
         raise ValueError(f"{where} can't be read: {cause}") from error
+
+
+def _kinds_in_columns(files: Sequence[Path], sep: str = ",") -> dict[str, set[str]]:
+    """Finds of each column of CSV files what is in it: whole numbers, numbers, truth, text, …"""
+    kinds: dict[str, set[str]] = {}
+    for file in files:
+        try:
+            parts = pd.read_csv(
+                file, sep=sep, dtype=str, keep_default_na=False, chunksize=_ROWS_OF_TEXT
+            )
+            for part in parts:
+                for name, cells in part.items():
+                    kinds.setdefault(str(name), set()).update(_kinds_of(cells))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{printable(file)} can't be read: {error}") from error
+    return kinds
+
+
+def _kinds_of(cells: pd.Series) -> set[str]:
+    texts = pd.Series(cells.unique(), dtype=str)
+    found = set()
+    for kind, pattern in _CELLS.items():
+        fits = texts.str.fullmatch(pattern)
+        if fits.any():
+            found.add(kind)
+        texts = texts[~fits]
+    return found | ({"text"} if len(texts) else set())
+
+
+def _type_columns(columns: Sequence[str], kinds: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Options by which datasets reads columns of CSV as what all of each is.
+
+    pandas would make 7 of 007, and a missing value of NA and None, which may be classes.
+    """
+    features, missing = {}, {}
+    for name in columns:
+        own = kinds.get(name, set())
+        dtype, missing[name] = "string", [""]
+        if own in ({"whole"}, {"truth"}):
+            dtype = "int64" if own == {"whole"} else "bool"
+        elif own & {"whole", "number"} and own <= {"whole", "number", "missing"}:
+            dtype, missing[name] = "float64", [*_MISSING]
+        features[name] = Value(dtype)
+    options = {"keep_default_na": False, "na_values": missing}
+    return {**options, "features": datasets.Features(features)}
 
 
 def as_data_files(files: Sequence[Path]) -> DataFilesList:

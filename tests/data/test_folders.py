@@ -1,8 +1,11 @@
 """Folders of images: splits by their names, metadata, links, names in any bytes, and what is left
 out."""
 
+import contextlib
 import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from helpers import TINY_FLAGS, decode, run_script
@@ -93,7 +96,13 @@ def test_held_out_images_without_labels_are_left_aside(tmp_path, caplog):
     "classes",
     [
         *[("bus", "train", "tram"), ("control", "test"), ("test bench", "train station")],
-        *[("seen", "unseen"), ("latest", "strain"), ("contest", "rain", "train"), ("devil", "val")],
+        *[
+            ("train", "train station"),
+            ("seen", "unseen"),
+            ("latest", "strain"),
+            ("contest", "rain", "train"),
+            ("devil", "val"),
+        ],
     ],
 )
 def test_classes_that_are_called_like_splits(tmp_path, classes):
@@ -167,6 +176,32 @@ def test_two_classes_may_link_to_one_place(tmp_path):
     assert splits["train"]["label"][:] == [0, 0, 0, 1, 1, 1]
     without = load_image_dataset(train_dir=tmp_path / "set", train_val_split=0)
     assert without.num_rows == {"train": 3}  # each image once
+
+
+def test_a_folder_that_cannot_be_read_is_named():
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "set"
+        fill(root, "cat", "dog/deep")
+        for closed in (root / "dog" / "deep", root / "dog", root):
+            closed.chmod(0)
+            os.chmod(folder, 0o755)
+            for source in ({"train_dir": root}, {"dataset_name": str(root)}):
+                for labels in (True, False):
+                    with as_nobody(), pytest.raises(ValueError, match=f"{closed} can't be read"):
+                        load_image_dataset(**source, labels=labels)
+            closed.chmod(0o755)
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """As root may read all there is."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 # what is left out --------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import io
 import itertools
 import json
+import os
+import subprocess
 import tarfile
 
 import pytest
@@ -131,6 +133,44 @@ def test_labels_of_two_kinds(tmp_path):
     write_shard(tmp_path / "0.tar", members)
     with pytest.raises(ValueError, match="cls is 'one' in a sample .* and a whole number in"):
         load_image_dataset(str(tmp_path), labels=True)
+
+
+# links -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [".", "*"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_links_to_files_before_them_are_followed(tmp_path, start, link):
+    folder = tmp_path / "files" / "sub"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(number, "png"))
+        (folder / f"{number}.cls").write_text("cat")
+    source = folder / "1.png" if link is os.link else "1.png"
+    link(source, folder / "3.png")
+    link(folder / "1.cls" if link is os.link else "../sub/1.cls", folder / "3.cls")
+    archive = tmp_path / "0.tar"
+    names = sorted(f"sub/{path.name}" for path in folder.iterdir())
+    ways = names if start == "*" else [f"./{name}" for name in names]
+    subprocess.run(["tar", "cf", archive, *ways], cwd=tmp_path / "files", check=True)
+    dataset = load_image_dataset(str(archive), labels=True, train_val_split=0)["train"]
+    assert numbers(dataset["image"]) == [0, 1, 2, 1]
+    assert dataset.features["label"].names == ["cat"]
+    assert numbers(row["image"] for row in load_image_stream(str(archive))[0]) == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("target", ["b.png", "/elsewhere/a.png"])
+def test_links_to_nothing_before_them_are_refused_by_name(tmp_path, target):
+    archive = tmp_path / "0.tar"
+    write_shard(archive, [*sample(0, "png")])
+    with tarfile.open(archive, "a") as tar:
+        for name in ("README", "a.png"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    for load in (load_image_dataset, load_image_stream):
+        with pytest.raises(ValueError, match="0.tar: a.png: it is a link to a file that doesn't"):
+            load(str(archive))
 
 
 # cut off -----------------------------------------------------------------------------------------
