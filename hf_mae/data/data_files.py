@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..file_names import printable
 from .folders import IMAGE_EXTENSIONS, describe_files, load_image_folder, read_contents
 from .shards import Fields, load_shards
-from .split_names import split_files
+from .split_names import find_split_column, split_by_column, split_files
 from .tables import TABLE_EXTENSIONS, load_tables, names_files
 
 
@@ -58,7 +58,8 @@ def load_local(
         ValueError: there is nothing that can be read, or it isn't clear what is a split.
     """
     if path.is_file():
-        return _load_files({"train": [path]}, image_column, streaming)
+        loaded = _load_files({"train": [path]}, image_column, streaming)
+        return _split_rows(loaded, path, label_columns)
     if config is not None or _describes_itself(path):
         return _load_as_described(path, config, image_column, streaming)
     contents = read_contents(path)
@@ -69,13 +70,30 @@ def load_local(
         rest += [*map(str, contents.metadata)]
         inside = bool(contents.images) and _are_inside(data_files)
         _say_left_out(path, rest, contents.images if inside else [])
-        return _load_files(split_files(path, data_files), image_column, streaming)
+        loaded = _load_files(split_files(path, data_files), image_column, streaming)
+        return _split_rows(loaded, path, label_columns)
     if contents.images:
         splits = load_image_folder(path, "dataset_name", labels, label_columns)
         return {split: _as_stream(own) for split, own in splits.items()} if streaming else splits
     loaded = _load_as_described(path, config, image_column, streaming)
     if len(loaded) > 1:
         logger.warning(f"datasets found the splits of {printable(path)}: {', '.join(loaded)}")
+    return loaded
+
+
+def _split_rows(loaded: dict[str, Any], path: Path, label_columns: Sequence[str]) -> dict[str, Any]:
+    """Sorts the rows of files that are of no split by a column that names one."""
+    if list(loaded) != ["train"]:
+        return loaded
+    table = loaded["train"]
+    if isinstance(table, Dataset):
+        return split_by_column(table, printable(path), label_columns)
+    column = find_split_column(list(table.features or {}))
+    if column is not None:
+        logger.warning(
+            f"{printable(path)}: the column {column!r} makes no splits of a stream: all rows are "
+            "read; put those of each split into files of their own"
+        )
     return loaded
 
 

@@ -9,14 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from transformers.utils import logging
 
 from ..file_names import printable
 from ..models.picture_files import extra_that_reads, readable_endings
 from .labels import find_label_columns, label_files, list_entries
-from .split_names import pair_splits, say_splits, split_in_name, split_of_folder
+from .split_names import (
+    find_split_column,
+    pair_splits,
+    say_splits,
+    split_by_column,
+    split_in_name,
+    split_of_folder,
+)
 from .tables import load_table
 
 
@@ -117,7 +124,8 @@ def load_image_folder(
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
     parts = _find_splits(folder, flag)
     if not parts:
-        return {"train": _load_part(folder, [], flag, labels, label_columns)}
+        whole = _load_part(folder, [], flag, labels, label_columns)
+        return split_by_column(whole, f"{flag} {printable(folder)}", label_columns)
     say_splits(folder, {split: [part] for split, part in parts.items()})
     beside = _find_beside(parts.values())
     above = [file for file in beside if file.name in _METADATA]
@@ -256,14 +264,26 @@ def _load_part(
     contents = read_contents(part, by_class=labels)
     metadata = [*contents.metadata, *(file for file in beside if file.name in _METADATA)]
     left_out = contents.others + [str(file) for file in beside if file not in metadata]
-    note = describe_files(left_out if labels else [*left_out, *map(str, metadata)])
+    if not labels and not _names_splits(metadata):
+        left_out += map(str, metadata)
+        metadata = []
+    note = describe_files(left_out)
     if not contents.images:
         raise ValueError(
             f"{flag} {printable(part)} holds no images; in it there is {list_entries(part)}"
             + (f" ({note})" if note else "")
         )
-    if labels and metadata:
-        return _with_metadata(part, contents.images, metadata, label_columns, flag, note)
+    if metadata:
+        known = _read_metadata(metadata)
+        by_folder = labels and not _says_labels(known, part, contents.images, label_columns)
+        if by_folder:
+            logger.warning(
+                f"{metadata[0].name} has no column of labels by its name "
+                f"({', '.join(known.table.column_names)}); the classes are the folders of {flag} "
+                f"{printable(part)}"
+            )
+        if not by_folder or find_split_column(known.table.column_names):
+            return _with_metadata(part, contents.images, known, by_folder, flag, note)
     columns: dict[str, list] = {"image": [printable(file) for file in contents.images]}
     features = Features({"image": ImageFeature(decode=False)})
     if labels:
@@ -304,61 +324,91 @@ def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list
 # metadata ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Metadata:
+    """What metadata files say: all rows as one table, and the row of each image."""
+
+    files: Sequence[Path]
+    table: Dataset
+    rows: dict[str, int]
+
+
+def _names_splits(files: Sequence[Path]) -> bool:
+    try:
+        return any(find_split_column(load_table(file).column_names) for file in files)
+    except ValueError:
+        return False
+
+
+def _says_labels(
+    metadata: _Metadata, part: Path, images: Sequence[str], label_columns: Sequence[str]
+) -> bool:
+    """Whether labels are to be taken from metadata, as there are no folders that are classes."""
+    if label_columns or any(os.path.dirname(image) == str(part) for image in images):
+        return True
+    try:
+        return bool(find_label_columns(metadata.table.features, None))
+    except ValueError:
+        return False
+
+
 def _with_metadata(
     part: Path,
     images: Sequence[str],
-    metadata: Sequence[Path],
-    label_columns: Sequence[str],
+    metadata: _Metadata,
+    by_folder: bool,
     flag: str,
     note: str,
 ) -> Dataset:
     """Loads the images that metadata files name, with what these say of them."""
-    table, rows = _read_metadata(metadata)
+    first, rows = metadata.files[0], metadata.rows
     known = [image for image in images if _key(image) in rows]
     if not known:
         raise ValueError(
-            f"{flag} {printable(part)}: {metadata[0].name} names none of its {len(images):,} "
-            f"images, as {printable(os.path.relpath(images[0], metadata[0].parent))}; file_name is "
-            "the way from the table to the image"
+            f"{flag} {printable(part)}: {first.name} names none of its {len(images):,} images, as "
+            f"{printable(os.path.relpath(images[0], first.parent))}; file_name is the way from the "
+            "table to the image"
         )
+    _check_folders(images, metadata.files)
     notes = [note] if note else []
     if len(known) < len(images):
         unnamed = len(images) - len(known)
-        notes.append(f"{unnamed:,} images left out, which {metadata[0].name} doesn't name")
+        notes.append(f"{unnamed:,} images left out, which {first.name} doesn't name")
     inside = [path for path in rows if path.startswith(_key(part) + os.sep)]
     if len(inside) > len(known):
         lost = len(inside) - len(known)
-        notes.append(
-            f"{lost:,} rows of {metadata[0].name} left out, whose file isn't an image here"
-        )
-    table = table.select([rows[_key(image)] for image in known])
+        notes.append(f"{lost:,} rows of {first.name} left out, whose file isn't an image here")
+    table = metadata.table.select([rows[_key(image)] for image in known])
     columns: dict[str, list] = {name: table[name][:] for name in table.column_names}
     features = Features({**table.features, "image": ImageFeature(decode=False)})
     columns["image"] = [printable(image) for image in known]
-    loose = any(os.path.dirname(image) == str(part) for image in known)
-    if not (label_columns or loose or _has_label_column(table.features)):
-        logger.warning(
-            f"{metadata[0].name} has no column of labels by its name "
-            f"({', '.join(table.column_names)}); the classes are the folders of {flag} "
-            f"{printable(part)}"
-        )
+    if by_folder:
         columns["label"], features["label"] = _label_by_folder(part, known, flag)
     return Dataset.from_dict(columns, info=_info(features, "; ".join(notes)))
 
 
-def _has_label_column(features: Features) -> bool:
-    try:
-        return bool(find_label_columns(features, None))
-    except ValueError:
-        return False
+def _check_folders(images: Sequence[str], files: Sequence[Path]) -> None:
+    """Refuses metadata that lie in some of the folders, where others have none."""
+    folders = tuple(_key(file.parent) + os.sep for file in files)
+    bare = [image for image in images if not _key(image).startswith(folders)]
+    if bare:
+        raise ValueError(
+            f"{printable(files[0])} is of the images in its own folder, and {len(bare):,} others, "
+            f"as {printable(bare[0])}, have no metadata; write one file of all images above their "
+            "folders, or take it out"
+        )
 
 
 def _key(file: str | os.PathLike) -> str:
     return printable(os.path.abspath(file))
 
 
-def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
-    """Reads tables of metadata as one, and finds the row of each file."""
+def _read_metadata(files: Sequence[Path]) -> _Metadata:
+    """Reads tables of metadata as one, and finds the row of each file.
+
+    Raises:
+        ValueError: one has no names of files, or two rows say different things of an image.
+    """
     tables, names = [], []
     for file in files:
         table = load_table(file)
@@ -369,5 +419,30 @@ def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
             )
         names += [_key(file.parent / str(name)) for name in table["file_name"][:]]
         tables.append(table)
-    rows = {name: row for row, name in enumerate(names)}
-    return concatenate_datasets(tables), rows
+    table = concatenate_datasets(_of_one_kind(tables))
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        first = rows.setdefault(name, row)
+        if first == row:
+            continue
+        one, other = ({**table[number], "file_name": name} for number in (first, row))
+        if one != other:
+            raise ValueError(
+                f"{printable(files[0])} has two rows of one image that differ, {one} and {other}; "
+                "leave one of them"
+            )
+    return _Metadata(files, table, rows)
+
+
+def _of_one_kind(tables: Sequence[Dataset]) -> list[Dataset]:
+    """Makes texts of plain columns whose types differ, as 007 in one file and 8 in another."""
+    dtypes: dict[str, set[str]] = {}
+    for table in tables:
+        for name, feature in table.features.items():
+            dtypes.setdefault(name, set()).add(getattr(feature, "dtype", ""))
+    mixed = {name for name, own in dtypes.items() if len(own) > 1 and "" not in own}
+    cast = []
+    for table in tables:
+        texts = {name: Value("string") for name in table.column_names if name in mixed}
+        cast.append(table.cast(Features({**table.features, **texts})) if texts else table)
+    return cast

@@ -211,17 +211,12 @@ def _class_feature(names: Sequence[str], split: str) -> ClassLabel:
 
 def _renumber(split: Dataset, feature: ClassLabel, name: str) -> Dataset:
     own, values = split.features["label"], split["label"][:]
-    missing = sum(value is None for value in values)
-    unknown = values.count(-1)
-    if missing or unknown:
-        numbers = isinstance(own, ClassLabel) or not unknown
-        found = " and ".join(
-            filter(None, [missing and f"{missing:,} null", unknown and f"{unknown:,} -1"])
-        )
-        hint = "" if numbers else ", or write its name if -1 is a class"
+    counts = {"null": values.count(None), "-1": values.count(-1)}
+    if any(counts.values()):
+        found = " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         raise ValueError(
-            f"the {name} split has images without a label ({found} of {len(values):,}; -1 says "
-            f"that there is none); take them out or name another split{hint}"
+            f"the {name} split has images without a label ({found}, of {len(values):,}; -1 stands "
+            "for none); name another split, take them out, or write a name where -1 is a class"
         )
     if isinstance(own, ClassLabel):
         if own.names == feature.names:
@@ -250,11 +245,9 @@ def _check_values(split: Dataset, name: str) -> None:
     missing = [value for value in values if value is None or not math.isfinite(value)]
     if not missing:
         return
-    whole = all(value.is_integer() for value in values if value not in missing)
-    lack = "label" if whole else "value to predict"
     raise ValueError(
-        f"{len(missing):,} of the {len(split):,} images of the {name} split have no {lack} "
-        f"({missing[0]}); fill it in, or take them out"
+        f"{len(missing):,} of the {len(split):,} images of the {name} split have no label, or no "
+        f"value to predict ({missing[0]}); fill it in, or take them out"
     )
 
 

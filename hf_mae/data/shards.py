@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
-from datasets import Dataset, Features, IterableDataset
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 from transformers.utils import logging
@@ -28,6 +29,7 @@ from ..file_names import printable
 logger = logging.get_logger(__name__)
 _BLOCK = 512  # of tar's
 _SAMPLES_TO_LOOK_AT = 50
+_WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 _TEXTS = ("cls", "txt", "text")
 _MAPPINGS = ("json", "jsn")
 
@@ -88,11 +90,20 @@ def _load_split(shards: list[Shard], fields: Fields, streaming: bool) -> Dataset
     if streaming:
         return IterableDataset.from_generator(_read_rows, features=features, gen_kwargs=given)
     try:
-        return cast(
-            Dataset, Dataset.from_generator(_read_rows, features=features, gen_kwargs=given)
-        )
+        loaded = Dataset.from_generator(_read_rows, features=features, gen_kwargs=given)
     except DatasetGenerationError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+    return _with_numbers(cast(Dataset, loaded))
+
+
+def _with_numbers(dataset: Dataset) -> Dataset:
+    """Makes numbers of labels that are whole numbers in all samples; 007 is a name."""
+    for name, feature in dataset.features.items():
+        if name.rsplit(".", 1)[-1].lower() in _TEXTS and feature == Value("string"):
+            texts = [text for text in dataset.unique(name) if text is not None]
+            if texts and all(_WHOLE.fullmatch(text) for text in texts):
+                dataset = dataset.cast_column(name, Value("int64"))
+    return dataset
 
 
 def _describe_shard(file: str | Path) -> Shard:
@@ -123,7 +134,14 @@ def _find_features(samples: Sequence[dict], fields: Fields, shard: Shard) -> Fea
             f"({endings})"
         )
     others = [{**sample, fields.column: None} for sample in samples]
-    for name, feature in Dataset.from_list(others).features.items():
+    try:
+        found = Dataset.from_list(others).features
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"the samples of {printable(shard[0])} have values of several kinds in one field of "
+            f"their json: {error}"
+        ) from error
+    for name, feature in found.items():
         if name != fields.column and getattr(feature, "dtype", "") != "null":
             features[name] = feature
     return features
@@ -189,8 +207,7 @@ def _add_field(
                 )
             sample[fields.column] = {"bytes": data, "path": name}
     elif kind in _TEXTS:
-        text = data.decode("utf-8").strip()
-        sample[ending] = int(text) if re.fullmatch(r"-?\d+", text) else text
+        sample[ending] = data.decode("utf-8").strip()
     else:
         content = json.loads(data)
         named = content if isinstance(content, dict) else {ending: content}

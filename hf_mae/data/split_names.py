@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from datasets import Dataset
 from transformers.utils import logging
 
 from ..file_names import printable
@@ -24,6 +25,7 @@ _NEUTRAL = {
     *("set", "split", "part", "shard", "of", "data", "dataset", "folder", "files", "seg"),
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "samples"),
 }
+_COLUMNS = ("split", "set", "subset", "partition", "phase")
 _SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*")
 
 
@@ -173,6 +175,53 @@ def _without_splits(
         "none"
     )
     return {"train": list(files)}
+
+
+def find_split_column(columns: Sequence[str], label_columns: Sequence[str] = ()) -> str | None:
+    """Finds the column that says of each row which split it is of, if there is one."""
+    found = [name for name in columns if name.strip().lower() in _COLUMNS]
+    return next((name for name in found if name not in label_columns), None)
+
+
+def split_by_column(
+    table: Dataset, place: str, label_columns: Sequence[str] = ()
+) -> dict[str, Dataset]:
+    """Sorts rows into splits where a column names them, and says so.
+
+    Args:
+        table: With or without such a column.
+        place: Where it comes from, for messages.
+        label_columns: Columns that are the labels, even if one is called so.
+
+    Returns:
+        Split → its rows; `train` alone if no column tells several apart.
+
+    Raises:
+        ValueError: the column names splits in some rows and something else in others.
+    """
+    column = find_split_column(table.column_names, label_columns)
+    if column is None:
+        return {"train": table}
+    values = ["" if value is None else str(value) for value in table[column][:]]
+    split_of = {value: split_of_folder(value) for value in sorted(set(values))}
+    others = [value for value, split in split_of.items() if split is None]
+    found = [split for split in _WORDS if split in split_of.values()]
+    if not found or (len(found) == 1 and not others):
+        return {"train": table}
+    if others:
+        raise ValueError(
+            f"{place}: the column {column!r} names {', '.join(found)} in some rows, and "
+            f"{others[0]!r} in {values.count(others[0]):,}; write train, validation or test in each"
+        )
+    splits = {}
+    for split in found:
+        rows = [row for row, value in enumerate(values) if split_of[value] == split]
+        splits[split] = table.select(rows)
+        if len(splits) > 1:
+            splits[split].info.description = ""  # what it says is said once
+    counts = [f"{split} has {len(own):,}" for split, own in splits.items()]
+    logger.warning(f"splits by the column {column!r} of {place}: {', '.join(counts)}")
+    return splits
 
 
 def say_splits(folder: Path, splits: Mapping[str, Sequence[Path]]) -> None:

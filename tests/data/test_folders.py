@@ -309,6 +309,71 @@ def test_metadata_that_is_of_no_use(tmp_path, text, message):
         load_image_dataset(train_dir=tmp_path, labels=True)
 
 
+def write_metadata(folder, *lines):
+    (folder / "metadata.csv").write_text("\n".join(lines))
+
+
+def test_metadata_names_splits(tmp_path, caplog):
+    fill(tmp_path, ".")
+    write_metadata(
+        tmp_path, "file_name,label,split", "0.png,x,train", "1.png,y,train", "2.png,x,test"
+    )
+    for labels in (True, False):
+        caplog.clear()
+        splits = load_image_dataset(train_dir=tmp_path, labels=labels)
+        assert {name: greys(split) for name, split in splits.items()} == {
+            "train": [0, 10],
+            "validation": [20],
+        }
+        assert "splits by the column 'split' of train_dir" in caplog.text
+    held_out, _ = load_evaluation_dataset(validation_dir=tmp_path)
+    assert greys(held_out) == [20]
+    write_metadata(tmp_path, "file_name,label,split", "0.png,x,train", "1.png,y,", "2.png,x,test")
+    for labels in (True, False):
+        with pytest.raises(ValueError, match="'split' names train, test in some rows, and '' in 1"):
+            load_image_dataset(train_dir=tmp_path, labels=labels)
+
+
+def test_metadata_names_splits_of_folders_that_are_classes(tmp_path):
+    fill(tmp_path, "cat", "dog", count=2)
+    rows = [f"{name}/{i}.png,{split}" for name in ("cat", "dog") for i, split in enumerate("ab")]
+    lines = [row.replace(",a", ",train").replace(",b", ",val") for row in rows]
+    write_metadata(tmp_path, "file_name,Split", *lines)
+    splits = load_image_dataset(train_dir=tmp_path, labels=True)
+    assert [greys(split) for split in splits.values()] == [[0, 0], [10, 10]]
+    assert splits["validation"].features["label"].names == ["cat", "dog"]
+
+
+def test_labels_in_metadata_stay_as_they_are_written(tmp_path):
+    fill(tmp_path, "a", "b", count=2)
+    write_metadata(tmp_path / "a", "file_name,label", "0.png,007", "1.png,NA")
+    write_metadata(tmp_path / "b", "file_name,label", "0.png,8", "1.png,8")
+    dataset = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)["train"]
+    assert dataset.features["label"].int2str(dataset["label"][:]) == ["007", "NA", "8", "8"]
+
+
+def test_two_rows_of_one_image(tmp_path):
+    fill(tmp_path, ".")
+    lines = ["file_name,label", "0.png,x", "1.png,y", "2.png,x"]
+    write_metadata(tmp_path, *lines, "./0.png,x")
+    splits = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)
+    assert splits.num_rows == {"train": 3}
+    write_metadata(tmp_path, *lines, "0.png,y")
+    with pytest.raises(ValueError, match="has two rows of one image that differ, .*0.png.* 'x'"):
+        load_image_dataset(train_dir=tmp_path, labels=True)
+
+
+def test_metadata_in_one_of_several_folders(tmp_path, caplog):
+    fill(tmp_path, "a", "b", count=2)
+    write_metadata(tmp_path / "a", "file_name,note", "0.png,x")
+    dataset = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)["train"]
+    assert dataset.features["label"].int2str(dataset["label"][:]) == ["a", "a", "b", "b"]
+    assert "metadata.csv has no column of labels" in caplog.text
+    write_metadata(tmp_path / "a", "file_name,label", "0.png,x", "1.png,y")
+    with pytest.raises(ValueError, match="and 2 others, as .*b/0.png, have no metadata"):
+        load_image_dataset(train_dir=tmp_path, labels=True)
+
+
 # names -------------------------------------------------------------------------------------------
 
 

@@ -126,12 +126,38 @@ def test_shards_that_cannot_be_used_say_so(tmp_path, members, message):
         load_image_dataset(str(tmp_path))
 
 
-def test_labels_of_two_kinds(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "last", "names"),
+    [
+        ("cat", "747", ["747", "cat"]),
+        ("747", "cat", ["747", "cat"]),
+        ("007", "12", ["007", "12"]),
+        ("12", "007", ["007", "12"]),
+        ("10", "9", ["9", "10"]),
+        ("-1", "NA", ["-1", "NA"]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["cls", "txt"])
+def test_labels_stay_as_they_are_written(tmp_path, first, last, names, ending):
     members = []
     for number in range(60):
-        members += sample(number, "png", cls=b"1" if number < 55 else b"one")
+        members += sample(number, "png", **{ending: (first if number < 55 else last).encode()})
     write_shard(tmp_path / "0.tar", members)
-    with pytest.raises(ValueError, match="cls is 'one' in a sample .* and a whole number in"):
+    dataset = load_image_dataset(
+        str(tmp_path), labels=True, label_column=ending, train_val_split=0
+    )["train"]
+    assert dataset.features["label"].names == names
+    assert dataset.features["label"].int2str(dataset["label"][:]) == [first] * 55 + [last] * 5
+
+
+@pytest.mark.parametrize("change", [5, 55])
+def test_json_of_two_kinds_is_refused(tmp_path, change):
+    members = []
+    for number in range(60):
+        label = 1 if number < change else "one"
+        members += sample(number, "png", json=json.dumps({"label": label}).encode())
+    write_shard(tmp_path / "0.tar", members)
+    with pytest.raises(ValueError, match="label is 'one' in a sample|several kinds in one field"):
         load_image_dataset(str(tmp_path), labels=True)
 
 

@@ -173,6 +173,74 @@ def test_tables_that_cannot_be_used_say_so(pictures):
     assert check_images.num_rows == {"train": 6}
 
 
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ("007 7 012 7 7 007", "007 012 7"),
+        ("1 2 10 1 2 10", "1 2 10"),
+        ("NA None cat nan null cat", "NA None cat nan null"),
+        ("True False true False True False", "False True"),
+        ("0x1 12 1 1 1 1", "0x1 1 12"),
+        ("1e5f 2e5 1 1 1 1", "1 1e5f 2e5"),
+        ("+1 -1 -1 +1 -1 +1", "+1 -1"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_labels_in_text_stay_as_they_are_written(pictures, values, names, ending):
+    separator = {"csv": ",", "tsv": "\t"}[ending]
+    rows = [f"img/{i}.png{separator}{value}" for i, value in enumerate(values.split())]
+    for folder, own in {"a": rows[:3], "b": rows[3:]}.items():
+        (pictures / folder).mkdir()
+        lines = [f"image{separator}label", *(f"../{row}" for row in own)]
+        (pictures / folder / f"list.{ending}").write_text("\n".join(lines))
+    dataset = load_image_dataset(str(pictures), labels=True, train_val_split=0)["train"]
+    assert reds(dataset["image"]) == [0, 20, 40, 60, 80, 100]
+    feature = dataset.features["label"]
+    assert set(feature.names) == set(names.split())
+    if "rue" not in values:  # in any spelling
+        assert feature.int2str(dataset["label"][:]) == values.split()
+
+
+def test_values_in_text(pictures):
+    for value in ("0.5", "-1e-3", "3", " 4.", ".25", "1E2"):
+        rows = [f"img/{i}.png,{value if i else 0.5}\n" for i in range(6)]
+        (pictures / "list.csv").write_text("image,age\n" + "".join(rows))
+        splits = load_image_dataset(
+            str(pictures), labels=True, label_column="age", train_val_split=0
+        )
+        assert splits["train"]["label"][:] == pytest.approx([0.5] + [float(value)] * 5)
+
+
+@pytest.mark.parametrize("blank", ["", "NA", "nan"])
+@pytest.mark.parametrize("value", ["3", "3.5"])
+def test_numbers_that_are_missing_are_counted(pictures, blank, value):
+    rows = [f"img/{i}.png,{value if i else blank}\n" for i in range(6)]
+    (pictures / "list.csv").write_text("image,label\n" + "".join(rows))
+    with pytest.raises(ValueError, match="1 of the 6 images of the train split have no label, or"):
+        load_image_dataset(str(pictures), labels=True, label_column="label")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_names_splits(pictures, ending, caplog):
+    rows = {
+        "image": [f"img/{i}.png" for i in range(6)],
+        "label": LABELS,
+        "split": ["Train", "train", "val", "train", "TEST", "test"],
+    }
+    write_table(Dataset.from_dict(rows), pictures / f"list.{ending}")
+    for source in (pictures, pictures / f"list.{ending}"):
+        caplog.clear()
+        splits = load_image_dataset(str(source), labels=True)
+        assert reds(splits["train"]["image"]) == [0, 20, 60]
+        assert reds(splits["validation"]["image"]) == [40]
+        assert "train has 3, validation has 1, test has 2" in caplog.text
+        caplog.clear()
+        load_image_stream(str(source))
+        assert "the column 'split' makes no splits of a stream" in caplog.text
+    named = load_image_dataset(str(pictures), labels=True, label_column="split", train_val_split=0)
+    assert len(named["train"]) == 6
+
+
 # names of files ----------------------------------------------------------------------------------
 
 
