@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ..file_names import printable
 from ..models.picture_files import extra_that_reads, readable_endings
+from .class_names import composed
 from .labels import find_label_columns, label_files, list_entries
 from .split_names import (
     find_split_column,
@@ -299,7 +300,7 @@ def _info(features: Features, note: str) -> DatasetInfo:
 def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
     """Adds to a note the folders that would be classes if there were images in them."""
     folders, _ = _list_folders(part)
-    names = [printable(folder.name) for folder in folders]
+    names = [composed(printable(folder.name)) for folder in folders]
     empty = [f"{name}/" for name in names if name not in classes]
     if not empty:
         return note

@@ -29,6 +29,13 @@ from ..file_names import printable
 logger = logging.get_logger(__name__)
 _BLOCK = 512  # of tar's
 _SAMPLES_TO_LOOK_AT = 50
+_PACKED = {
+    b"\x1f\x8b": ("compressed by gzip", "gzip -dc old.tar > new.tar"),
+    b"BZh": ("compressed by bzip2", "bzip2 -dc old.tar > new.tar"),
+    b"\xfd7zXZ\0": ("compressed by xz", "xz -dc old.tar > new.tar"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "zstd -dc old.tar > new.tar"),
+    b"PK\x03\x04": ("a zip file", "unzip"),
+}
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 _TEXTS = ("cls", "txt", "text")
 _MAPPINGS = ("json", "jsn")
@@ -227,6 +234,7 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
     name, files = "its start", {}
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as opened:
         file = cast(IO[bytes], opened)
+        _refuse_packed(file, path)
         try:
             with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
                 while (member := tar.next()) is not None:
@@ -248,6 +256,17 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
             raise BadImageError(_cut_off(path, name)) from error
     if not whole:
         raise BadImageError(_cut_off(path, name))
+
+
+def _refuse_packed(file: IO[bytes], path: str) -> None:
+    start = file.read(_BLOCK)
+    file.seek(0)
+    for mark, (kind, command) in _PACKED.items():
+        if start.startswith(mark):
+            raise BadImageError(
+                f"{printable(path)} is no plain tar file but {kind}; shards are read where they "
+                f"lie, so unpack it first ({command})"
+            )
 
 
 def _target(member: tarfile.TarInfo) -> str:

@@ -119,7 +119,10 @@ def test_classes_that_are_called_like_splits(tmp_path, classes):
         (("train", "train_2", "val"), "several of them of one split"),
         (("trainA", "trainB", "testA", "testB"), "several of them of one split"),
         (("X_train", "X_test", "bus"), "X_test/, X_train/, which are splits by .* beside bus/"),
-        (("val", "test"), "the data set has validation, test|val holds 3 images that lie in no"),
+        (
+            ("val", "test"),
+            "has validation, test, and nothing called train; name the|val holds 3 images that lie in no",
+        ),
     ],
 )
 def test_unclear_splits_are_refused(tmp_path, names, message):
@@ -223,6 +226,16 @@ def test_what_is_left_out_is_counted(tmp_path):
     dataset, _ = load_evaluation_dataset(validation_dir=tmp_path)
     assert describe_left_out(dataset) == f"{expected}; no image in phone/"
     assert describe_left_out(load_image_dataset("digits")["train"]) is None
+
+
+def test_classes_in_two_unicode_forms_are_not_called_empty(tmp_path, caplog):
+    fill(tmp_path, "caf\u00e9", "cafe\u0301", "tea", "empty/none")
+    for path in (tmp_path / "empty" / "none").iterdir():
+        path.unlink()
+    dataset = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)["train"]
+    assert dataset.features["label"].names == ["caf\u00e9", "tea"]
+    assert describe_left_out(dataset) == "no image in empty/"
+    assert "are one class with it: caf\u00e9" in caplog.text
 
 
 def test_what_is_left_out_beside_splits(tmp_path):

@@ -1,11 +1,15 @@
 """Shards in tar files: formats of all kinds in one, their labels, and shards that were cut off."""
 
+import bz2
+import gzip
 import io
 import itertools
 import json
+import lzma
 import os
 import subprocess
 import tarfile
+import zipfile
 
 import pytest
 from helpers import TINY_FLAGS, decode, run_script
@@ -159,6 +163,23 @@ def test_json_of_two_kinds_is_refused(tmp_path, change):
     write_shard(tmp_path / "0.tar", members)
     with pytest.raises(ValueError, match="label is 'one' in a sample|several kinds in one field"):
         load_image_dataset(str(tmp_path), labels=True)
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"),
+    [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz"), (None, "zip file")],
+)
+def test_shards_that_are_compressed_are_named(tmp_path, pack, kind):
+    archive = tmp_path / "0.tar"
+    write_shard(archive, sample(0, "png"))
+    if pack:
+        archive.write_bytes(pack(archive.read_bytes()))
+    else:
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("0.png", picture(0, "png"))
+    for load in (load_image_dataset, load_image_stream):
+        with pytest.raises(ValueError, match=f"0.tar is no plain tar file but .*{kind}; .* unpack"):
+            load(str(tmp_path))
 
 
 # links -------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ name."""
 import json
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import Array2D, Array3D, Dataset, Features, List, Value
 from helpers import decode, encoded
 from PIL import Image
 
+from hf_mae.data.samples import array_dtype
 from hf_mae.data.sources import load_evaluation_dataset, load_image_dataset
 from hf_mae.data.streaming import load_image_stream
 
@@ -325,3 +327,42 @@ def test_nothing_is_written_beside_the_input(files, pictures, kind, label):
     splits = load_image_dataset(str(folder), labels=kind != "images", train_val_split=0.3)
     assert splits.num_rows == {"train": 4, "validation": 2}
     assert listing(folder) == before
+
+
+# arrays ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("kind", ["lists", "arrays"])
+@pytest.mark.parametrize("shape", [(16, 12), (16, 12, 3), (3, 16, 12)], ids=str)
+@pytest.mark.parametrize("column", ["image", "scan"])
+def test_columns_of_arrays(tmp_path, dtype, kind, shape, column):
+    """What the table holds is what a data set and a stream give."""
+    arrays = np.arange(6 * np.prod(shape)).reshape(6, *shape).astype(dtype) % 251
+    feature = {2: Array2D, 3: Array3D}[len(shape)](shape, dtype)
+    if kind == "lists":
+        feature = Value(dtype)
+        for _ in shape:
+            feature = List(feature)
+    features = Features({column: feature, "label": Value("string")})
+    table = Dataset.from_dict({column: arrays.tolist(), "label": LABELS}, features=features)
+    table.to_parquet(tmp_path / "train.parquet")
+    table.to_parquet(tmp_path / "test.parquet")
+    named = column if len(shape) == 2 and kind == "lists" and column == "scan" else None
+    splits = load_image_dataset(str(tmp_path), labels=True, image_column=named)
+    stream, held_out, _ = load_image_stream(str(tmp_path), image_column=named)
+    assert held_out is not None
+    for rows in (*splits.values(), stream, held_out):
+        found = np.array([np.asarray(row["image"]) for row in rows])
+        assert np.array_equal(found, arrays)
+        assert array_dtype(rows) == dtype
+
+
+def test_lists_that_are_no_images_are_refused(tmp_path):
+    table = Dataset.from_dict({"image": [[1.0, 2.0]], "boxes": [[[1.0, 2.0], [3.0, 4.0]]]})
+    table.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="image_column 'image' holds no images but List"):
+        load_image_dataset(str(tmp_path))
+    table.remove_columns("image").to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="no column has images; name one by image_column"):
+        load_image_dataset(str(tmp_path))
