@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
-import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
@@ -143,7 +142,7 @@ def _find_features(samples: Sequence[dict], fields: Fields, shard: Shard) -> Fea
     others = [{**sample, fields.column: None} for sample in samples]
     try:
         found = Dataset.from_list(others).features
-    except pa.ArrowException as error:
+    except (TypeError, ValueError) as error:  # Arrow's are
         raise ValueError(
             f"the samples of {printable(shard[0])} have values of several kinds in one field of "
             f"their json: {error}"

@@ -5,14 +5,14 @@ datasets reads them. It takes names for patterns, so that it is given lists of f
 a table starts from the folder that the table lies in.
 """
 
-import functools
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pandas as pd
 from datasets import Dataset, IterableDataset, LargeList, List, Value
 from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError
@@ -35,16 +35,16 @@ _PLAIN = {
     **{"large_string": "string", "string_view": "string"},
 }
 _ROWS_AT_ONCE = 100  # of a table with other types: what they hold must fit short offsets
-_ROWS_OF_TEXT = 100_000  # of CSV, at once
+_ROWS_OF_TEXT = 10_000  # of CSV, at once
 _MISSING = ("", "nan", "NaN", "NAN", "NA", "N/A", "n/a", "null", "NULL", "None")
-# what a cell of CSV may be: the first that it fits, else text, as 007 is
-_CELLS = {
-    "whole": r" *-?(?:0|[1-9]\d{0,17}) *",
-    "number": r" *(?:[-+]?(?:(?:0|[1-9]\d*)\.\d*|\.\d+)(?:[eE][-+]?\d+)?"
-    r"|-?(?:0|[1-9]\d*)[eE][-+]?\d+|[-+]?inf) *",
-    "truth": r"True|TRUE|true|False|FALSE|false",
-    "missing": "|".join(_MISSING),
-}
+# what a cell of CSV may be; else it is text, as 007 is
+_CELL = re.compile(
+    r" *(?P<whole>-?(?:0|[1-9]\d{0,17})) *"
+    r"| *(?P<number>[-+]?(?:(?:0|[1-9]\d*)\.\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|-?(?:0|[1-9]\d*)[eE][-+]?\d+|[-+]?inf) *"
+    r"|(?P<truth>True|TRUE|true|False|FALSE|false)"
+    rf"|(?P<missing>{'|'.join(_MISSING)})"
+)
 _ROWS_TO_LOOK_AT = 20
 _LONGEST_PATH = 4096
 
@@ -82,14 +82,17 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file)
-    reader, options = _READERS[files[0].suffix.lower()]
+    reader, _ = _READERS[files[0].suffix.lower()]
     others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
     if others:
         raise ValueError(
             f"{printable(files[0])} and {printable(others[0])} are tables of different kinds; name "
             "one file"
         )
-    kinds = _kinds_in_columns(files, **options) if reader == "csv" else {}
+    kinds: dict[str, set[str]] = {}
+    if reader == "csv":
+        for own in by_folder.values():
+            _add_kinds(kinds, own)
     parts = []
     for folder, own in by_folder.items():
         parts.append(_complete_paths(_read(own, kinds, streaming), folder))
@@ -106,23 +109,33 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
 
 
 def _read(files: Sequence[Path], kinds: Mapping[str, set[str]], streaming: bool) -> Table:
-    reader, options = _READERS[files[0].suffix.lower()]
-    if kinds:
-        columns = pd.read_csv(files[0], nrows=0, **options).columns
-        options = {**options, **_type_columns(list(columns), kinds)}
-    data_files = {"train": as_data_files(files)}
-    load = functools.partial(datasets.load_dataset, reader, data_files=data_files, split="train")
-    try:
-        features = load(streaming=True, **options).features
-        plain = {name: plain_feature(feature) for name, feature in (features or {}).items()}
-        if plain != (features or {}):
-            options = {**options, "features": datasets.Features(plain)}
-            if reader == "parquet":
-                options["batch_size"] = _ROWS_AT_ONCE
-        table = load(streaming=streaming, **options)
+    features = _open(files, streaming=True).features or {}
+    options = _type_columns(list(features), kinds) if kinds else {}
+    plain = {name: plain_feature(feature) for name, feature in features.items()}
+    if not kinds and plain != features:
+        options["features"] = datasets.Features(plain)
+        if files[0].suffix.lower() == ".parquet":
+            options["batch_size"] = _ROWS_AT_ONCE
+    return _open(files, streaming, **options)
+
+
+def _open(files: Sequence[Path], streaming: bool, **options: Any) -> Table:
+    reader, own = _READERS[files[0].suffix.lower()]
+    data_files: Any = {"train": as_data_files(files)}
+    with _named(files):
+        table = datasets.load_dataset(
+            reader, data_files=data_files, split="train", streaming=streaming, **own, **options
+        )
         if isinstance(table, IterableDataset) and table.features is None:
             return table._resolve_features()  # what the first rows have
         return table
+
+
+@contextlib.contextmanager
+def _named(files: Sequence[Path]) -> Iterator[None]:
+    """Has errors of datasets name the file."""
+    try:
+        yield
     except (DatasetGenerationError, ValueError, OSError) as error:
         cause = " ".join(str(error.__cause__ or error).split())
         first = printable(files[0])
@@ -130,31 +143,21 @@ def _read(files: Sequence[Path], kinds: Mapping[str, set[str]], streaming: bool)
         raise ValueError(f"{where} can't be read: {cause}") from error
 
 
-def _kinds_in_columns(files: Sequence[Path], sep: str = ",") -> dict[str, set[str]]:
-    """Finds of each column of CSV files what is in it: whole numbers, numbers, truth, text, …"""
-    kinds: dict[str, set[str]] = {}
-    for file in files:
-        try:
-            parts = pd.read_csv(
-                file, sep=sep, dtype=str, keep_default_na=False, chunksize=_ROWS_OF_TEXT
-            )
-            for part in parts:
-                for name, cells in part.items():
-                    kinds.setdefault(str(name), set()).update(_kinds_of(cells))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{printable(file)} can't be read: {error}") from error
-    return kinds
+def _add_kinds(kinds: dict[str, set[str]], files: Sequence[Path]) -> None:
+    """Adds what is in each column of CSV files: whole numbers, numbers, truth, text, …"""
+    names = list(_open(files, streaming=True).features or {})
+    features = datasets.Features({name: Value("string") for name in names})
+    texts = _open(files, streaming=True, features=features, keep_default_na=False)
+    assert isinstance(texts, IterableDataset)
+    with _named(files):
+        for rows in texts.iter(_ROWS_OF_TEXT):
+            for name, cells in rows.items():
+                kinds.setdefault(name, set()).update(map(_kind_of, set(cells)))
 
 
-def _kinds_of(cells: pd.Series) -> set[str]:
-    texts = pd.Series(cells.unique(), dtype=str)
-    found = set()
-    for kind, pattern in _CELLS.items():
-        fits = texts.str.fullmatch(pattern)
-        if fits.any():
-            found.add(kind)
-        texts = texts[~fits]
-    return found | ({"text"} if len(texts) else set())
+def _kind_of(text: str | None) -> str:
+    match = _CELL.fullmatch(text or "")
+    return "text" if match is None else str(match.lastgroup)
 
 
 def _type_columns(columns: Sequence[str], kinds: Mapping[str, set[str]]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_classes_that_are_called_like_splits(tmp_path, classes):
         (("X_train", "X_test", "bus"), "X_test/, X_train/, which are splits by .* beside bus/"),
         (
             ("val", "test"),
-            "has validation, test, and nothing called train; name the|val holds 3 images that lie in no",
+            "validation, test, and nothing called train|val holds 3 images that lie in no",
         ),
     ],
 )

@@ -152,7 +152,7 @@ def test_blanks_of_a_held_out_split_are_counted(tmp_path):
     """Where they have made floats of whole numbers."""
     splits = {"train": ([1, 2], Value("int64")), "test": ([1.0, None], Value("float64"))}
     folder = save(tmp_path / "set", **{name: {"label": own} for name, own in splits.items()})
-    with pytest.raises(ValueError, match="1 of the 2 images of the test split have no label"):
+    with pytest.raises(ValueError, match="1 of the 2 images of the validation split have"):
         load(folder)
 
 
