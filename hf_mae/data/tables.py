@@ -51,6 +51,10 @@ _LONGEST_PATH = 4096
 Table = Dataset | IterableDataset
 
 
+class _NoRowsError(ValueError):
+    """A table has no rows."""
+
+
 def load_table(file: Path) -> Dataset:
     """Loads one table.
 
@@ -126,9 +130,12 @@ def _open(files: Sequence[Path], streaming: bool, **options: Any) -> Table:
         table = datasets.load_dataset(
             reader, data_files=data_files, split="train", streaming=streaming, **own, **options
         )
-        if isinstance(table, IterableDataset) and table.features is None:
+        if not isinstance(table, IterableDataset) or table.features is not None:
+            return table
+        try:
             return table._resolve_features()  # what the first rows have
-        return table
+        except StopIteration:
+            raise _NoRowsError("there are no rows in it") from None
 
 
 @contextlib.contextmanager
@@ -140,7 +147,8 @@ def _named(files: Sequence[Path]) -> Iterator[None]:
         cause = " ".join(str(error.__cause__ or error).split())
         first = printable(files[0])
         where = first if len(files) == 1 else f"{first} or one of {len(files) - 1} more"
-        raise ValueError(f"{where} can't be read: {cause}") from error
+        kind = _NoRowsError if isinstance(error, _NoRowsError) else ValueError
+        raise kind(f"{where} can't be read: {cause}") from error
 
 
 def _add_kinds(kinds: dict[str, set[str]], files: Sequence[Path]) -> None:
@@ -201,7 +209,10 @@ def plain_feature(feature: Any) -> Any:
 
 def names_files(file: Path) -> bool:
     """Whether a table names images, in its first rows: files that are there, or addresses."""
-    table = _load_split([file], streaming=True)
+    try:
+        table = _load_split([file], streaming=True)
+    except _NoRowsError:
+        return False
     assert isinstance(table, IterableDataset)
     names = [name for name, feature in (table.features or {}).items() if _may_be_path(feature)]
     for row in _first_rows(table, names):

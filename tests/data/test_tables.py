@@ -167,10 +167,16 @@ def test_tables_that_cannot_be_used_say_so(pictures):
     (pictures / "list.csv").write_text("image,label\nimgs/0.png,1\nimgs/1.png,1\n")
     with pytest.raises(ValueError, match="'imgs/0.png' and other names of which none is a file"):
         load_image_dataset(str(pictures / "list.csv"))
+    for text in (b"image,label\n", b"", b"image,label\ncaf\xe9.png,1\n"):
+        (pictures / "other.csv").write_bytes(text)
+        with pytest.raises(ValueError, match="other.csv can't be read: "):
+            load_image_dataset(str(pictures / "other.csv"))
+    (pictures / "other.csv").unlink()
     (pictures / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="cut.parquet can't be read: "):
         load_image_dataset(str(pictures / "cut.parquet"))
     (pictures / "cut.parquet").unlink()
+    (pictures / "empty.csv").write_text("image,label\n")
     check_images = load_image_dataset(str(pictures), train_val_split=0)  # the list names none
     assert check_images.num_rows == {"train": 6}
 
