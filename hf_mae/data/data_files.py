@@ -16,12 +16,13 @@ from transformers.utils import logging
 from ..file_names import printable
 from .folders import IMAGE_EXTENSIONS, describe_files, load_image_folder, read_contents
 from .shards import Fields, load_shards
-from .split_names import split_files
+from .split_names import find_split_column, split_by_column, split_files
 from .tables import TABLE_EXTENSIONS, load_tables, names_files
 
 
 logger = logging.get_logger(__name__)
 _SHARDS = (".tar",)
+_TABLES_TO_LOOK_AT = 5
 _SHARDS_OF_IMAGES = 64  # of a stream of files
 _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "config.json")  # not rows
 
@@ -57,7 +58,8 @@ def load_local(
         ValueError: there is nothing that can be read, or it isn't clear what is a split.
     """
     if path.is_file():
-        return _load_files({"train": [path]}, image_column, streaming)
+        loaded = _load_files({"train": [path]}, image_column, streaming)
+        return _split_rows(loaded, path, label_columns)
     if config is not None or _describes_itself(path):
         return _load_as_described(path, config, image_column, streaming)
     contents = read_contents(path)
@@ -66,14 +68,32 @@ def load_local(
     if data_files:
         rest = [str(file) for file in files if file not in data_files]
         rest += [*map(str, contents.metadata)]
-        _say_left_out(path, rest, contents.images if _are_inside(data_files) else [])
-        return _load_files(split_files(path, data_files), image_column, streaming)
+        inside = bool(contents.images) and _are_inside(data_files)
+        _say_left_out(path, rest, contents.images if inside else [])
+        loaded = _load_files(split_files(path, data_files), image_column, streaming)
+        return _split_rows(loaded, path, label_columns)
     if contents.images:
         splits = load_image_folder(path, "dataset_name", labels, label_columns)
         return {split: _as_stream(own) for split, own in splits.items()} if streaming else splits
     loaded = _load_as_described(path, config, image_column, streaming)
     if len(loaded) > 1:
         logger.warning(f"datasets found the splits of {printable(path)}: {', '.join(loaded)}")
+    return loaded
+
+
+def _split_rows(loaded: dict[str, Any], path: Path, label_columns: Sequence[str]) -> dict[str, Any]:
+    """Sorts the rows of files that are of no split by a column that names one."""
+    if list(loaded) != ["train"]:
+        return loaded
+    table = loaded["train"]
+    if isinstance(table, Dataset):
+        return split_by_column(table, printable(path), label_columns)
+    column = find_split_column(list(table.features or {}))
+    if column is not None:
+        logger.warning(
+            f"{printable(path)}: the column {column!r} makes no splits of a stream: all rows are "
+            "read; put those of each split into files of their own"
+        )
     return loaded
 
 
@@ -98,7 +118,8 @@ def _find_data_files(files: Sequence[Path], image_column: str | None, images: bo
 
 def _are_inside(data_files: Sequence[Path]) -> bool:
     """Whether images come in the files themselves, not beside them."""
-    return data_files[0].suffix.lower() in (*_SHARDS, ".parquet", ".arrow")
+    kind = data_files[0].suffix.lower()
+    return kind in _SHARDS or not any(map(names_files, data_files[:_TABLES_TO_LOOK_AT]))
 
 
 def _say_left_out(folder: Path, files: Sequence[str], images: Sequence[str]) -> None:
@@ -120,7 +141,7 @@ def _load_files(
 def _describes_itself(folder: Path) -> bool:
     """Whether a README.md says which files are which split."""
     readme = folder / "README.md"
-    if not readme.is_file():
+    if not os.path.isfile(readme):
         return False
     data = DatasetCard.load(readme, ignore_metadata_errors=True).data.to_dict()
     return bool(data.get("configs") or data.get("dataset_info"))

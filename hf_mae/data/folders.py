@@ -7,16 +7,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from transformers.utils import logging
 
 from ..file_names import printable
 from ..models.picture_files import extra_that_reads, readable_endings
+from .class_names import composed
 from .labels import find_label_columns, label_files, list_entries
-from .split_names import say_splits, split_of_folder
+from .split_names import (
+    find_split_column,
+    pair_splits,
+    say_splits,
+    split_by_column,
+    split_in_name,
+    split_of_folder,
+)
 from .tables import load_table
 
 
@@ -65,9 +73,13 @@ def read_contents(folder: Path, by_class: bool = False) -> Contents:
 
 
 def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
-    """Yields the files below a folder: nothing hidden, and no link in a circle."""
+    """Yields the files below a folder: nothing hidden, and no link in a circle.
+
+    Raises:
+        ValueError: a folder can't be read.
+    """
     visited: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if by_class and Path(root).parent == folder:
             visited = {os.path.realpath(folder)}
@@ -78,6 +90,13 @@ def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
         for name in names:
             if not name.startswith("."):
                 yield os.path.join(root, name)
+
+
+def _refuse_folder(error: OSError) -> NoReturn:
+    raise ValueError(
+        f"{printable(error.filename)} can't be read ({error.strerror}); give yourself the right to "
+        "read it, or take it out"
+    ) from error
 
 
 def load_image_folder(
@@ -106,7 +125,8 @@ def load_image_folder(
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
     parts = _find_splits(folder, flag)
     if not parts:
-        return {"train": _load_part(folder, [], flag, labels, label_columns)}
+        whole = _load_part(folder, [], flag, labels, label_columns)
+        return split_by_column(whole, f"{flag} {printable(folder)}", label_columns)
     say_splits(folder, {split: [part] for split, part in parts.items()})
     beside = _find_beside(parts.values())
     above = [file for file in beside if file.name in _METADATA]
@@ -165,9 +185,10 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
         ValueError: it isn't clear.
     """
     folders, loose = _list_folders(folder)
+    alike = pair_splits([entry.name for entry in folders])
     parts: dict[str, list[Path]] = {}
     for entry in folders:
-        split = split_of_folder(entry.name)
+        split = split_of_folder(entry.name) or alike.get(entry.name)
         if split and _holds_images(entry):
             parts.setdefault(split, []).append(entry)
     whole = [entry for own in parts.values() for entry in own]
@@ -177,6 +198,8 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
         return _find_splits(others[0], flag) if others[0].resolve() != folder.resolve() else {}
     has_classes = loose or bool(others)
     if not parts or (has_classes and not ("train" in parts and len(parts) > 1)):
+        if not loose:
+            _say_near_splits(folder, folders)
         return {}  # as a class of trains among other vehicles, or a test beside a control
     doubled = [own for own in parts.values() if len(own) > 1]
     if doubled or has_classes:
@@ -192,17 +215,31 @@ def _find_splits(folder: Path, flag: str) -> dict[str, Path]:
     return {split: parts[split][0] for split in order}
 
 
+def _say_near_splits(folder: Path, folders: Sequence[Path]) -> None:
+    """Says it if all folders have a split in their names, and are taken for classes."""
+    splits = [split_in_name(entry.name) for entry in folders]
+    if "train" not in splits or None in splits or len(set(splits)) == 1:
+        return
+    names = ", ".join(f"{printable(entry.name)}/" for entry in folders[:5])
+    logger.warning(
+        f"{printable(folder)}: the folders {names} are taken together, as classes; if they are "
+        "splits, name one by train_dir and the one to hold out by validation_dir"
+    )
+
+
 def _list_folders(folder: Path) -> tuple[list[Path], bool]:
     """Lists the folders in a folder, and says whether images lie beside them."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        _refuse_folder(error)
     folders, loose = [], False
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(folder / entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
-                loose = True
+    for entry in entries:
+        if entry.is_dir():
+            folders.append(folder / entry.name)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+            loose = True
     return sorted(folders), loose
 
 
@@ -228,14 +265,26 @@ def _load_part(
     contents = read_contents(part, by_class=labels)
     metadata = [*contents.metadata, *(file for file in beside if file.name in _METADATA)]
     left_out = contents.others + [str(file) for file in beside if file not in metadata]
-    note = describe_files(left_out if labels else [*left_out, *map(str, metadata)])
+    if not labels and not _names_splits(metadata):
+        left_out += map(str, metadata)
+        metadata = []
+    note = describe_files(left_out)
     if not contents.images:
         raise ValueError(
             f"{flag} {printable(part)} holds no images; in it there is {list_entries(part)}"
             + (f" ({note})" if note else "")
         )
-    if labels and metadata:
-        return _with_metadata(part, contents.images, metadata, label_columns, flag, note)
+    if metadata:
+        known = _read_metadata(metadata)
+        by_folder = labels and not _says_labels(known, part, contents.images, label_columns)
+        if by_folder:
+            logger.warning(
+                f"{metadata[0].name} has no column of labels by its name "
+                f"({', '.join(known.table.column_names)}); the classes are the folders of {flag} "
+                f"{printable(part)}"
+            )
+        if not by_folder or find_split_column(known.table.column_names):
+            return _with_metadata(part, contents.images, known, by_folder, flag, note)
     columns: dict[str, list] = {"image": [printable(file) for file in contents.images]}
     features = Features({"image": ImageFeature(decode=False)})
     if labels:
@@ -251,7 +300,7 @@ def _info(features: Features, note: str) -> DatasetInfo:
 def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
     """Adds to a note the folders that would be classes if there were images in them."""
     folders, _ = _list_folders(part)
-    names = [printable(folder.name) for folder in folders]
+    names = [composed(printable(folder.name)) for folder in folders]
     empty = [f"{name}/" for name in names if name not in classes]
     if not empty:
         return note
@@ -261,7 +310,7 @@ def _add_empty_folders(note: str, part: Path, classes: Sequence[str]) -> str:
 
 def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list[int], ClassLabel]:
     ways = [Path(os.path.relpath(image, part)).parts for image in images]
-    splits = Counter(split_of_folder(name) for way in ways for name in way[1:-1])
+    splits = Counter(split_in_name(name) for way in ways for name in way[1:-1])
     if splits["train"] and splits["train"] < splits.total() - splits[None]:
         held_out = splits["validation"] + splits["test"]
         logger.warning(
@@ -276,61 +325,91 @@ def _label_by_folder(part: Path, images: Sequence[str], flag: str) -> tuple[list
 # metadata ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Metadata:
+    """What metadata files say: all rows as one table, and the row of each image."""
+
+    files: Sequence[Path]
+    table: Dataset
+    rows: dict[str, int]
+
+
+def _names_splits(files: Sequence[Path]) -> bool:
+    try:
+        return any(find_split_column(load_table(file).column_names) for file in files)
+    except ValueError:
+        return False
+
+
+def _says_labels(
+    metadata: _Metadata, part: Path, images: Sequence[str], label_columns: Sequence[str]
+) -> bool:
+    """Whether labels are to be taken from metadata, as there are no folders that are classes."""
+    if label_columns or any(os.path.dirname(image) == str(part) for image in images):
+        return True
+    try:
+        return bool(find_label_columns(metadata.table.features, None))
+    except ValueError:
+        return False
+
+
 def _with_metadata(
     part: Path,
     images: Sequence[str],
-    metadata: Sequence[Path],
-    label_columns: Sequence[str],
+    metadata: _Metadata,
+    by_folder: bool,
     flag: str,
     note: str,
 ) -> Dataset:
     """Loads the images that metadata files name, with what these say of them."""
-    table, rows = _read_metadata(metadata)
+    first, rows = metadata.files[0], metadata.rows
     known = [image for image in images if _key(image) in rows]
     if not known:
         raise ValueError(
-            f"{flag} {printable(part)}: {metadata[0].name} names none of its {len(images):,} "
-            f"images, as {printable(os.path.relpath(images[0], metadata[0].parent))}; file_name is "
-            "the way from the table to the image"
+            f"{flag} {printable(part)}: {first.name} names none of its {len(images):,} images, as "
+            f"{printable(os.path.relpath(images[0], first.parent))}; file_name is the way from the "
+            "table to the image"
         )
+    _check_folders(images, metadata.files)
     notes = [note] if note else []
     if len(known) < len(images):
         unnamed = len(images) - len(known)
-        notes.append(f"{unnamed:,} images left out, which {metadata[0].name} doesn't name")
+        notes.append(f"{unnamed:,} images left out, which {first.name} doesn't name")
     inside = [path for path in rows if path.startswith(_key(part) + os.sep)]
     if len(inside) > len(known):
         lost = len(inside) - len(known)
-        notes.append(
-            f"{lost:,} rows of {metadata[0].name} left out, whose file isn't an image here"
-        )
-    table = table.select([rows[_key(image)] for image in known])
+        notes.append(f"{lost:,} rows of {first.name} left out, whose file isn't an image here")
+    table = metadata.table.select([rows[_key(image)] for image in known])
     columns: dict[str, list] = {name: table[name][:] for name in table.column_names}
     features = Features({**table.features, "image": ImageFeature(decode=False)})
     columns["image"] = [printable(image) for image in known]
-    loose = any(os.path.dirname(image) == str(part) for image in known)
-    if not (label_columns or loose or _has_label_column(table.features)):
-        logger.warning(
-            f"{metadata[0].name} has no column of labels by its name "
-            f"({', '.join(table.column_names)}); the classes are the folders of {flag} "
-            f"{printable(part)}"
-        )
+    if by_folder:
         columns["label"], features["label"] = _label_by_folder(part, known, flag)
     return Dataset.from_dict(columns, info=_info(features, "; ".join(notes)))
 
 
-def _has_label_column(features: Features) -> bool:
-    try:
-        return bool(find_label_columns(features, None))
-    except ValueError:
-        return False
+def _check_folders(images: Sequence[str], files: Sequence[Path]) -> None:
+    """Refuses metadata that lie in some of the folders, where others have none."""
+    folders = tuple(_key(file.parent) + os.sep for file in files)
+    bare = [image for image in images if not _key(image).startswith(folders)]
+    if bare:
+        raise ValueError(
+            f"{printable(files[0])} is of the images in its own folder, and {len(bare):,} others, "
+            f"as {printable(bare[0])}, have no metadata; write one file of all images above their "
+            "folders, or take it out"
+        )
 
 
 def _key(file: str | os.PathLike) -> str:
     return printable(os.path.abspath(file))
 
 
-def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
-    """Reads tables of metadata as one, and finds the row of each file."""
+def _read_metadata(files: Sequence[Path]) -> _Metadata:
+    """Reads tables of metadata as one, and finds the row of each file.
+
+    Raises:
+        ValueError: one has no names of files, or two rows say different things of an image.
+    """
     tables, names = [], []
     for file in files:
         table = load_table(file)
@@ -341,5 +420,30 @@ def _read_metadata(files: Sequence[Path]) -> tuple[Dataset, dict[str, int]]:
             )
         names += [_key(file.parent / str(name)) for name in table["file_name"][:]]
         tables.append(table)
-    rows = {name: row for row, name in enumerate(names)}
-    return concatenate_datasets(tables), rows
+    table = concatenate_datasets(_of_one_kind(tables))
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        first = rows.setdefault(name, row)
+        if first == row:
+            continue
+        one, other = ({**table[number], "file_name": name} for number in (first, row))
+        if one != other:
+            raise ValueError(
+                f"{printable(files[0])} has two rows of one image that differ, {one} and {other}; "
+                "leave one of them"
+            )
+    return _Metadata(files, table, rows)
+
+
+def _of_one_kind(tables: Sequence[Dataset]) -> list[Dataset]:
+    """Makes texts of plain columns whose types differ, as 007 in one file and 8 in another."""
+    dtypes: dict[str, set[str]] = {}
+    for table in tables:
+        for name, feature in table.features.items():
+            dtypes.setdefault(name, set()).add(getattr(feature, "dtype", ""))
+    mixed = {name for name, own in dtypes.items() if len(own) > 1 and "" not in own}
+    cast = []
+    for table in tables:
+        texts = {name: Value("string") for name in table.column_names if name in mixed}
+        cast.append(table.cast(Features({**table.features, **texts})) if texts else table)
+    return cast

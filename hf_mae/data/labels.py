@@ -23,7 +23,7 @@ from .class_names import composed, first_names, merge_forms
 
 logger = logging.get_logger(__name__)
 _LABEL_COLUMNS = ("label", "labels", "cls", "class", "target")
-_CLASS_DTYPES = ("int", "uint", "string", "large_string")
+_CLASS_DTYPES = ("int", "uint", "bool", "string", "large_string")
 
 
 # where labels are --------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def find_label_problem(feature: Any) -> str | None:
     dtype = getattr(feature, "dtype", "")
     if isinstance(feature, (List, LargeList)):
         inner = getattr(feature.feature, "dtype", "")
-        return MULTI_LABEL if inner.startswith((*_CLASS_DTYPES, "float", "bool")) else None
+        return MULTI_LABEL if inner.startswith((*_CLASS_DTYPES, "float")) else None
     if dtype.startswith("float"):
         return REGRESSION
     return SINGLE_LABEL if dtype.startswith(_CLASS_DTYPES) else None
@@ -182,13 +182,17 @@ def unify_labels(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     first_name, first = next(iter(splits.items()))
     problem_type = find_label_problem(first.features["label"])
     for name, split in splits.items():
-        if find_label_problem(split.features["label"]) != problem_type:
+        own = find_label_problem(split.features["label"])
+        if own == REGRESSION:
+            _check_values(split, name)
+        if own != problem_type:
             raise ValueError(
                 f"the labels of the {name} split are {split.features['label']}, and those of the "
                 f"{first_name} split {first.features['label']}; they must be of one kind"
             )
     if problem_type == REGRESSION:
-        return {name: _check_values(split, name) for name, split in splits.items()}
+        value = Value("float32")
+        return {name: split.cast_column("label", value) for name, split in splits.items()}
     if problem_type == MULTI_LABEL:
         return _unify_lists(splits)
     feature = first.features["label"]
@@ -207,9 +211,12 @@ def _class_feature(names: Sequence[str], split: str) -> ClassLabel:
 
 def _renumber(split: Dataset, feature: ClassLabel, name: str) -> Dataset:
     own, values = split.features["label"], split["label"][:]
-    if any(value is None or value == -1 for value in values):
+    counts = {"null": values.count(None), "-1": values.count(-1)}
+    if any(counts.values()):
+        found = " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         raise ValueError(
-            f"the {name} split has images without a label (-1 or null); name another split"
+            f"the {name} split has images without a label ({found}, of {len(values):,}; -1 stands "
+            "for none); name another split, take them out, or write a name where -1 is a class"
         )
     if isinstance(own, ClassLabel):
         if own.names == feature.names:
@@ -233,14 +240,15 @@ def _with_labels(split: Dataset, labels: list, feature: Any) -> Dataset:
     return split.remove_columns("label").add_column("label", labels, feature=feature)
 
 
-def _check_values(split: Dataset, name: str) -> Dataset:
-    missing = [value for value in split["label"][:] if value is None or not math.isfinite(value)]
-    if missing:
-        raise ValueError(
-            f"{len(missing):,} of the {len(split):,} images of the {name} split have no value to "
-            f"predict ({missing[0]})"
-        )
-    return split.cast_column("label", Value("float32"))
+def _check_values(split: Dataset, name: str) -> None:
+    values = split["label"][:]
+    missing = [value for value in values if value is None or not math.isfinite(value)]
+    if not missing:
+        return
+    raise ValueError(
+        f"{len(missing):,} of the {len(split):,} images of the {name} split have no label, or no "
+        f"value to predict ({missing[0]}); fill it in, or take them out"
+    )
 
 
 # several labels an image -------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 from transformers.utils import logging
@@ -28,6 +28,14 @@ from ..file_names import printable
 logger = logging.get_logger(__name__)
 _BLOCK = 512  # of tar's
 _SAMPLES_TO_LOOK_AT = 50
+_PACKED = {
+    b"\x1f\x8b": ("compressed by gzip", "gzip -dc old.tar > new.tar"),
+    b"BZh": ("compressed by bzip2", "bzip2 -dc old.tar > new.tar"),
+    b"\xfd7zXZ\0": ("compressed by xz", "xz -dc old.tar > new.tar"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "zstd -dc old.tar > new.tar"),
+    b"PK\x03\x04": ("a zip file", "unzip"),
+}
+_WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 _TEXTS = ("cls", "txt", "text")
 _MAPPINGS = ("json", "jsn")
 
@@ -88,11 +96,20 @@ def _load_split(shards: list[Shard], fields: Fields, streaming: bool) -> Dataset
     if streaming:
         return IterableDataset.from_generator(_read_rows, features=features, gen_kwargs=given)
     try:
-        return cast(
-            Dataset, Dataset.from_generator(_read_rows, features=features, gen_kwargs=given)
-        )
+        loaded = Dataset.from_generator(_read_rows, features=features, gen_kwargs=given)
     except DatasetGenerationError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+    return _with_numbers(cast(Dataset, loaded))
+
+
+def _with_numbers(dataset: Dataset) -> Dataset:
+    """Makes numbers of labels that are whole numbers in all samples; 007 is a name."""
+    for name, feature in dataset.features.items():
+        if name.rsplit(".", 1)[-1].lower() in _TEXTS and feature == Value("string"):
+            texts = [text for text in dataset.unique(name) if text is not None]
+            if texts and all(_WHOLE.fullmatch(text) for text in texts):
+                dataset = dataset.cast_column(name, Value("int64"))
+    return dataset
 
 
 def _describe_shard(file: str | Path) -> Shard:
@@ -123,7 +140,14 @@ def _find_features(samples: Sequence[dict], fields: Fields, shard: Shard) -> Fea
             f"({endings})"
         )
     others = [{**sample, fields.column: None} for sample in samples]
-    for name, feature in Dataset.from_list(others).features.items():
+    try:
+        found = Dataset.from_list(others).features
+    except (TypeError, ValueError) as error:  # Arrow's are
+        raise ValueError(
+            f"the samples of {printable(shard[0])} have values of several kinds in one field of "
+            f"their json: {error}"
+        ) from error
+    for name, feature in found.items():
         if name != fields.column and getattr(feature, "dtype", "") != "null":
             features[name] = feature
     return features
@@ -146,7 +170,8 @@ def read_samples(shards: Sequence[Shard], fields: Fields) -> Iterator[dict[str, 
     """Yields what is in shards, sample by sample.
 
     Raises:
-        BadImageError: a shard is cut off or damaged, or a sample has several images.
+        BadImageError: a shard is cut off or damaged; a sample has several images, or a link to a
+            file that doesn't stand before it.
     """
     for path, _ in shards:
         key, sample = None, {}
@@ -166,10 +191,20 @@ def read_samples(shards: Sequence[Shard], fields: Fields) -> Iterator[dict[str, 
             yield {fields.column: None, **sample}
 
 
-def _add_field(sample: dict[str, Any], fields: Fields, ending: str, name: str, data: bytes) -> None:
+def _add_field(
+    sample: dict[str, Any], fields: Fields, ending: str, name: str, data: bytes | None
+) -> None:
     """Takes one file of a sample, if it is an image, or a label or text that is wanted."""
     kind = ending.lower().rsplit(".", 1)[-1]
-    if f".{kind}" in fields.extensions:
+    is_image = f".{kind}" in fields.extensions
+    if not is_image and not (fields.labels and kind in (*_TEXTS, *_MAPPINGS)):
+        return
+    if data is None:
+        raise ValueError(
+            "it is a link to a file that doesn't stand before it; pack the files themselves "
+            "(tar --dereference --hard-dereference)"
+        )
+    if is_image:
         if fields.image in (None, "image", ending, ending.lower()):
             if fields.column in sample:
                 raise ValueError(
@@ -177,10 +212,9 @@ def _add_field(sample: dict[str, Any], fields: Fields, ending: str, name: str, d
                     "ending of those that are meant by image_column"
                 )
             sample[fields.column] = {"bytes": data, "path": name}
-    elif fields.labels and kind in _TEXTS:
-        text = data.decode("utf-8").strip()
-        sample[ending] = int(text) if re.fullmatch(r"-?\d+", text) else text
-    elif fields.labels and kind in _MAPPINGS:
+    elif kind in _TEXTS:
+        sample[ending] = data.decode("utf-8").strip()
+    else:
         content = json.loads(data)
         named = content if isinstance(content, dict) else {ending: content}
         for column, value in named.items():
@@ -188,23 +222,32 @@ def _add_field(sample: dict[str, Any], fields: Fields, ending: str, name: str, d
                 sample[column] = value
 
 
-def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, data) of the files in a tar file.
+def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, bytes | None]]:
+    """Yields (name, data) of the files in a tar file, and of links to those before them.
+
+    The data of a link to something else is None.
 
     Raises:
         BadImageError: it is cut off or damaged.
     """
-    name = "its start"
+    name, files = "its start", {}
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as opened:
         file = cast(IO[bytes], opened)
+        _refuse_packed(file, path)
         try:
             with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
                 while (member := tar.next()) is not None:
                     name = printable(member.name)
                     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (it keeps them)
-                    if member.isfile() and not os.path.basename(name).startswith("."):
-                        data = tar.extractfile(member)
-                        yield name, data.read() if data and with_data else b""
+                    if member.isfile():
+                        files[_way(member.name)] = member
+                    elif not (member.islnk() or member.issym()):
+                        continue
+                    if os.path.basename(name).startswith("."):
+                        continue
+                    target = files.get(_target(member))
+                    data = tar.extractfile(target) if target and with_data else None
+                    yield name, data.read() if data else None
                 whole = _ends_at(file, tar.offset)
                 if whole and file.tell() == tar.offset:
                     _say_unmarked(path, name)
@@ -212,6 +255,28 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
             raise BadImageError(_cut_off(path, name)) from error
     if not whole:
         raise BadImageError(_cut_off(path, name))
+
+
+def _refuse_packed(file: IO[bytes], path: str) -> None:
+    start = file.read(_BLOCK)
+    file.seek(0)
+    for mark, (kind, command) in _PACKED.items():
+        if start.startswith(mark):
+            raise BadImageError(
+                f"{printable(path)} is no plain tar file but {kind}; shards are read where they "
+                f"lie, so unpack it first ({command})"
+            )
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    """The way to the file that a member is: itself, or what it links to."""
+    if member.issym():
+        return _way(os.path.join(os.path.dirname(member.name), member.linkname))
+    return _way(member.linkname if member.islnk() else member.name)
+
+
+def _way(name: str) -> str:
+    return os.path.normpath(name)
 
 
 def _ends_at(file: IO[bytes], offset: int) -> bool:

@@ -10,7 +10,16 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features
+from datasets import (
+    Array2D,
+    Array3D,
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    LargeList,
+    List,
+)
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
@@ -24,6 +33,7 @@ from .splits import choose_splits, first_held_out, hold_out, only_split, pick_sp
 from .tables import plain_feature
 
 
+_MARKS = ("dataset_dict.json", "state.json")  # of what save_to_disk has saved
 _ROWS_TO_CHECK = 20  # whether their files are there
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 # of paths, where no column is called so
@@ -211,8 +221,7 @@ def _load_named(
     if name == "digits":
         return {"train": _load_digits()}
     path = Path(name).expanduser()
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    if saved:  # by save_to_disk
+    if any(os.path.exists(path / mark) for mark in _MARKS):
         loaded = datasets.load_from_disk(path)
     elif path.is_dir() or can_be_read(path):
         label_columns = _listed(label_column)
@@ -272,7 +281,7 @@ def _standard_columns(
     if labels:
         dataset = take_labels(dataset, label_columns)
     feature = dataset.features["image"]
-    if isinstance(feature, Array3D):
+    if holds_arrays(feature):
         return dataset
     if plain_feature(feature) != feature:
         dataset = dataset.cast_column("image", plain_feature(feature))
@@ -303,22 +312,37 @@ def find_image_column(features: Features, column: str | None) -> str:
     Raises:
         ValueError: there is none, or there are several, or it holds something else.
     """
-    kinds = (ImageFeature, Array3D)
+    kinds = (ImageFeature, Array2D, Array3D)
     if column is None:
         found = [name for name, feature in features.items() if isinstance(feature, kinds)]
         if not found:
             found = [name for name in features if name.lower() in _IMAGE_COLUMNS]
         if not found:
             found = [name for name in features if name.lower() in _PATH_COLUMNS]
+        if not found:  # lists of lists of two numbers might be boxes or outlines
+            found = [name for name, feature in features.items() if _depth(feature) == 3]
         column = the_only_column(found, "images", "image_column", features)
     elif column not in features:
         raise ValueError(f"image_column is {column!r}; the data set has {', '.join(features)}")
     feature = features[column]
     is_file = isinstance(feature, dict) and ("bytes" in feature or "path" in feature)
     is_plain = getattr(plain_feature(feature), "dtype", "") in ("binary", "string")
-    if not (isinstance(feature, kinds) or is_file or is_plain):
+    if not (isinstance(feature, kinds) or holds_arrays(feature) or is_file or is_plain):
         raise ValueError(
             f"image_column {column!r} holds no images but {feature}; the data set has "
             f"{', '.join(features)}"
         )
     return column
+
+
+def holds_arrays(feature: Any) -> bool:
+    """Whether a column holds arrays of two or three sides, as such or as lists of lists."""
+    return isinstance(feature, (Array2D, Array3D)) or _depth(feature) in (2, 3)
+
+
+def _depth(feature: Any) -> int:
+    """Of lists in lists of numbers how many there are, one in the other; else 0."""
+    depth = 0
+    while isinstance(feature, (List, LargeList)):
+        feature, depth = feature.feature, depth + 1
+    return depth if getattr(feature, "dtype", "").startswith(("int", "uint", "float")) else 0

@@ -52,6 +52,11 @@ def choose_splits(
     """
     if train_split is None:
         train_split = next(iter(splits)) if len(splits) == 1 else "train"
+        if train_split not in splits:
+            raise ValueError(
+                f"the data set has {', '.join(splits)}, and nothing called train; name the split "
+                "to train on by train_split"
+            )
     if validation_split is None and search:
         others = [name for name in splits if name != train_split]
         validation_split = first_held_out(others)

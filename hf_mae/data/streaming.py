@@ -35,7 +35,7 @@ from .samples import (
     Transform,
     too_few_images,
 )
-from .sources import find_image_column
+from .sources import find_image_column, holds_arrays
 from .splits import choose_splits
 
 
@@ -76,21 +76,24 @@ def load_image_stream(
     train_split, chosen = choose_splits(splits, train_split, validation_split)
     validation = None
     if "validation" in chosen:
-        rows = list(_undecoded_images(chosen["validation"], image_column).take(HELD_OUT_ROWS))
-        features = Features({"image": ImageFeature(decode=False)})
-        validation = Dataset.from_list(rows, features=features)
+        held_out = _undecoded_images(chosen["validation"], image_column)
+        rows = list(held_out.take(HELD_OUT_ROWS))
+        validation = Dataset.from_list(rows, features=held_out.features)
     published = (chosen["train"].info.splits or {}).get(train_split)
     num_rows = published.num_examples if published else None
     return _undecoded_images(chosen["train"], image_column), validation, num_rows or None
 
 
 def _undecoded_images(stream: IterableDataset, column: str | None) -> IterableDataset:
-    """One column, `image`, of undecoded files."""
+    """One column, `image`, of undecoded files, or of arrays."""
     if stream.features is None:
         stream = stream._resolve_features()
     column = find_image_column(stream.features or Features(), column)
     # cast first: on the way to another name they would be decoded
-    stream = stream.select_columns([column]).cast_column(column, ImageFeature(decode=False))
+    is_array = holds_arrays((stream.features or {})[column])
+    stream = stream.select_columns([column])
+    if not is_array:
+        stream = stream.cast_column(column, ImageFeature(decode=False))
     return stream if column == "image" else stream.rename_column(column, "image")
 
 

@@ -5,9 +5,10 @@ datasets reads them. It takes names for patterns, so that it is given lists of f
 a table starts from the folder that the table lies in.
 """
 
-import functools
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,24 @@ _PLAIN = {
     **{"large_string": "string", "string_view": "string"},
 }
 _ROWS_AT_ONCE = 100  # of a table with other types: what they hold must fit short offsets
+_ROWS_OF_TEXT = 10_000  # of CSV, at once
+_MISSING = ("", "nan", "NaN", "NAN", "NA", "N/A", "n/a", "null", "NULL", "None")
+# what a cell of CSV may be; else it is text, as 007 is
+_CELL = re.compile(
+    r" *(?P<whole>-?(?:0|[1-9]\d{0,17})) *"
+    r"| *(?P<number>[-+]?(?:(?:0|[1-9]\d*)\.\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    r"|-?(?:0|[1-9]\d*)[eE][-+]?\d+|[-+]?inf) *"
+    r"|(?P<truth>True|TRUE|true|False|FALSE|false)"
+    rf"|(?P<missing>{'|'.join(_MISSING)})"
+)
 _ROWS_TO_LOOK_AT = 20
 _LONGEST_PATH = 4096
 
 Table = Dataset | IterableDataset
+
+
+class _NoRowsError(ValueError):
+    """A table has no rows."""
 
 
 def load_table(file: Path) -> Dataset:
@@ -71,37 +86,104 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
         by_folder.setdefault(file.parent, []).append(file)
-    if streaming and len(by_folder) > 1:  # one stream has one list of shards
-        return _read(files, streaming)
-    parts = []
-    for folder, own in by_folder.items():
-        parts.append(_complete_paths(_read(own, streaming), folder))
-    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-
-
-def _read(files: Sequence[Path], streaming: bool) -> Table:
-    reader, options = _READERS[files[0].suffix.lower()]
+    reader, _ = _READERS[files[0].suffix.lower()]
     others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
     if others:
         raise ValueError(
             f"{printable(files[0])} and {printable(others[0])} are tables of different kinds; name "
             "one file"
         )
-    data_files = {"train": as_data_files(files)}
-    load = functools.partial(datasets.load_dataset, reader, data_files=data_files, split="train")
+    kinds: dict[str, set[str]] = {}
+    if reader == "csv":
+        for own in by_folder.values():
+            _add_kinds(kinds, own)
+    parts = []
+    for folder, own in by_folder.items():
+        parts.append(_complete_paths(_read(own, kinds, streaming), folder))
+    if len(parts) == 1:
+        return parts[0]
     try:
-        features = load(streaming=True, **options).features
-        plain = {name: plain_feature(feature) for name, feature in (features or {}).items()}
-        if plain != (features or {}):
-            options = {**options, "features": datasets.Features(plain)}
-            if reader == "parquet":
-                options["batch_size"] = _ROWS_AT_ONCE
-        return load(streaming=streaming, **options)
+        return datasets.concatenate_datasets(parts)
+    except ValueError as error:
+        cause = " ".join(str(error).split())
+        raise ValueError(
+            f"{printable(files[0])} and tables in other folders have columns of different kinds; "
+            f"name one of the files ({cause})"
+        ) from error
+
+
+def _read(files: Sequence[Path], kinds: Mapping[str, set[str]], streaming: bool) -> Table:
+    features = _open(files, streaming=True).features or {}
+    options = _type_columns(list(features), kinds) if kinds else {}
+    plain = {name: plain_feature(feature) for name, feature in features.items()}
+    if not kinds and plain != features:
+        options["features"] = datasets.Features(plain)
+        if files[0].suffix.lower() == ".parquet":
+            options["batch_size"] = _ROWS_AT_ONCE
+    return _open(files, streaming, **options)
+
+
+def _open(files: Sequence[Path], streaming: bool, **options: Any) -> Table:
+    reader, own = _READERS[files[0].suffix.lower()]
+    data_files: Any = {"train": as_data_files(files)}
+    with _named(files):
+        table = datasets.load_dataset(
+            reader, data_files=data_files, split="train", streaming=streaming, **own, **options
+        )
+        if not isinstance(table, IterableDataset) or table.features is not None:
+            return table
+        try:
+            return table._resolve_features()  # what the first rows have
+        except StopIteration:
+            raise _NoRowsError("there are no rows in it") from None
+
+
+@contextlib.contextmanager
+def _named(files: Sequence[Path]) -> Iterator[None]:
+    """Has errors of datasets name the file."""
+    try:
+        yield
     except (DatasetGenerationError, ValueError, OSError) as error:
         cause = " ".join(str(error.__cause__ or error).split())
         first = printable(files[0])
         where = first if len(files) == 1 else f"{first} or one of {len(files) - 1} more"
-        raise ValueError(f"{where} can't be read: {cause}") from error
+        kind = _NoRowsError if isinstance(error, _NoRowsError) else ValueError
+        raise kind(f"{where} can't be read: {cause}") from error
+
+
+def _add_kinds(kinds: dict[str, set[str]], files: Sequence[Path]) -> None:
+    """Adds what is in each column of CSV files: whole numbers, numbers, truth, text, …"""
+    names = list(_open(files, streaming=True).features or {})
+    features = datasets.Features({name: Value("string") for name in names})
+    texts = _open(files, streaming=True, features=features, keep_default_na=False)
+    assert isinstance(texts, IterableDataset)
+    with _named(files):
+        for rows in texts.iter(_ROWS_OF_TEXT):
+            for name, cells in rows.items():
+                kinds.setdefault(name, set()).update(map(_kind_of, set(cells)))
+
+
+def _kind_of(text: str | None) -> str:
+    match = _CELL.fullmatch(text or "")
+    return "text" if match is None else str(match.lastgroup)
+
+
+def _type_columns(columns: Sequence[str], kinds: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Options by which datasets reads columns of CSV as what all of each is.
+
+    pandas would make 7 of 007, and a missing value of NA and None, which may be classes.
+    """
+    features, missing = {}, {}
+    for name in columns:
+        own = kinds.get(name, set())
+        dtype, missing[name] = "string", [""]
+        if own in ({"whole"}, {"truth"}):
+            dtype = "int64" if own == {"whole"} else "bool"
+        elif own & {"whole", "number"} and own <= {"whole", "number", "missing"}:
+            dtype, missing[name] = "float64", [*_MISSING]
+        features[name] = Value(dtype)
+    options = {"keep_default_na": False, "na_values": missing}
+    return {**options, "features": datasets.Features(features)}
 
 
 def as_data_files(files: Sequence[Path]) -> DataFilesList:
@@ -126,13 +208,17 @@ def plain_feature(feature: Any) -> Any:
 
 
 def names_files(file: Path) -> bool:
-    """Whether a table names images, files that are there or addresses of them."""
-    table = load_table(file)
-    for name, feature in table.features.items():
-        if _may_be_path(feature):
-            values = filter(None, map(_path_of, table[:_ROWS_TO_LOOK_AT][name]))
-            if any(os.path.isfile(find_file(value)) or "://" in value for value in values):
-                return True
+    """Whether a table names images, in its first rows: files that are there, or addresses."""
+    try:
+        table = _load_split([file], streaming=True)
+    except _NoRowsError:
+        return False
+    assert isinstance(table, IterableDataset)
+    names = [name for name, feature in (table.features or {}).items() if _may_be_path(feature)]
+    for row in _first_rows(table, names):
+        values = filter(None, map(_path_of, row.values()))
+        if any(os.path.isfile(find_file(value)) or "://" in value for value in values):
+            return True
     return False
 
 
@@ -144,14 +230,17 @@ def _complete_paths(table: Table, folder: Path) -> Table:
     features = table.features or {}
     names = [name for name, feature in features.items() if _may_be_path(feature)]
     if isinstance(table, IterableDataset):
-        rows = list(_undecoded(table.select_columns(names)).take(_ROWS_TO_LOOK_AT))
+        rows = _first_rows(table, names)
         found = []
         for name in names:
             if _starts_at([row[name] for row in rows], folder):
                 found.append(name)
         if not found:
             return table
-        return _undecoded(table).map(_join_row, fn_kwargs={"names": found, "folder": folder})
+        table = _undecoded(table)
+        assert table.features is not None
+        whole = table.map(_join_row, fn_kwargs={"names": found, "folder": folder})
+        return whole.cast(table.features)  # which `map` forgets, or else fixes
     for name in names:
         values = table.data.column(name)
         if _starts_at(values.slice(0, _ROWS_TO_LOOK_AT).to_pylist(), folder):
@@ -161,6 +250,10 @@ def _complete_paths(table: Table, folder: Path) -> Table:
             table = added.remove_columns(name).rename_column("whole path", name)
             table = table.select_columns(order)
     return table
+
+
+def _first_rows(stream: IterableDataset, columns: list[str]) -> list[dict]:
+    return list(_undecoded(stream.select_columns(columns)).take(_ROWS_TO_LOOK_AT))
 
 
 def _undecoded(stream: IterableDataset) -> IterableDataset:

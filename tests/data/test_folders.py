@@ -1,7 +1,11 @@
 """Folders of images: splits by their names, metadata, links, names in any bytes, and what is left
 out."""
 
+import contextlib
+import itertools
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from helpers import TINY_FLAGS, decode, run_script
@@ -38,6 +42,22 @@ def greys(dataset):
         ("training set", "dev"),
         ("seg_train", "seg_test"),
         ("trainImages", "evaluation"),
+        ("X_train", "X_test"),
+        ("trainA", "testA"),
+        ("my_train", "my_val"),
+        ("train_cropped", "test_cropped"),
+        ("training_v2", "testing_v2"),
+        ("train-jpg", "val-jpg"),
+        ("traindata", "testdata"),
+        ("my train images", "my_validation"),
+        ("train", "test_final"),
+        ("train", "validate"),
+        ("train", "tst"),
+        ("train", "holdout"),
+        ("train", "held_out"),
+        ("Train", "Hold-Out set"),
+        ("train", "unseen"),
+        ("train", "query"),
     ],
 )
 def test_folders_that_are_splits(tmp_path, caplog, train, held_out):
@@ -73,7 +93,17 @@ def test_held_out_images_without_labels_are_left_aside(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "classes", [("bus", "train", "tram"), ("control", "test"), ("test bench", "train station")]
+    "classes",
+    [
+        *[("bus", "train", "tram"), ("control", "test"), ("test bench", "train station")],
+        *[
+            ("train", "train station"),
+            ("seen", "unseen"),
+            ("latest", "strain"),
+            ("contest", "rain", "train"),
+            ("devil", "val"),
+        ],
+    ],
 )
 def test_classes_that_are_called_like_splits(tmp_path, classes):
     fill(tmp_path, *classes)
@@ -87,7 +117,12 @@ def test_classes_that_are_called_like_splits(tmp_path, classes):
     [
         (("train", "test", "bus"), "test/, train/, which are splits by their names, beside bus/"),
         (("train", "train_2", "val"), "several of them of one split"),
-        (("val", "test"), "the data set has validation, test|val holds 3 images that lie in no"),
+        (("trainA", "trainB", "testA", "testB"), "several of them of one split"),
+        (("X_train", "X_test", "bus"), "X_test/, X_train/, which are splits by .* beside bus/"),
+        (
+            ("val", "test"),
+            "validation, test, and nothing called train|val holds 3 images that lie in no",
+        ),
     ],
 )
 def test_unclear_splits_are_refused(tmp_path, names, message):
@@ -97,8 +132,18 @@ def test_unclear_splits_are_refused(tmp_path, names, message):
             load_image_dataset(train_dir=tmp_path, labels=labels)
 
 
-def test_splits_within_classes_are_said(tmp_path, caplog):
-    fill(tmp_path, "cat/train", "cat/test", "dog/train", "dog/test")
+def test_classes_that_might_be_splits_are_said(tmp_path, caplog):
+    fill(tmp_path, "train_raw", "test_cropped")
+    for labels in (True, False):
+        caplog.clear()
+        load_image_dataset(train_dir=tmp_path, labels=labels, train_val_split=0)
+        assert "test_cropped/, train_raw/ are taken together, as classes" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["{}", "X_{}", "{}_cropped"])
+def test_splits_within_classes_are_said(tmp_path, caplog, form):
+    ways = itertools.product(("cat", "dog"), ("train", "test"))
+    fill(tmp_path, *(f"{name}/{form.format(split)}" for name, split in ways))
     splits = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)
     assert splits["train"].features["label"].names == ["cat", "dog"]
     assert "6 of the 12 images" in caplog.text
@@ -136,6 +181,32 @@ def test_two_classes_may_link_to_one_place(tmp_path):
     assert without.num_rows == {"train": 3}  # each image once
 
 
+def test_a_folder_that_cannot_be_read_is_named():
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "set"
+        fill(root, "cat", "dog/deep")
+        for closed in (root / "dog" / "deep", root / "dog", root):
+            closed.chmod(0)
+            os.chmod(folder, 0o755)
+            for source in ({"train_dir": root}, {"dataset_name": str(root)}):
+                for labels in (True, False):
+                    with as_nobody(), pytest.raises(ValueError, match=f"{closed} can't be read"):
+                        load_image_dataset(**source, labels=labels)
+            closed.chmod(0o755)
+
+
+@contextlib.contextmanager
+def as_nobody():
+    """As root may read all there is."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
 # what is left out --------------------------------------------------------------------------------
 
 
@@ -155,6 +226,16 @@ def test_what_is_left_out_is_counted(tmp_path):
     dataset, _ = load_evaluation_dataset(validation_dir=tmp_path)
     assert describe_left_out(dataset) == f"{expected}; no image in phone/"
     assert describe_left_out(load_image_dataset("digits")["train"]) is None
+
+
+def test_classes_in_two_unicode_forms_are_not_called_empty(tmp_path, caplog):
+    fill(tmp_path, "caf\u00e9", "cafe\u0301", "tea", "empty/none")
+    for path in (tmp_path / "empty" / "none").iterdir():
+        path.unlink()
+    dataset = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)["train"]
+    assert dataset.features["label"].names == ["caf\u00e9", "tea"]
+    assert describe_left_out(dataset) == "no image in empty/"
+    assert "are one class with it: caf\u00e9" in caplog.text
 
 
 def test_what_is_left_out_beside_splits(tmp_path):
@@ -238,6 +319,71 @@ def test_metadata_that_is_of_no_use(tmp_path, text, message):
     fill(tmp_path, ".")
     (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
+        load_image_dataset(train_dir=tmp_path, labels=True)
+
+
+def write_metadata(folder, *lines):
+    (folder / "metadata.csv").write_text("\n".join(lines))
+
+
+def test_metadata_names_splits(tmp_path, caplog):
+    fill(tmp_path, ".")
+    write_metadata(
+        tmp_path, "file_name,label,split", "0.png,x,train", "1.png,y,train", "2.png,x,test"
+    )
+    for labels in (True, False):
+        caplog.clear()
+        splits = load_image_dataset(train_dir=tmp_path, labels=labels)
+        assert {name: greys(split) for name, split in splits.items()} == {
+            "train": [0, 10],
+            "validation": [20],
+        }
+        assert "splits by the column 'split' of train_dir" in caplog.text
+    held_out, _ = load_evaluation_dataset(validation_dir=tmp_path)
+    assert greys(held_out) == [20]
+    write_metadata(tmp_path, "file_name,label,split", "0.png,x,train", "1.png,y,", "2.png,x,test")
+    for labels in (True, False):
+        with pytest.raises(ValueError, match="'split' names train, test in some rows, and '' in 1"):
+            load_image_dataset(train_dir=tmp_path, labels=labels)
+
+
+def test_metadata_names_splits_of_folders_that_are_classes(tmp_path):
+    fill(tmp_path, "cat", "dog", count=2)
+    rows = [f"{name}/{i}.png,{split}" for name in ("cat", "dog") for i, split in enumerate("ab")]
+    lines = [row.replace(",a", ",train").replace(",b", ",val") for row in rows]
+    write_metadata(tmp_path, "file_name,Split", *lines)
+    splits = load_image_dataset(train_dir=tmp_path, labels=True)
+    assert [greys(split) for split in splits.values()] == [[0, 0], [10, 10]]
+    assert splits["validation"].features["label"].names == ["cat", "dog"]
+
+
+def test_labels_in_metadata_stay_as_they_are_written(tmp_path):
+    fill(tmp_path, "a", "b", count=2)
+    write_metadata(tmp_path / "a", "file_name,label", "0.png,007", "1.png,NA")
+    write_metadata(tmp_path / "b", "file_name,label", "0.png,8", "1.png,8")
+    dataset = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)["train"]
+    assert dataset.features["label"].int2str(dataset["label"][:]) == ["007", "NA", "8", "8"]
+
+
+def test_two_rows_of_one_image(tmp_path):
+    fill(tmp_path, ".")
+    lines = ["file_name,label", "0.png,x", "1.png,y", "2.png,x"]
+    write_metadata(tmp_path, *lines, "./0.png,x")
+    splits = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)
+    assert splits.num_rows == {"train": 3}
+    write_metadata(tmp_path, *lines, "0.png,y")
+    with pytest.raises(ValueError, match="has two rows of one image that differ, .*0.png.* 'x'"):
+        load_image_dataset(train_dir=tmp_path, labels=True)
+
+
+def test_metadata_in_one_of_several_folders(tmp_path, caplog):
+    fill(tmp_path, "a", "b", count=2)
+    write_metadata(tmp_path / "a", "file_name,note", "0.png,x")
+    dataset = load_image_dataset(train_dir=tmp_path, labels=True, train_val_split=0)["train"]
+    assert dataset.features["label"].int2str(dataset["label"][:]) == ["a", "a", "b", "b"]
+    assert "metadata.csv has no column of labels" in caplog.text
+    write_metadata(tmp_path / "a", "file_name,label", "0.png,x", "1.png,y")
+    with pytest.raises(ValueError, match="and 2 others, as .*b/0.png, have no metadata"):
         load_image_dataset(train_dir=tmp_path, labels=True)
 
 

@@ -109,8 +109,12 @@ def test_values(tmp_path):
         (([["a"], None], List(Value("string"))), None, "1 of the 2 images of the train split have"),
         (([[0.5, 1.0]], List(Value("float32"))), None, "lists of float32; these must be 0 and 1"),
         (([[], []], List(Value("string"))), None, "no image of the train split has a label"),
-        (([1.0, None], Value("float32")), None, "have no value to predict"),
-        (([1.0, np.inf], Value("float32")), None, "have no value to predict"),
+        (([1.0, None], Value("float32")), None, "1 of the 2 images .* have no label, or no value"),
+        (
+            ([1.0, np.inf], Value("float32")),
+            None,
+            "1 of the 2 images .* have no label, or no value",
+        ),
         (NAMED, ([["d"]], List(Value("string"))), "1 classes that training hasn't, as 'd'"),
         (WHOLE, ([[2, 0, 1]], List(Value("int64"))), "they must be 3 times 0 or 1"),
         (NAMED, (["a"], Value("string")), "they must be of one kind"),
@@ -120,6 +124,44 @@ def test_what_is_refused(tmp_path, train, test, message):
     splits = {"train": {"labels": train}} | ({"test": {"labels": test}} if test else {})
     with pytest.raises(ValueError, match=message):
         load(save(tmp_path / "set", **splits))
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (
+            ([1, -1, 1, -1], Value("int64")),
+            r"without a label \(2 -1, of 4; .* name where -1 is a c",
+        ),
+        (([1, None, 2, -1], Value("int64")), r"\(1 null and 1 -1, of 4; -1 stands for none\)"),
+        (([0, -1], ClassLabel(names=["a", "b"])), r"without a label \(1 -1, of 2"),
+        ((["a", None], Value("string")), r"without a label \(1 null, of 2"),
+        (([True, None], Value("bool")), r"without a label \(1 null, of 2"),
+        (
+            ([1.0, None, 2.0], Value("float64")),
+            "1 of the 3 images of the train split have no label",
+        ),
+    ],
+)
+def test_images_without_a_label_are_counted(tmp_path, train, message):
+    with pytest.raises(ValueError, match=message):
+        load(save(tmp_path / "set", train={"label": train}))
+
+
+def test_blanks_of_a_held_out_split_are_counted(tmp_path):
+    """Where they have made floats of whole numbers."""
+    splits = {"train": ([1, 2], Value("int64")), "test": ([1.0, None], Value("float64"))}
+    folder = save(tmp_path / "set", **{name: {"label": own} for name, own in splits.items()})
+    with pytest.raises(ValueError, match="1 of the 2 images of the validation split have"):
+        load(folder)
+
+
+def test_true_and_false_are_two_classes(tmp_path):
+    column = ([True, False, False], Value("bool"))
+    splits = load(save(tmp_path / "set", train={"label": column}, test={"label": column}))
+    for split in splits.values():
+        assert split.features["label"] == ClassLabel(names=["False", "True"])
+        assert split["label"][:] == [1, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,15 @@
 """Shards in tar files: formats of all kinds in one, their labels, and shards that were cut off."""
 
+import bz2
+import gzip
 import io
 import itertools
 import json
+import lzma
+import os
+import subprocess
 import tarfile
+import zipfile
 
 import pytest
 from helpers import TINY_FLAGS, decode, run_script
@@ -124,13 +130,94 @@ def test_shards_that_cannot_be_used_say_so(tmp_path, members, message):
         load_image_dataset(str(tmp_path))
 
 
-def test_labels_of_two_kinds(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "last", "names"),
+    [
+        ("cat", "747", ["747", "cat"]),
+        ("747", "cat", ["747", "cat"]),
+        ("007", "12", ["007", "12"]),
+        ("12", "007", ["007", "12"]),
+        ("10", "9", ["9", "10"]),
+        ("-1", "NA", ["-1", "NA"]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["cls", "txt"])
+def test_labels_stay_as_they_are_written(tmp_path, first, last, names, ending):
     members = []
     for number in range(60):
-        members += sample(number, "png", cls=b"1" if number < 55 else b"one")
+        members += sample(number, "png", **{ending: (first if number < 55 else last).encode()})
     write_shard(tmp_path / "0.tar", members)
-    with pytest.raises(ValueError, match="cls is 'one' in a sample .* and a whole number in"):
+    dataset = load_image_dataset(
+        str(tmp_path), labels=True, label_column=ending, train_val_split=0
+    )["train"]
+    assert dataset.features["label"].names == names
+    assert dataset.features["label"].int2str(dataset["label"][:]) == [first] * 55 + [last] * 5
+
+
+@pytest.mark.parametrize("change", [5, 55])
+def test_json_of_two_kinds_is_refused(tmp_path, change):
+    members = []
+    for number in range(60):
+        label = 1 if number < change else "one"
+        members += sample(number, "png", json=json.dumps({"label": label}).encode())
+    write_shard(tmp_path / "0.tar", members)
+    with pytest.raises(ValueError, match="label is 'one' in a sample|several kinds in one field"):
         load_image_dataset(str(tmp_path), labels=True)
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"),
+    [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz"), (None, "zip file")],
+)
+def test_shards_that_are_compressed_are_named(tmp_path, pack, kind):
+    archive = tmp_path / "0.tar"
+    write_shard(archive, sample(0, "png"))
+    if pack:
+        archive.write_bytes(pack(archive.read_bytes()))
+    else:
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("0.png", picture(0, "png"))
+    for load in (load_image_dataset, load_image_stream):
+        with pytest.raises(ValueError, match=f"0.tar is no plain tar file but .*{kind}; .* unpack"):
+            load(str(tmp_path))
+
+
+# links -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [".", "*"])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_links_to_files_before_them_are_followed(tmp_path, start, link):
+    folder = tmp_path / "files" / "sub"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(number, "png"))
+        (folder / f"{number}.cls").write_text("cat")
+    source = folder / "1.png" if link is os.link else "1.png"
+    link(source, folder / "3.png")
+    link(folder / "1.cls" if link is os.link else "../sub/1.cls", folder / "3.cls")
+    archive = tmp_path / "0.tar"
+    names = sorted(f"sub/{path.name}" for path in folder.iterdir())
+    ways = names if start == "*" else [f"./{name}" for name in names]
+    subprocess.run(["tar", "cf", archive, *ways], cwd=tmp_path / "files", check=True)
+    dataset = load_image_dataset(str(archive), labels=True, train_val_split=0)["train"]
+    assert numbers(dataset["image"]) == [0, 1, 2, 1]
+    assert dataset.features["label"].names == ["cat"]
+    assert numbers(row["image"] for row in load_image_stream(str(archive))[0]) == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("target", ["b.png", "/elsewhere/a.png"])
+def test_links_to_nothing_before_them_are_refused_by_name(tmp_path, target):
+    archive = tmp_path / "0.tar"
+    write_shard(archive, [*sample(0, "png")])
+    with tarfile.open(archive, "a") as tar:
+        for name in ("README", "a.png"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    for load in (load_image_dataset, load_image_stream):
+        with pytest.raises(ValueError, match="0.tar: a.png: it is a link to a file that doesn't"):
+            load(str(archive))
 
 
 # cut off -----------------------------------------------------------------------------------------

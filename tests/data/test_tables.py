@@ -4,13 +4,15 @@ name."""
 import json
 import os
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import Array2D, Array3D, Dataset, Features, List, Value
 from helpers import decode, encoded
 from PIL import Image
 
+from hf_mae.data.samples import array_dtype
 from hf_mae.data.sources import load_evaluation_dataset, load_image_dataset
 from hf_mae.data.streaming import load_image_stream
 
@@ -35,6 +37,15 @@ def pictures(files, tmp_path):
 
 def reds(values):
     return [int(decode(value, 3)[..., 0].mean()) for value in values]
+
+
+def write_table(table, path):
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        table.to_json(path)
+    else:
+        table.to_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
 
 
 def check(source, **options):
@@ -113,27 +124,129 @@ def test_a_table_that_changes_is_read_anew(pictures):
         assert splits.num_rows == {"train": count}
 
 
-def test_tables_of_several_folders_each_start_from_their_own(pictures):
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_tables_of_several_folders_each_start_from_their_own(pictures, ending, caplog):
     for name in ("a", "b"):
         (pictures / name / "img").mkdir(parents=True)
         for i in range(3):
             number = i + (3 if name == "b" else 0)
             os.rename(pictures / "img" / f"{number}.png", pictures / name / "img" / f"{i}.png")
-        rows = [f"img/{i}.png,{LABELS[i + (3 if name == 'b' else 0)]}\n" for i in range(3)]
-        (pictures / name / "list.csv").write_text("image,label\n" + "".join(rows))
+        labels = LABELS[3:] if name == "b" else LABELS[:3]
+        rows = {"image": [f"img/{i}.png" for i in range(3)], "label": labels}
+        for part in (slice(0, 2), slice(2, 3)):
+            own = Dataset.from_dict({name: column[part] for name, column in rows.items()})
+            write_table(own, pictures / name / f"list_{part.start}.{ending}")
     check(pictures)
+    stream, _, _ = load_image_stream(str(pictures))
+    assert stream.num_shards == 4
+    assert reds([row["image"] for row in stream]) == [0, 20, 40, 60, 80, 100]
+    shards = [list(stream.shard(4, number)) for number in range(4)]
+    assert [len(shard) for shard in shards] == [2, 1, 2, 1]
+    assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_streams_of_tables_that_name_files_beside_them(pictures, ending):
+    rows = {"image": [f"img/{i}.png" for i in range(6)], "label": LABELS}
+    write_table(Dataset.from_dict(rows), pictures / f"list.{ending}")
+    for source in (pictures, pictures / f"list.{ending}"):
+        stream, _, _ = load_image_stream(str(source))
+        assert reds([row["image"] for row in stream]) == [0, 20, 40, 60, 80, 100]
+
+
+def test_tables_of_several_folders_with_other_columns_are_refused(pictures):
+    for name, value in {"a": "1", "b": "x"}.items():
+        (pictures / name).mkdir()
+        row = {"image": "../img/0.png", "size": {"x": value} if value == "x" else 1}
+        (pictures / name / "list.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match="list.jsonl and tables in other folders have columns of"):
+        load_image_dataset(str(pictures))
 
 
 def test_tables_that_cannot_be_used_say_so(pictures):
     (pictures / "list.csv").write_text("image,label\nimgs/0.png,1\nimgs/1.png,1\n")
     with pytest.raises(ValueError, match="'imgs/0.png' and other names of which none is a file"):
         load_image_dataset(str(pictures / "list.csv"))
+    for text in (b"image,label\n", b"", b"image,label\ncaf\xe9.png,1\n"):
+        (pictures / "other.csv").write_bytes(text)
+        with pytest.raises(ValueError, match="other.csv can't be read: "):
+            load_image_dataset(str(pictures / "other.csv"))
+    (pictures / "other.csv").unlink()
     (pictures / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="cut.parquet can't be read: "):
         load_image_dataset(str(pictures / "cut.parquet"))
     (pictures / "cut.parquet").unlink()
+    (pictures / "empty.csv").write_text("image,label\n")
     check_images = load_image_dataset(str(pictures), train_val_split=0)  # the list names none
     assert check_images.num_rows == {"train": 6}
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ("007 7 012 7 7 007", "007 012 7"),
+        ("1 2 10 1 2 10", "1 2 10"),
+        ("NA None cat nan null cat", "NA None cat nan null"),
+        ("True False true False True False", "False True"),
+        ("0x1 12 1 1 1 1", "0x1 1 12"),
+        ("1e5f 2e5 1 1 1 1", "1 1e5f 2e5"),
+        ("+1 -1 -1 +1 -1 +1", "+1 -1"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_labels_in_text_stay_as_they_are_written(pictures, values, names, ending):
+    separator = {"csv": ",", "tsv": "\t"}[ending]
+    rows = [f"img/{i}.png{separator}{value}" for i, value in enumerate(values.split())]
+    for folder, own in {"a": rows[:3], "b": rows[3:]}.items():
+        (pictures / folder).mkdir()
+        lines = [f"image{separator}label", *(f"../{row}" for row in own)]
+        (pictures / folder / f"list.{ending}").write_text("\n".join(lines))
+    dataset = load_image_dataset(str(pictures), labels=True, train_val_split=0)["train"]
+    assert reds(dataset["image"]) == [0, 20, 40, 60, 80, 100]
+    feature = dataset.features["label"]
+    assert set(feature.names) == set(names.split())
+    if "rue" not in values:  # in any spelling
+        assert feature.int2str(dataset["label"][:]) == values.split()
+
+
+def test_values_in_text(pictures):
+    for value in ("0.5", "-1e-3", "3", " 4.", ".25", "1E2"):
+        rows = [f"img/{i}.png,{value if i else 0.5}\n" for i in range(6)]
+        (pictures / "list.csv").write_text("image,age\n" + "".join(rows))
+        splits = load_image_dataset(
+            str(pictures), labels=True, label_column="age", train_val_split=0
+        )
+        assert splits["train"]["label"][:] == pytest.approx([0.5] + [float(value)] * 5)
+
+
+@pytest.mark.parametrize("blank", ["", "NA", "nan"])
+@pytest.mark.parametrize("value", ["3", "3.5"])
+def test_numbers_that_are_missing_are_counted(pictures, blank, value):
+    rows = [f"img/{i}.png,{value if i else blank}\n" for i in range(6)]
+    (pictures / "list.csv").write_text("image,label\n" + "".join(rows))
+    with pytest.raises(ValueError, match="1 of the 6 images of the train split have no label, or"):
+        load_image_dataset(str(pictures), labels=True, label_column="label")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_that_names_splits(pictures, ending, caplog):
+    rows = {
+        "image": [f"img/{i}.png" for i in range(6)],
+        "label": LABELS,
+        "split": ["Train", "train", "val", "train", "TEST", "test"],
+    }
+    write_table(Dataset.from_dict(rows), pictures / f"list.{ending}")
+    for source in (pictures, pictures / f"list.{ending}"):
+        caplog.clear()
+        splits = load_image_dataset(str(source), labels=True)
+        assert reds(splits["train"]["image"]) == [0, 20, 60]
+        assert reds(splits["validation"]["image"]) == [40]
+        assert "train has 3, validation has 1, test has 2" in caplog.text
+        caplog.clear()
+        load_image_stream(str(source))
+        assert "the column 'split' makes no splits of a stream" in caplog.text
+    named = load_image_dataset(str(pictures), labels=True, label_column="split", train_val_split=0)
+    assert len(named["train"]) == 6
 
 
 # names of files ----------------------------------------------------------------------------------
@@ -220,3 +333,42 @@ def test_nothing_is_written_beside_the_input(files, pictures, kind, label):
     splits = load_image_dataset(str(folder), labels=kind != "images", train_val_split=0.3)
     assert splits.num_rows == {"train": 4, "validation": 2}
     assert listing(folder) == before
+
+
+# arrays ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("kind", ["lists", "arrays"])
+@pytest.mark.parametrize("shape", [(16, 12), (16, 12, 3), (3, 16, 12)], ids=str)
+@pytest.mark.parametrize("column", ["image", "scan"])
+def test_columns_of_arrays(tmp_path, dtype, kind, shape, column):
+    """What the table holds is what a data set and a stream give."""
+    arrays = np.arange(6 * np.prod(shape)).reshape(6, *shape).astype(dtype) % 251
+    feature = {2: Array2D, 3: Array3D}[len(shape)](shape, dtype)
+    if kind == "lists":
+        feature = Value(dtype)
+        for _ in shape:
+            feature = List(feature)
+    features = Features({column: feature, "label": Value("string")})
+    table = Dataset.from_dict({column: arrays.tolist(), "label": LABELS}, features=features)
+    table.to_parquet(tmp_path / "train.parquet")
+    table.to_parquet(tmp_path / "test.parquet")
+    named = column if len(shape) == 2 and kind == "lists" and column == "scan" else None
+    splits = load_image_dataset(str(tmp_path), labels=True, image_column=named)
+    stream, held_out, _ = load_image_stream(str(tmp_path), image_column=named)
+    assert held_out is not None
+    for rows in (*splits.values(), stream, held_out):
+        found = np.array([np.asarray(row["image"]) for row in rows])
+        assert np.array_equal(found, arrays)
+        assert array_dtype(rows) == dtype
+
+
+def test_lists_that_are_no_images_are_refused(tmp_path):
+    table = Dataset.from_dict({"image": [[1.0, 2.0]], "boxes": [[[1.0, 2.0], [3.0, 4.0]]]})
+    table.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="image_column 'image' holds no images but List"):
+        load_image_dataset(str(tmp_path))
+    table.remove_columns("image").to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="no column has images; name one by image_column"):
+        load_image_dataset(str(tmp_path))
