@@ -63,13 +63,17 @@ def read_contents(folder: Path, by_class: bool = False) -> Contents:
     contents = Contents()
     for file in sorted(_find_files(folder, by_class)):
         name = os.path.basename(file)
-        if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+        if _is_image(name):
             contents.images.append(file)
         elif name in _METADATA:
             contents.metadata.append(Path(file))
         else:
             contents.others.append(file)
     return contents
+
+
+def _is_image(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
@@ -238,14 +242,13 @@ def _list_folders(folder: Path) -> tuple[list[Path], bool]:
     for entry in entries:
         if entry.is_dir():
             folders.append(folder / entry.name)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+        elif _is_image(entry.name):
             loose = True
     return sorted(folders), loose
 
 
 def _holds_images(folder: Path) -> bool:
-    files = _find_files(folder, by_class=False)
-    return any(os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS for file in files)
+    return any(map(_is_image, _find_files(folder, by_class=False)))
 
 
 def _has_labels(part: Path) -> bool:

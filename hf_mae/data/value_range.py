@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import DECODE_ERRORS
 from ..models.picture_files import Range
-from ..models.pictures import check_8_bits, check_values, picture_values
+from ..models.pictures import check_8_bits, check_values, picture_values, share_beyond
 from .decoding import open_value
 from .samples import array_dtype
 
@@ -54,11 +54,6 @@ class SampledValues:
     def has_8_bits(self) -> bool:
         """Whether all are pictures as usual, of 8 bits."""
         return set(self.kinds) == {"uint8"} and self.own_ranges <= {None, (0, 255)}
-
-    def share_beyond(self, value_range: Sequence[float]) -> float:
-        """Computes the share of the values that lie outside a range."""
-        low, high = value_range
-        return float(np.mean((self.values < low) | (self.values > high)))
 
     def __str__(self) -> str:
         number = sum(self.kinds.values())
@@ -136,7 +131,7 @@ def _set(processor: Any, found: SampledValues, value_range: Sequence[float], why
     low, high = map(float, value_range)
     processor.value_range = [low, high]
     line = f"{found}; {low:,.6g} is black and {high:,.6g} white ({why})"
-    outside = found.share_beyond(value_range)
+    outside = share_beyond(found.values, value_range)
     if outside:
         line += f", {outside:.2%} lie beyond and are clipped"
     return line + found.made_up
@@ -183,7 +178,7 @@ def _check_use(found: SampledValues, value_range: Sequence[float], whose: str) -
     """Refuses a range of which images use next to nothing, or beyond which most of them lie."""
     low, high = value_range
     used = np.ptp(found.values.clip(low, high))
-    if used < (high - low) * _LEAST_SHARE or found.share_beyond(value_range) > 0.5:
+    if used < (high - low) * _LEAST_SHARE or share_beyond(found.values, value_range) > 0.5:
         raise ValueError(
             f"{whose} values from {low:g} to {high:g}, and the images hold {found}; give "
             "--value_range LOW HIGH, what is black and white in these"

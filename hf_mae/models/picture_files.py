@@ -125,9 +125,7 @@ def read_picture(data: bytes) -> Image.Image | Raster:
         return _read_jpeg2000(picture, data)
     if picture.format == "PPM":
         return _read_ppm(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return Raster(np.asarray(upright(picture))[..., None])
-    return picture
+    return raster_of_band(picture) if has_deep_band(picture) else picture
 
 
 def _import(module: str, extra: str, what: str) -> Any:
@@ -178,12 +176,22 @@ def _upright_values(values: np.ndarray, orientation: int) -> np.ndarray:
 # formats of which PIL reads a part ---------------------------------------------------------------
 
 
+def has_deep_band(picture: Image.Image) -> bool:
+    """Whether PIL reads a picture as one band of more than 8 bits."""
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
+def raster_of_band(picture: Image.Image) -> Raster:
+    """Decodes a picture of one band, with all its bits."""
+    return Raster(np.asarray(upright(picture))[..., None])
+
+
 def check_whole(picture: Image.Image) -> None:
-    """Raises ValueError if PIL has opened a file with fewer bits or bands than it has."""
+    """Raises ValueError if PIL has opened several bands with fewer bits or bands than there are."""
     is_cut = isinstance(picture, TiffImageFile) and not _is_plain(picture, among_others=True)
     if isinstance(picture, PngImageFile) and picture.tile:
         is_cut = str(picture.tile[0][3]).endswith(";16B")
-    if is_cut and not (picture.mode.startswith("I") or picture.mode == "F"):
+    if is_cut:
         raise ValueError(
             f"PIL reads a part of this {picture.format} file's bits or bands; give its path or "
             "bytes instead"
@@ -193,8 +201,8 @@ def check_whole(picture: Image.Image) -> None:
 def _read_deep_png(data: bytes) -> Raster:
     """A PNG of 16 bits, of which PIL keeps 8 where it has several bands."""
     picture = Image.open(io.BytesIO(data))
-    if picture.mode.startswith("I"):
-        return Raster(np.asarray(upright(picture))[..., None])
+    if has_deep_band(picture):
+        return raster_of_band(picture)
     codecs = _import("imagecodecs", "scientific", "PNG files with colours of 16 bits")
     values = _upright_values(codecs.png_decode(data), exif_orientation(picture))
     return Raster(values, is_colour=True, has_alpha=values.shape[2] in (2, 4))
@@ -238,7 +246,7 @@ def _read_ppm(picture: Any) -> Image.Image | Raster:
     options: Any = picture.tile[0][3]
     white = options[1] if isinstance(options, tuple) else 65535
     if picture.mode == "F":
-        return Raster(np.asarray(picture)[..., None])
+        return raster_of_band(picture)
     if picture.mode == "1" or white <= 255 or options == picture.mode:
         return picture
     if picture.mode != "I":
@@ -270,7 +278,7 @@ def _read_tiff(data: bytes) -> Image.Image | Raster:
         tifffile = _import("tifffile", "scientific", "TIFF files of such bands, bits or pages")
     except ValueError:
         if picture is not None and _is_single_band(picture):
-            return Raster(np.asarray(upright(picture))[..., None])
+            return raster_of_band(picture)
         raise
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         series = _find_series(file)
@@ -390,7 +398,7 @@ def _read_dicom(data: bytes) -> Raster:
     slide = pydicom.dcmread(io.BytesIO(data), force=True)
     try:
         return _raster_of_dicom(slide)
-    except (AttributeError, NotImplementedError) as error:
+    except (AttributeError, NotImplementedError) as error:  # pydicom's: elements, compressions
         raise ValueError(f"it is a DICOM file without a readable picture: {error}") from error
 
 

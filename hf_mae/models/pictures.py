@@ -19,7 +19,15 @@ from transformers.image_utils import ChannelDimension, infer_channel_dimension_f
 from transformers.utils import logging
 
 from ..errors import DECODE_ERRORS
-from .picture_files import Range, Raster, check_whole, read_picture, upright
+from .picture_files import (
+    Range,
+    Raster,
+    check_whole,
+    has_deep_band,
+    raster_of_band,
+    read_picture,
+    upright,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -138,10 +146,16 @@ def to_pixels(
     return _with_channels(pixels, num_channels)
 
 
-def _report_clipped(array: np.ndarray, value_range: Sequence[float]) -> None:
+def share_beyond(values: np.ndarray, value_range: Sequence[float]) -> float:
+    """Computes the share of values that lie outside a range."""
     low, high = value_range
-    share = np.mean((array < low) | (array > high))
+    return float(np.mean((values < low) | (values > high)))
+
+
+def _report_clipped(array: np.ndarray, value_range: Sequence[float]) -> None:
+    share = share_beyond(array, value_range)
     if share > 0.5:
+        low, high = value_range
         logger.warning_once(
             f"{share:.0%} of an image's values lie beyond the value range from {low:,g} to "
             f"{high:,g} and are clipped"
@@ -179,6 +193,8 @@ def _own_values(
     data_format: str | None = None,
 ) -> Raster:
     """The bands of a picture that are taken; what is missing has the least of its values."""
+    if isinstance(picture, Image.Image) and has_deep_band(picture):
+        picture = raster_of_band(picture)
     if isinstance(picture, Image.Image):
         raster = Raster(_values_of_image(picture, num_channels, bands), is_colour=True)
     elif isinstance(picture, Raster):
@@ -217,8 +233,6 @@ def _values_of_image(
     picture: Image.Image, num_channels: int | None, bands: Sequence[int] | None
 ) -> np.ndarray:
     check_whole(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return np.asarray(upright(picture))[..., None]
     if picture.mode in ("LA", "La") and (bands is not None or num_channels == 2):
         return np.array(upright(picture).convert("LA"))
     if bands is not None or num_channels is None:
