@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
         MaskedEvaluationTransform,
         PretrainingTransform,
     )
-    from .inference import predict
+    from .inference.predictions import predict
     from .models.loading import load_classifier, load_model, load_processor
     from .training.arguments import (
         FineTuningArguments,
@@ -78,7 +78,7 @@ _LAZY = {
     "load_image_dataset": ".data.sources",
     "load_model": ".models.loading",
     "load_processor": ".models.loading",
-    "predict": ".inference",
+    "predict": ".inference.predictions",
 }
 
 AutoConfig.register("mae", MAEConfig)

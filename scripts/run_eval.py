@@ -31,7 +31,7 @@ from hf_mae.data.samples import collate
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
 from hf_mae.file_names import print_any_name
-from hf_mae.inference import finite
+from hf_mae.inference.predictions import finite
 from hf_mae.models.loading import num_channels
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
 from hf_mae.training.metrics import (

@@ -18,7 +18,7 @@ import hf_mae
 
 # the house, from the ground up; a room imports from itself and from what stands below it
 GROUND = ("errors", "file_names", "output_folder", "versions")
-ROOMS = ("models", "data", "conversion", "hub", "training")
+ROOMS = ("models", "data", "inference", "conversion", "hub", "training")
 LEVELS = [GROUND, ["models"], ["data"], ["inference", "conversion"], ["hub"], ["training"]]
 LEVELS.append(["__init__"])
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -15,7 +15,7 @@ from transformers import (
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
 from hf_mae.data.class_names import match_classes
 from hf_mae.data.transforms import ProcessorTransform
-from hf_mae.inference import predict
+from hf_mae.inference.predictions import predict
 from hf_mae.models.loading import load_classifier
 
 

@@ -8,10 +8,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .data.transforms import ProcessorTransform
-from .models.loading import num_channels
-from .models.pictures import open_picture, to_pixels
-from .models.problem_types import answer_scores
+from ..data.transforms import ProcessorTransform
+from ..models.loading import num_channels
+from ..models.pictures import open_picture, to_pixels
+from ..models.problem_types import answer_scores
 
 
 class Prediction(TypedDict):

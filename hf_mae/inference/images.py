@@ -1,0 +1,194 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Images to answer for, in order: found by what a user names, read batch by batch."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from torch.utils.data import DataLoader
+from transformers.utils import logging
+
+from ..data.folders import describe_files, read_contents
+from ..data.samples import ImageSamples
+from ..errors import ImageDecodeError
+from ..file_names import printable
+
+
+STDIN = "-"
+
+logger = logging.get_logger(__name__)
+
+
+def find_images(inputs: Sequence[str | os.PathLike]) -> Dataset:
+    """Finds the images that a user names.
+
+    Args:
+        inputs: Of each: a file; a folder, for all images in it and below, by name; a pattern with
+            `*`, `?` or `[…]` (`**` for folders at any depth); an address (`https://…`); or `-`, for
+            standard input: an image, or names of all these, one a line.
+
+    Returns:
+        `datasets.Dataset` with the column `image`, undecoded, in the order of the inputs. What is
+        no file here is in it all the same: the error comes when it is read.
+
+    Raises:
+        ValueError: a folder holds no images, or can't be read.
+
+    Example:
+
+    >>> find_images(["bird.jpg", "https://example.com/cat.jpg"])["image"][0]
+    {'bytes': None, 'path': 'bird.jpg'}
+    """
+    files: list[dict[str, Any]] = []
+    for given in inputs:
+        if str(given) == STDIN:
+            files += _read_stdin()
+        else:
+            files += map(_as_file, _find(os.fspath(given)))
+    features = Features({"image": ImageFeature(decode=False)})
+    return Dataset.from_dict({"image": files}, features=features)
+
+
+def _as_file(name: str) -> dict[str, Any]:
+    return {"bytes": None, "path": printable(name)}
+
+
+def _find(name: str) -> list[str]:
+    if "://" in name or os.path.isfile(name):
+        return [name]
+    if os.path.isdir(name):
+        return _find_in_folder(name)
+    matches = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+    found = []
+    for match in matches:
+        if not os.path.isdir(match):
+            found.append(match)
+        elif not name.endswith("**"):  # which lists the files of its folders itself
+            found += _find_in_folder(match)
+    return found or [name]
+
+
+def _find_in_folder(folder: str) -> list[str]:
+    contents = read_contents(Path(folder))
+    others = contents.others + [str(file) for file in contents.metadata]
+    left_out = describe_files(others)
+    if not contents.images:
+        note = f" ({left_out})" if left_out else ""
+        raise ValueError(f"the folder {printable(folder)} holds no images{note}")
+    if left_out:
+        logger.warning(f"{printable(folder)}: {left_out}")
+    return contents.images
+
+
+def _read_stdin() -> list[dict[str, Any]]:
+    """An image, or the images that lines name."""
+    data = sys.stdin.buffer.read()
+    if not data.strip():
+        raise ValueError("standard input (-) is empty; it takes an image, or names, one a line")
+    if b"\0" in data or not _is_text(data):
+        return [{"bytes": data, "path": STDIN}]
+    files = []
+    for line in data.splitlines():
+        if line.strip():
+            files += map(_as_file, _find(os.fsdecode(line)))
+    return files
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether it is lines of names: in UTF-8, or in another encoding of which the files are."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        first, *_ = data.splitlines()
+        return os.path.exists(os.fsdecode(first))
+    return True
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images that lie side by side in a data set, those that can't be read among them.
+
+    Attributes:
+        indices: Their numbers in the data set.
+        names: What they are called there: a path, or `row 7`.
+        errors: Of each, why it can't be read, or None.
+        labels: Of each, what the data set has in `label`, or None.
+        pixel_values: (B, C, H, W) of those that can be read; None if none can.
+    """
+
+    indices: list[int]
+    names: list[str]
+    errors: list[str | None]
+    labels: list[Any]
+    pixel_values: torch.Tensor | None
+
+    @property
+    def readable(self) -> list[int]:
+        """Places in the batch of the images that `pixel_values` has."""
+        return [place for place, error in enumerate(self.errors) if error is None]
+
+
+def image_name(index: int, value: Any) -> str:
+    """What an image is called: its path, or the number of its row."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return path or f"row {index}"
+
+
+def read_batches(
+    samples: ImageSamples, batches: Iterable[list[int]], num_workers: int = 0
+) -> Iterator[ImageBatch]:
+    """Reads images of a data set, batch by batch.
+
+    Args:
+        samples: The data set, with a transform that gives `pixel_values`.
+        batches: Numbers of images, of each batch.
+        num_workers: Processes that read ahead; 0 to read in this one.
+    """
+    loader = DataLoader(
+        _Reader(samples),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_as_batch,
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader
+
+
+class _Reader(torch.utils.data.Dataset):
+    """Each image as its sample, or with the error."""
+
+    def __init__(self, samples: ImageSamples):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.samples.dataset[index]
+        name = image_name(index, row["image"])
+        found = {"index": index, "name": name, "error": None, "label": row.get("label")}
+        try:
+            (sample,) = self.samples.make_samples(row, [self.samples.seed, 0, index], [0], 0)
+        except ImageDecodeError as error:
+            return {**found, "error": str(error)}
+        return {**found, "pixel_values": sample["pixel_values"]}
+
+
+def _as_batch(images: list[dict[str, Any]]) -> ImageBatch:
+    batch = ImageBatch([], [], [], [], None)
+    readable = []
+    for image in images:
+        batch.indices.append(image["index"])
+        batch.names.append(image["name"])
+        batch.errors.append(image["error"])
+        batch.labels.append(image["label"])
+        if image["error"] is None:
+            readable.append(image["pixel_values"])
+    return replace(batch, pixel_values=torch.stack(readable)) if readable else batch

@@ -1,0 +1,164 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Answers for many images, kept in parts: stopped and gone on with, by any number of processes.
+
+Part 7 holds the answers for images 7 * rows to 8 * rows, whichever process made it and whenever;
+read one after another the parts are in the order of the images, and only one is in memory.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers.utils import logging
+
+from ..data.samples import ImageSamples
+from ..file_names import printable
+from .images import ImageBatch, read_batches
+
+
+_ABOUT = "about.json"
+
+logger = logging.get_logger(__name__)
+
+
+class Parts:
+    """A folder of parts.
+
+    Args:
+        folder: Where they are kept, until all is done.
+        count: Images.
+        rows: Images a part.
+        about: What the answers depend on, as JSON has it: whose they are.
+
+    Example:
+
+    >>> parts = Parts("answers.parts", count=10, rows=4, about={"model": "runs/demo"})
+    >>> [list(parts.span(part)) for part in range(len(parts))]
+    [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    """
+
+    def __init__(self, folder: str | os.PathLike, count: int, rows: int, about: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.count = count
+        self.rows = rows
+        self.about = json.loads(json.dumps({**about, "images": count, "rows": rows}))
+
+    def __len__(self) -> int:
+        return -(-self.count // self.rows)
+
+    def span(self, part: int) -> range:
+        """The numbers of the images of a part."""
+        return range(part * self.rows, min((part + 1) * self.rows, self.count))
+
+    def open(self) -> None:
+        """Makes the folder, or says how much is there already.
+
+        Raises:
+            ValueError: it holds parts of other answers.
+        """
+        file = self.folder / _ABOUT
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(file, json.dumps(self.about, indent=2).encode())
+            return
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept != self.about:
+            fields = sorted({*kept, *self.about})
+            others = ", ".join(name for name in fields if kept.get(name) != self.about.get(name))
+            raise ValueError(
+                f"{printable(self.folder)} holds parts of answers with other {others}; remove it "
+                "to begin anew, or name another output"
+            )
+        done = sum(len(self.span(part)) for part in range(len(self)) if self.has(part))
+        if done:
+            logger.warning(f"going on after {done:,} of {self.count:,} images")
+
+    def has(self, part: int) -> bool:
+        """Whether a part is done."""
+        return self._file(part).exists()
+
+    def write(self, part: int, table: pa.Table) -> None:
+        """Writes a part, which is there when it is whole."""
+        file = self._file(part)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        pq.write_table(table, unfinished)
+        os.replace(unfinished, file)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Reads all parts in order."""
+        for part in range(len(self)):
+            yield pq.read_table(self._file(part))
+
+    def remove(self) -> None:
+        """Removes the folder, once all is written elsewhere."""
+        shutil.rmtree(self.folder)
+
+    def _file(self, part: int) -> Path:
+        return self.folder / f"{part:06d}.parquet"
+
+
+def _write(file: Path, data: bytes) -> None:
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, file)
+
+
+def compute_parts(
+    parts: Parts,
+    samples: ImageSamples,
+    answer: Callable[[ImageBatch], pa.Table],
+    batch_size: int,
+    num_workers: int,
+    state: PartialState,
+) -> None:
+    """Computes the parts that aren't there yet; every process calls it, and does its own.
+
+    Args:
+        parts: Where they are kept.
+        samples: The images, with a transform that gives `pixel_values`.
+        answer: Makes the rows for a batch, one an image.
+        batch_size: Images that are answered for at once.
+        num_workers: Processes that read ahead, for each process.
+        state: Says which process this is, of how many.
+    """
+    with state.main_process_first():
+        if state.is_main_process:
+            parts.open()
+    own = range(state.process_index, len(parts), state.num_processes)
+    own = [part for part in own if not parts.has(part)]
+    batches = []
+    for part in own:
+        span = list(parts.span(part))
+        batches += [span[first : first + batch_size] for first in range(0, len(span), batch_size)]
+    read = read_batches(samples, batches, num_workers)
+    total = sum(map(len, batches))
+    with tqdm(total=total, unit=" images", disable=not state.is_main_process) as bar:
+        for part in own:
+            tables, missing = [], len(parts.span(part))
+            while missing:
+                batch = next(read)
+                tables.append(answer(batch))
+                missing -= len(batch.indices)
+                bar.update(len(batch.indices))
+            parts.write(part, pa.concat_tables(tables))
+    state.wait_for_everyone()
+
+
+@torch.no_grad()
+def weights_digest(model: torch.nn.Module) -> str:
+    """A short name of a model's weights: parts of another model are other answers."""
+    digest = 0
+    for name, tensor in model.state_dict().items():
+        digest = zlib.crc32(name.encode(), digest)
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest = zlib.crc32(values.numpy(), digest)
+    return f"{digest:08x}"
