@@ -4,6 +4,7 @@
 # transformers' back ends list every option, and ours hand on those that they don't look at
 # pyright: reportIncompatibleMethodOverride=false
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,9 +57,16 @@ def normalize_images(
     Returns:
         (B, C, H, W), float32, of mean 0 and deviation 1 a channel as far as the pixels are so.
     """
-    mean = torch.tensor(image_mean, device=images.device).view(-1, 1, 1) * 255
-    std = torch.tensor(image_std, device=images.device).view(-1, 1, 1) * 255
+    mean = _channel_values(tuple(image_mean), images.device)
+    std = _channel_values(tuple(image_std), images.device)
     return (images - mean) / std
+
+
+@functools.lru_cache
+def _channel_values(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers from 0 to 1 as pixels (C, 1, 1); the host waits for a GPU once, not every batch."""
+    with torch.inference_mode(False):  # for calls that aren't
+        return torch.tensor(values, device=device).view(-1, 1, 1) * 255
 
 
 class MAEImageProcessorKwargs(ImagesKwargs, total=False):

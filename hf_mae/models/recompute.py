@@ -4,17 +4,20 @@
 A block calls its modules in the ordinary way. Where a backward pass is to come and `can_stand_in`
 says that nobody could tell, it takes `norm_and_project` and `activate_and_project` instead: the
 same mathematics, of which the backward pass computes the cheap half, never a product, again.
+
+So it is on the CPU. A GPU is so fast that it would wait for the host, which has to start all that
+is computed again: there, and where a model is compiled, everything is kept as autograd keeps it,
+and `gradient_checkpointing` saves memory.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2CLS
 
 
@@ -100,13 +103,140 @@ def _is_plain_weight(weight: Tensor | None) -> bool:
     )
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Computes function(*inputs), of which the backward pass keeps the inputs alone.
+Gradients = Callable[[Tensor], Sequence[Tensor | None]]
 
-    It stops computing as soon as it has what it needs: of a norm or activation and the product that
-    follows, the first only.
+
+class Norm(NamedTuple):
+    """layer_norm of tokens, by a scale and a shift that may be None.
+
+    `again` computes it once more, with what makes gradients of the inputs of a gradient of its own.
     """
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    shape: tuple[int, ...]
+    eps: float
+
+    def __call__(self, tokens: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        return F.layer_norm(tokens, self.shape, scale, shift, self.eps)
+
+    def again(
+        self, tokens: Tensor, scale: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Gradients]:
+        features, mean, rstd = torch.native_layer_norm(tokens, self.shape, scale, shift, self.eps)
+
+        def gradients(gradient: Tensor) -> tuple[Tensor | None, ...]:
+            given = [True, scale is not None, shift is not None]
+            return torch.ops.aten.native_layer_norm_backward(
+                gradient.to(features.dtype), tokens, self.shape, mean, rstd, scale, shift, given
+            )
+
+        return features, gradients
+
+
+class Activation(NamedTuple):
+    """An activation of tokens, which is computed again under the autocast that there was."""
+
+    function: nn.Module
+    autocast: tuple[str, torch.dtype, bool]
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.function(tokens)
+
+    def again(self, tokens: Tensor) -> tuple[Tensor, Gradients]:
+        if getattr(self.function, "act", None) is F.gelu:  # in half the time of what follows
+            return F.gelu(tokens), lambda gradient: [torch.ops.aten.gelu_backward(gradient, tokens)]
+        twice = torch.is_grad_enabled()  # the backward pass is to be differentiated itself
+        inputs = tokens if twice else tokens.detach().requires_grad_()
+        with torch.enable_grad(), torch.autocast(*self.autocast):
+            features = self.function(inputs)
+
+        def gradients(gradient: Tensor) -> tuple[Tensor, ...]:
+            gradient = gradient.to(features.dtype)
+            return torch.autograd.grad(features, inputs, gradient, create_graph=twice)
+
+        return features, gradients
+
+
+def recomputed(
+    cheap: Norm | Activation,
+    inputs: Sequence[Any],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+) -> Tensor:
+    """Computes linear layers of cheap(*inputs), side by side, as one product.
+
+    On the CPU the backward pass keeps the inputs, the weights and the biases alone, and computes
+    what is cheap again.
+
+    Args:
+        cheap: What comes before the product.
+        inputs: Tokens (B, N, D), and what else it takes.
+        weights: (D', D) of each linear layer.
+        biases: (D',) of each, or None.
+
+    Returns:
+        (B, N, the sum of D').
+    """
+    if torch.compiler.is_compiling() or weights[0].device.type != "cpu":
+        return project(cheap(*inputs), weights, biases)
+    return _Recomputed.apply(cheap, len(inputs), *inputs, *weights, *biases)
+
+
+def project(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """Applies linear layers side by side, as `recomputed` does."""
+    return F.linear(features, _join(weights), _join_biases(biases, weights))
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([*parts]) if len(parts) > 1 else parts[0]
+
+
+def _join_biases(biases: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | None:
+    """The biases side by side; zeros for a layer that has none beside others that do."""
+    if all(bias is None for bias in biases):
+        return None
+    pairs = zip(biases, weights)
+    whole = [weight.new_zeros(len(weight)) if bias is None else bias for bias, weight in pairs]
+    return _join(whole)
+
+
+class _Recomputed(torch.autograd.Function):
+    """What `recomputed` does; torch's own checkpoint keeps the host busy for much longer."""
+
+    @staticmethod
+    def forward(ctx: Any, cheap: Norm | Activation, num_inputs: int, *tensors: Any) -> Tensor:
+        ctx.cheap, ctx.num_inputs = cheap, num_inputs
+        ctx.save_for_backward(*tensors)
+        inputs, weights, biases = _take_apart(tensors, num_inputs)
+        return project(cheap(*inputs), weights, biases)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (gradient,) = gradients  # (B, N, the sum of D')
+        inputs, weights, biases = _take_apart(ctx.saved_tensors, ctx.num_inputs)
+        features, gradients_of = ctx.cheap.again(*inputs)  # (B, N, D)
+        of_inputs: Sequence[Tensor | None] = [None] * len(inputs)
+        if any(map(_is_wanted, inputs)):
+            of_inputs = gradients_of(gradient @ _join(weights).to(gradient.dtype))
+        rows, widths = gradient.flatten(0, -2), [len(weight) for weight in weights]
+        of_weights: Sequence[Tensor | None] = [None] * len(weights)
+        if any(map(_is_wanted, weights)):
+            columns = features.to(gradient.dtype).flatten(0, -2)
+            of_weights = (rows.t() @ columns).split(widths)
+        of_biases: Sequence[Tensor | None] = [None] * len(biases)
+        if any(map(_is_wanted, biases)):
+            parts = zip(biases, rows.sum(dim=0).split(widths))
+            of_biases = [None if bias is None else part for bias, part in parts]
+        return (None, None, *of_inputs, *of_weights, *of_biases)
+
+
+def _take_apart(tensors: Sequence[Any], num_inputs: int) -> tuple[Any, Any, Any]:
+    """Inputs, weights and biases."""
+    end = (num_inputs + len(tensors)) // 2
+    return tensors[:num_inputs], tensors[num_inputs:end], tensors[end:]
+
+
+def _is_wanted(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
 
 
 def norm_and_project(
@@ -121,31 +251,11 @@ def norm_and_project(
     Returns:
         One (B, N, D') for each linear layer.
     """
-    # the weights of now: a module may have others when this is computed again
-    # (torch.func.functional_call)
-    shape, scale, shift, eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
     weights = [linear.weight for linear in linears]
     biases = [linear.bias for linear in linears]
-
-    def run(tokens: Tensor) -> Tensor:
-        normed = F.layer_norm(tokens, shape, scale, shift, eps)
-        return F.linear(normed, _join_weights(weights), _join_biases(biases, weights))
-
-    widths = [weight.shape[0] for weight in weights]
-    return recomputed(run, tokens).split(widths, dim=-1)
-
-
-def _join_weights(weights: Sequence[Tensor]) -> Tensor:
-    return torch.cat([*weights]) if len(weights) > 1 else weights[0]
-
-
-def _join_biases(biases: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor | None:
-    """The biases side by side; zeros for a layer that has none beside others that do."""
-    if all(bias is None for bias in biases):
-        return None
-    pairs = zip(biases, weights)
-    whole = [weight.new_zeros(len(weight)) if bias is None else bias for bias, weight in pairs]
-    return _join_weights(whole)
+    cheap, inputs = Norm(norm.normalized_shape, norm.eps), (tokens, norm.weight, norm.bias)
+    product = recomputed(cheap, inputs, weights, biases)
+    return product.split([len(weight) for weight in weights], dim=-1)
 
 
 def activate_and_project(activation: nn.Module, linear: nn.Linear, hidden_states: Tensor) -> Tensor:
@@ -155,9 +265,7 @@ def activate_and_project(activation: nn.Module, linear: nn.Linear, hidden_states
         activation, linear: Modules for which `can_stand_in` holds.
         hidden_states: (B, N, D).
     """
-    weight, bias = linear.weight, linear.bias  # those of now, as above
-
-    def run(hidden_states: Tensor) -> Tensor:
-        return F.linear(activation(hidden_states), weight, bias)
-
-    return recomputed(run, hidden_states)
+    kind = hidden_states.device.type
+    autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+    cheap = Activation(activation, autocast)
+    return recomputed(cheap, [hidden_states], [linear.weight], [linear.bias])

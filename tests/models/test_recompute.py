@@ -49,9 +49,9 @@ def recomputed(monkeypatch):
     """How often something was to be computed again."""
     calls, original = [], recompute.recomputed
 
-    def count(function, *inputs):
-        calls.append(function)
-        return original(function, *inputs)
+    def count(cheap, *tensors):
+        calls.append(cheap)
+        return original(cheap, *tensors)
 
     monkeypatch.setattr(recompute, "recomputed", count)
     return calls
@@ -336,3 +336,67 @@ def test_models_of_one_batch_side_by_side(classifier, many):
         torch.testing.assert_close(
             stacked[name].grad[0], parameter.grad, rtol=1e-4, atol=1e-4, msg=name
         )
+
+
+# gradients ---------------------------------------------------------------------------------------
+
+
+ACTIVATIONS = ["gelu", "gelu_pytorch_tanh", "silu", "relu"]
+
+
+def outputs_of(layer, tokens):
+    """A layer's loss and gradients, of tokens and weights."""
+    inputs = [tokens.clone().requires_grad_(), *layer.parameters()]
+    loss = layer(inputs[0]).float().square().mean()
+    return loss, torch.autograd.grad(loss, [tensor for tensor in inputs if tensor.requires_grad])
+
+
+def layer_of(activation, **fields):
+    torch.manual_seed(0)
+    config = MAEConfig(**{**TINY, "hidden_act": activation, **fields})
+    layer = MAEForPreTraining(config).train().vit.layers[0]
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return layer
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("low", ["autocast", "weights", None])
+@pytest.mark.parametrize("frozen", ["", "attention", "norm", "bias"])
+def test_gradients_are_those_of_what_is_kept(activation, low, frozen, monkeypatch):
+    layer, tokens = layer_of(activation), torch.randn(2, 24, 48)
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(not frozen or frozen not in name)
+    if low == "weights":
+        layer, tokens = layer.bfloat16(), tokens.bfloat16()
+    found = []
+    for stands_in in (True, False):
+        if not stands_in:
+            monkeypatch.setattr(
+                recompute,
+                "recomputed",
+                lambda cheap, *rest: recompute.project(cheap(*rest[0]), *rest[1:]),
+            )
+        with torch.autocast("cpu", torch.bfloat16, enabled=low == "autocast"):
+            found.append(outputs_of(layer, tokens))
+    (loss, gradients), (expected_loss, expected) = found
+    assert torch.equal(loss, expected_loss)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS[:3])
+def test_gradients_of_gradients(activation):
+    """As a penalty on gradients needs them."""
+    layer = layer_of(activation, hidden_size=12, intermediate_size=4).double()
+    norm, mlp = layer.layernorm_after, layer.mlp
+    tokens = torch.randn(1, 3, 12, dtype=torch.float64, requires_grad=True)
+
+    def run(tokens, *weights):
+        (hidden,) = recompute.norm_and_project(norm, [mlp.fc1], tokens)
+        return recompute.activate_and_project(mlp.activation_fn, mlp.fc2, hidden)
+
+    inputs = [tokens, *mlp.parameters(), *norm.parameters()]
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
