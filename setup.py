@@ -21,6 +21,7 @@ setup(
         "transformers>=5.17,<6",
         "accelerate>=1.15",
         "datasets>=5.0",
+        "pyarrow>=24.0",  # the shards of prepared sets
         "evaluate>=0.4.6",
         "safetensors>=0.8",
         "huggingface_hub>=1.5",

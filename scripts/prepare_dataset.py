@@ -68,7 +68,7 @@ def print_summary(prepared: Preparation) -> None:
     print(f"{'train with':12} --dataset_name {folder}")
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes, as people read them."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
@@ -85,69 +85,8 @@ def parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    source = parser.add_argument_group("what is read, as the training scripts have it")
-    source.add_argument("--train_dir", metavar="DIR", help="folder of images")
-    source.add_argument(
-        "--validation_dir", metavar="DIR", help="folder of held-out images, beside these or alone"
-    )
-    source.add_argument(
-        "--dataset_name",
-        metavar="NAME",
-        help="Hub id, local folder, table or .tar file, or 'digits'",
-    )
-    source.add_argument("--dataset_config", metavar="NAME", help="configuration of the data set")
-    source.add_argument(
-        "--image_column", metavar="NAME", help="column of the images (default: found)"
-    )
-    source.add_argument(
-        "--label_column",
-        nargs="+",
-        metavar="NAME",
-        help="column of the labels, or several of 0 and 1, to be called label (default: all "
-        "columns stay as they are, and training finds the labels)",
-    )
-    source.add_argument(
-        "--streaming",
-        action="store_true",
-        help="read tables and tar shards, of a Hub id or folder, as they are needed",
-    )
-    target = parser.add_argument_group("what is written")
-    target.add_argument(
-        "--output_dir",
-        required=True,
-        metavar="OUT",
-        help="a new folder, or that of a preparation that stopped",
-    )
-    target.add_argument(
-        "--shortest_edge",
-        type=int,
-        default=512,
-        metavar="PIXELS",
-        help="at most; smaller images aren't enlarged. 288 to 512 for crops of 224 (default: 512)",
-    )
-    target.add_argument(
-        "--format",
-        dest="file_format",
-        choices=list(SHARDS),
-        default="parquet",
-        help="parquet keeps all columns as they are, webdataset (.tar) has them as JSON, classes "
-        "by name (default: parquet)",
-    )
-    target.add_argument(
-        "--quality",
-        type=int,
-        default=90,
-        metavar="Q",
-        help="of JPEG, 1 to 100: at 90 its errors are well below what random crops change, and "
-        "files are two thirds of those at 95 (default: 90)",
-    )
-    target.add_argument(
-        "--images_per_shard",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="rows of the source in a file (default: 1000)",
-    )
+    add_source(parser.add_argument_group("what is read, as the training scripts have it"))
+    add_target(parser.add_argument_group("what is written"))
     parser.add_argument_group("how").add_argument(
         "--num_proc",
         type=int,
@@ -156,6 +95,73 @@ def parse() -> argparse.Namespace:
         help="worker processes; the result is the same for any number (default: a core each)",
     )
     return parser.parse_args()
+
+
+def add_source(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--train_dir", metavar="DIR", help="folder of images")
+    group.add_argument(
+        "--validation_dir", metavar="DIR", help="folder of held-out images, beside these or alone"
+    )
+    group.add_argument(
+        "--dataset_name",
+        metavar="NAME",
+        help="Hub id, local folder, table or .tar file, or 'digits'",
+    )
+    group.add_argument("--dataset_config", metavar="NAME", help="configuration of the data set")
+    group.add_argument(
+        "--image_column", metavar="NAME", help="column of the images (default: found)"
+    )
+    group.add_argument(
+        "--label_column",
+        nargs="+",
+        metavar="NAME",
+        help="column of the labels, or several of 0 and 1, to be called label (default: all "
+        "columns stay as they are, and training finds the labels)",
+    )
+    group.add_argument(
+        "--streaming",
+        action="store_true",
+        help="read tables and tar shards, of a Hub id or folder, as they are needed",
+    )
+
+
+def add_target(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output_dir",
+        required=True,
+        metavar="OUT",
+        help="a new folder, or that of a preparation that stopped",
+    )
+    group.add_argument(
+        "--shortest_edge",
+        type=int,
+        default=512,
+        metavar="PIXELS",
+        help="at most; smaller images aren't enlarged. 288 to 512 for crops of 224 (default: 512)",
+    )
+    group.add_argument(
+        "--format",
+        dest="file_format",
+        choices=list(SHARDS),
+        default="parquet",
+        help="parquet keeps all columns as they are, webdataset (.tar) has them as JSON, classes "
+        "by name (default: parquet)",
+    )
+    group.add_argument(
+        "--quality",
+        type=int,
+        default=90,
+        metavar="Q",
+        help="of JPEG, 1 to 100: at 90 its errors are well below what random crops change, and "
+        "files are two thirds of those at 95 (default: 90)",
+    )
+    group.add_argument(
+        "--images_per_shard",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="rows of the source in a file (default: 1000)",
+    )
 
 
 def cores() -> int:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow
+import pyarrow.compute
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from transformers.utils import logging
 
@@ -117,10 +117,11 @@ def _cast(split: Split, name: str, feature: Any) -> Split:
             f"the column {name!r} has other classes in another split, which can't be brought to "
             "one numbering in a stream; prepare it without streaming"
         )
-    numbers = []
+    numbers: list[Any] = []
     for number in split[name][:]:
-        known = number is not None and number >= 0
-        numbers.append(feature.str2int(own.int2str(number)) if known else number)
+        if number is not None and number >= 0:  # -1 stands for none
+            number = feature.str2int(own.int2str(number))
+        numbers.append(number)
     order = split.column_names
     split = split.remove_columns(name).add_column(name, numbers, feature=feature)
     return split.select_columns(order)
@@ -130,8 +131,8 @@ def digest(split: Dataset) -> str:
     """A digest of a split: of all columns but the images, and of their names, sizes and times."""
     found = hashlib.sha256()
     is_file = isinstance(split.features["image"], datasets.Image)
-    for table in split.with_format("arrow").iter(_ROWS_AT_ONCE):
-        assert isinstance(table, pa.Table)
+    tables: Any = split.with_format("arrow").iter(_ROWS_AT_ONCE)
+    for table in tables:
         if is_file:
             found.update(json.dumps(_describe_files(table["image"])).encode())
         rows = table.drop_columns("image").to_pylist()
@@ -139,10 +140,11 @@ def digest(split: Dataset) -> str:
     return found.hexdigest()
 
 
-def _describe_files(column: pa.ChunkedArray) -> list[Any]:
+def _describe_files(column: pyarrow.ChunkedArray) -> list[Any]:
     """(path, bytes, time) of each file; of those that aren't here what is known."""
-    paths = pc.struct_field(column, "path").to_pylist()
-    sizes = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+    compute: Any = pyarrow.compute  # which makes its functions when it is imported
+    paths = compute.struct_field(column, "path").to_pylist()
+    sizes = compute.binary_length(compute.struct_field(column, "bytes")).to_pylist()
     described = []
     for path, size in zip(paths, sizes):
         changed = None

@@ -132,14 +132,11 @@ def prepare_dataset(
     >>> prepared.splits["train"].images
     1797
     """
-    numbers = {"shortest_edge": shortest_edge, "images_per_shard": images_per_shard}
-    for name, number in {**numbers, "num_proc": num_proc}.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1")
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality is {quality}; it must be from 1 to 100")
-    if file_format not in SHARDS:
-        raise ValueError(f"file_format is {file_format!r}; it must be one of {', '.join(SHARDS)}")
+    options: dict[str, Any] = {
+        **{"streaming": streaming, "shortest_edge": shortest_edge, "quality": quality},
+        **{"file_format": file_format, "images_per_shard": images_per_shard},
+    }
+    _check_options({**options, "num_proc": num_proc})
     source: dict[str, Any] = {
         "dataset_name": dataset_name,
         "dataset_config": dataset_config,
@@ -152,12 +149,11 @@ def prepare_dataset(
     roots = _find_roots(source)
     _check_place(output, roots)
     splits, features = unify_columns(_open(source, streaming))
-    facts = {
-        "source": {name: _absolute(value) for name, value in source.items()},
-        **{"streaming": streaming, "file_format": file_format, "quality": quality},
-        **numbers,
-        "splits": {name: _describe(split) for name, split in splits.items()},
-    }
+    facts: dict[str, Any] = {"source": {}, **options, "splits": {}}
+    for name, value in source.items():
+        facts["source"][name] = _absolute(value)
+    for name, split in splits.items():
+        facts["splits"][name] = _describe(split)
     finished = _begin(output, facts)
     if finished is not None:
         return Preparation(output, finished, features, was_finished=True)
@@ -170,6 +166,18 @@ def prepare_dataset(
             summaries[name] = _write_split(split, root, target, workers, bar)
     _finish(output, facts, features, summaries)
     return Preparation(output, summaries, features, was_finished=False)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in ("shortest_edge", "images_per_shard", "num_proc"):
+        if options[name] < 1:
+            raise ValueError(f"{name} is {options[name]}; it must be at least 1")
+    if not 1 <= options["quality"] <= 100:
+        raise ValueError(f"quality is {options['quality']}; it must be from 1 to 100")
+    if options["file_format"] not in SHARDS:
+        raise ValueError(
+            f"file_format is {options['file_format']!r}; it must be one of {', '.join(SHARDS)}"
+        )
 
 
 # where from and where to -------------------------------------------------------------------------
@@ -189,6 +197,8 @@ def _absolute(value: Any) -> Any:
     """The value, as JSON has it; of what is here the whole path."""
     if isinstance(value, (str, os.PathLike)) and os.path.exists(os.path.expanduser(value)):
         return printable(os.path.abspath(os.path.expanduser(value)))
+    if isinstance(value, os.PathLike):
+        return printable(value)
     return value if value is None or isinstance(value, str) else list(value)
 
 
@@ -388,9 +398,10 @@ def _finish(
 ) -> None:
     bad = sum(len(summary.bad) for summary in summaries.values())
     if not any(summary.images for summary in summaries.values()):
-        first = next((own.bad[0] for own in summaries.values() if own.bad), None)
-        reason = f"none of the {bad:,} images can be read, as {first[1]}: {first[2]}"
-        raise ValueError(reason if first else "there are no images")
+        if not bad:
+            raise ValueError("there are no images")
+        _, name, why = next(own.bad[0] for own in summaries.values() if own.bad)
+        raise ValueError(f"none of the {bad:,} images can be read, as {name}: {why}")
     with _writing(output):
         if bad:
             lines = []

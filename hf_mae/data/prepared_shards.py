@@ -32,7 +32,7 @@ class ParquetShard:
         self._features = features
         self._rows: list[dict[str, Any]] = []
         # statistics of images would be images
-        columns = [name for name in features if name != "image"]
+        columns: Any = [name for name in features if name != "image"]
         self._writer = pq.ParquetWriter(
             path, features.arrow_schema, use_dictionary=columns, write_statistics=columns
         )

@@ -8,6 +8,7 @@ bicubic, antialiased, every band by itself.
 import importlib
 import io
 import os
+import re
 import struct
 import zlib
 from typing import Any, NamedTuple
@@ -16,8 +17,15 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
-from ..models.picture_files import Raster, has_deep_band, raster_of_band, state_range, upright
-from ..models.pictures import channels_last, check_values, check_whole
+from ..models.picture_files import (
+    Raster,
+    check_whole,
+    has_deep_band,
+    raster_of_band,
+    state_range,
+    upright,
+)
+from ..models.pictures import channels_last, check_values
 from .decoding import open_value
 
 
@@ -27,6 +35,9 @@ _ENDINGS = {
     **{b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"},
     **{b"II": ".tif", b"MM": ".tif", b"\x93NUMPY": ".npy", b"\0\0\0\x0cjP": ".jp2"},
 }
+_ADDRESS = re.compile(
+    r"<_io\.BytesIO object at \w+>"
+)  # PIL's word for a file; never twice the same
 _IHDR_END = 33  # of a PNG: its mark and first chunk
 
 
@@ -73,10 +84,13 @@ def shrink_image(value: Any, shortest_edge: int, quality: int) -> ShrunkImage:
         picture, data = open_value(value)
         if isinstance(picture, Image.Image) and not has_deep_band(picture):
             return _shrink_picture(picture, data, value, shortest_edge, quality)
-        raster = picture if isinstance(picture, Raster) else raster_of_band(picture)
-        return _shrink_raster(raster, data, value, shortest_edge, quality)
+        if isinstance(picture, Image.Image):
+            picture = raster_of_band(picture)
+        assert isinstance(picture, Raster)
+        return _shrink_raster(picture, data, value, shortest_edge, quality)
     except DECODE_ERRORS as error:
-        raise ImageDecodeError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImageDecodeError(_ADDRESS.sub("the file", message)) from error
 
 
 def _smaller(height: int, width: int, shortest_edge: int) -> tuple[int, int]:
@@ -151,7 +165,7 @@ def _shrink_raster(
         if plain is not None:
             return ShrunkImage(_saved(plain, "png"), ".png", source_bytes, False)
         return ShrunkImage(_npy(raster.values), ".npy", source_bytes, False)
-    size = _smaller(*array.shape[:2], shortest_edge)
+    size = _smaller(array.shape[0], array.shape[1], shortest_edge)
     if plain is not None:
         shrunk = plain.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         if array.dtype == bool:

@@ -60,7 +60,7 @@ def read_rows(split: Split, start: int, root: Path | None) -> Iterator[Row]:
         if not isinstance(value, dict):
             value = np.asarray(value, dtype)
         elif value.get("path"):
-            name = _name(value["path"], root, is_here=value.get("bytes") is None)
+            name = _name(str(value["path"]), root, is_here=value.get("bytes") is None)
         yield Row(columns, name, value)
 
 

@@ -81,7 +81,7 @@ class Raster(NamedTuple):
 
 
 def state_range(value_range: Range) -> str:
-    """Says in a file's text which values are black and white, as `stated_range` reads it.
+    """Says which values are black and white, in words that `stated_range` reads.
 
     Example:
 
