@@ -52,6 +52,8 @@ def print_summary(prepared: Preparation) -> None:
     for name, feature in prepared.features.items():
         if name != "image":
             print(f"{'column':12} {name}: {describe_label_column(feature)}")
+    for note in prepared.left_out:
+        print(f"{'note':12} {note}")
     special = sum(split.special for split in prepared.splits.values())
     if special:
         print(

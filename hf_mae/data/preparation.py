@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ..file_names import printable
 from ..output_folder import BAD_IMAGES_FILE, CARD_FILE
 from .columns import Split, digest, unify_columns
+from .folders import describe_left_out
 from .prepared_shards import SHARDS
 from .shrinking import ShrunkImage
 from .shrinking_workers import Workers, read_rows
@@ -81,12 +82,14 @@ class Preparation:
         output_dir: Its folder.
         splits: Name → what became of it.
         features: Of its columns.
+        left_out: What is said of files that weren't read.
         was_finished: Whether an earlier run had made it.
     """
 
     output_dir: Path
     splits: dict[str, SplitSummary]
     features: Features
+    left_out: list[str]
     was_finished: bool
 
 
@@ -148,7 +151,9 @@ def prepare_dataset(
     output = Path(output_dir).expanduser()
     roots = _find_roots(source)
     _check_place(output, roots)
-    splits, features = unify_columns(_open(source, streaming))
+    found = _open(source, streaming)
+    left_out = list(filter(None, map(describe_left_out, found.values())))
+    splits, features = unify_columns(found)
     facts: dict[str, Any] = {"source": {}, **options, "splits": {}}
     for name, value in source.items():
         facts["source"][name] = _absolute(value)
@@ -156,7 +161,7 @@ def prepare_dataset(
         facts["splits"][name] = _describe(split)
     finished = _begin(output, facts)
     if finished is not None:
-        return Preparation(output, finished, features, was_finished=True)
+        return Preparation(output, finished, features, left_out, was_finished=True)
 
     with Workers(num_proc, shortest_edge, quality) as workers, _progress_bar(splits) as bar:
         summaries = {}
@@ -165,7 +170,7 @@ def prepare_dataset(
             target = _Target(output, name, file_format, features, images_per_shard)
             summaries[name] = _write_split(split, root, target, workers, bar)
     _finish(output, facts, features, summaries)
-    return Preparation(output, summaries, features, was_finished=False)
+    return Preparation(output, summaries, features, left_out, was_finished=False)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

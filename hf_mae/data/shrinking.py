@@ -90,7 +90,7 @@ def shrink_image(value: Any, shortest_edge: int, quality: int) -> ShrunkImage:
         return _shrink_raster(picture, data, value, shortest_edge, quality)
     except DECODE_ERRORS as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ImageDecodeError(_ADDRESS.sub("the file", message)) from error
+        raise ImageDecodeError(_ADDRESS.sub("", message).rstrip()) from error
 
 
 def _smaller(height: int, width: int, shortest_edge: int) -> tuple[int, int]:
