@@ -150,7 +150,7 @@ def prepare_dataset(
     }
     output = Path(output_dir).expanduser()
     roots = _find_roots(source)
-    _check_place(output, roots)
+    _check_place(output, source)
     found = _open(source, streaming)
     left_out = list(filter(None, map(describe_left_out, found.values())))
     splits, features = unify_columns(found)
@@ -227,14 +227,17 @@ def _find_roots(source: Mapping[str, Any]) -> dict[str, Path]:
     return roots
 
 
-def _check_place(output: Path, roots: Mapping[str, Path]) -> None:
+def _check_place(output: Path, source: Mapping[str, Any]) -> None:
     """Refuses an output folder among what is read, or one that can't be loaded."""
     place = output.resolve()
-    for root in roots.values():
-        if root.resolve() in (place, *place.parents):
+    for name in ("train_dir", "validation_dir", "dataset_name"):
+        if source[name] is None:
+            continue
+        folder = Path(source[name]).expanduser()
+        if folder.is_dir() and folder.resolve() in (place, *place.parents):
             raise ValueError(
-                f"output_dir {printable(output)} lies in {printable(root)}, which is read; name a "
-                "folder beside it"
+                f"output_dir {printable(output)} lies in {name} {printable(folder)}, which is "
+                "read; name a folder beside it"
             )
     if set(_PATTERN_MARKS) & set(str(place)):
         raise ValueError(

@@ -231,6 +231,8 @@ def load_every_split(
             )
         own = load_image_folder(validation_dir, "validation_dir", True, label_columns, whole=True)
         splits["validation"] = own[first_held_out(own) or only_split(own)]
+    if label_columns:
+        find_label_columns(next(iter(splits.values())).features, label_columns)  # or refuses them
     return {
         name: _whole_columns(split, image_column, label_columns) for name, split in splits.items()
     }
