@@ -101,6 +101,15 @@ class Jpeg:
                 pixels = to_pixels(Image.open(io.BytesIO(self._data)), self._num_channels)
             return pixels
 
+    @functools.cached_property
+    def _is_whole_baseline(self) -> bool:
+        """Whether it has a single scan without a marker in it that ends with the file's end."""
+        scan = self._frame.scan or _find_scan(self._data)
+        if scan is None:
+            return False
+        end = _MARKER.search(self._data, scan)
+        return end is not None and end[0] == b"\xff\xd9"
+
     def _decode_reduced(self, box: Box, scale: int, target: tuple[int, int]) -> np.ndarray:
         """A box resized to `target`, decoded at a fraction of the scale, as libjpeg does faster."""
         file = Image.open(io.BytesIO(self._data))
@@ -116,7 +125,7 @@ class Jpeg:
         """A box by nvImageCodec, or None where PIL has to decode."""
         decoder = _decoder(os.getpid())
         thin = min(box[2:]) < 4  # its chroma is interpolated otherwise
-        if decoder is None or thin or not _is_whole_baseline(self._data):
+        if decoder is None or thin or not self._is_whole_baseline:
             return None
         top, left, height, width = box
         flip_rows, flip_columns, transpose = self._upright
@@ -257,11 +266,12 @@ def _reduction(box: Box, target: tuple[int, int]) -> int:
 
 
 class _Frame(NamedTuple):
-    """What a JPEG file's header says."""
+    """What a JPEG file's header says, and where the scan of a plain one starts."""
 
     width: int
     height: int
     is_grey: bool
+    scan: int | None = None
 
 
 def _plain_frame(data: bytes) -> _Frame | None:
@@ -279,7 +289,7 @@ def _plain_frame(data: bytes) -> _Frame | None:
         )
         body = data[position + 4 : position + 2 + length]
         if marker == 0xDA:  # the scan
-            return frame
+            return frame and frame._replace(scan=position + 2 + length)
         if marker in _BASELINE and frame is None and body[:1] == b"\x08":
             frame = _frame_of(body)
             if frame is None:
@@ -303,21 +313,17 @@ def _frame_of(body: bytes) -> _Frame | None:
     return _Frame(width, height, bands == 1)
 
 
-def _is_whole_baseline(data: bytes) -> bool:
-    """Whether a JPEG is a baseline one and whole.
-
-    It has a single scan without a marker in it that ends with the file's end.
-    """
+def _find_scan(data: bytes) -> int | None:
+    """Finds where the first scan of a JPEG starts, if it is a baseline one."""
     position, frame = 2, None
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker = data[position + 1]
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:  # the scan
-            end = _MARKER.search(data, position)
-            return frame in _BASELINE and end is not None and end[0] == b"\xff\xd9"
+            return position if frame in _BASELINE else None
         if marker in _START_OF_FRAME:
             frame = marker
-    return False
+    return None
 
 
 # nvImageCodec ------------------------------------------------------------------------------------
