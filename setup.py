@@ -21,7 +21,7 @@ setup(
         "transformers>=5.17,<6",
         "accelerate>=1.15",
         "datasets>=5.0",
-        "pyarrow>=21.0",  # answers for many images, part by part
+        "pyarrow>=24.0",  # prepared sets, and answers for many images
         "evaluate>=0.4.6",
         "safetensors>=0.8",
         "huggingface_hub>=1.5",

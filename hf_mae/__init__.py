@@ -35,6 +35,7 @@ from .models.modeling_mae import MAEForPreTraining, MAEModel
 if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     from .conversion.from_others import convert
     from .conversion.to_transformers import export
+    from .data.preparation import prepare_dataset
     from .data.samples import ImageSamples
     from .data.sources import load_evaluation_dataset, load_image_dataset
     from .data.streaming import ImageStream
@@ -79,6 +80,7 @@ _LAZY = {
     "load_model": ".models.loading",
     "load_processor": ".models.loading",
     "predict": ".inference.predictions",
+    "prepare_dataset": ".data.preparation",
 }
 
 AutoConfig.register("mae", MAEConfig)
@@ -121,6 +123,7 @@ __all__ = [
     "load_model",
     "load_processor",
     "predict",
+    "prepare_dataset",
 ]
 
 

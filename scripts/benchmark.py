@@ -1,7 +1,7 @@
 """Measures hf_mae on this machine, beside what others use.
 
     python scripts/benchmark.py input [--data DIR] [--workers N] [--compare] [--step_rate RATE] \\
-        [--rows N] [--output FILE]
+        [--photo_size WIDTH HEIGHT] [--prepared PIXELS] [--rows N] [--output FILE]
     python scripts/benchmark.py train --size base --batch 8 [--device cuda] [--bf16] [--compile] \\
         [--compare] [--output FILE]
     python scripts/benchmark.py infer --size base --batch 1 32 [--device cuda] [--compare] \\
@@ -13,7 +13,9 @@
 `input`: images a second that are decoded, cropped and collated for pre-training, a core and with
 worker processes, and how many workers a step rate (images/s, as training logs it) needs.
 `--compare` runs the official code's transforms and torchvision's best path turn about with ours, in
-the same process. Without `--data` it makes 500 x 375 JPEGs of its own. `--rows` makes an Arrow set
+the same process. Without `--data` it makes 500 x 375 JPEGs of its own (`--photo_size` others).
+`--prepared 288` measures what preparing a set gains: ours also reads the prepared images, all else
+the original ones. `--rows` makes an Arrow set
 of so many tiny images instead: it shows the time to the first batch and the workers' memory.
 
 `train` and `infer`: images a second of pre-training steps and of the classifier, peak memory, and
@@ -135,6 +137,20 @@ def add_input(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument(
         "--image_size", type=int, default=224, metavar="PIXELS", help="of the crop (default: 224)"
+    )
+    part.add_argument(
+        "--photo_size",
+        type=int,
+        nargs=2,
+        default=[500, 375],
+        metavar=("WIDTH", "HEIGHT"),
+        help="of the JPEGs that are made (default: 500 375)",
+    )
+    part.add_argument(
+        "--prepared",
+        type=int,
+        metavar="PIXELS",
+        help="also ours on the same images prepared with this shortest edge",
     )
     part.add_argument(
         "--compare", action="store_true", help="also the official transforms and torchvision's"

@@ -42,6 +42,38 @@ def encoded(image, fmt="png", **options):
     return buffer.getvalue()
 
 
+def dicom(values, bits=16, signed=False, kind="MONOCHROME2", **fields):
+    """A DICOM file of values (H, W), or frames, or (H, W, 3) of kind RGB."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    slide = pydicom.Dataset()
+    slide.file_meta = meta
+    slide.SOPClassUID, slide.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    slide.PhotometricInterpretation = kind
+    is_colour = kind == "RGB"
+    slide.SamplesPerPixel = 3 if is_colour else 1
+    if is_colour:
+        slide.PlanarConfiguration = 0
+    elif values.ndim == 3:
+        slide.NumberOfFrames = len(values)
+    slide.Rows, slide.Columns = values.shape[:2] if is_colour else values.shape[-2:]
+    slide.BitsAllocated = values.dtype.itemsize * 8
+    slide.BitsStored, slide.HighBit = bits, bits - 1
+    slide.PixelRepresentation = int(signed)
+    slide.PixelData = values.tobytes()
+    for name, value in fields.items():
+        setattr(slide, name, value)
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, slide, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 def decode(value, num_channels):
     """What an image column holds → all its pixels (H, W, C)."""
     return whole_pixels(open_image(value, num_channels, Values()))

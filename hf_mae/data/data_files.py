@@ -39,6 +39,7 @@ def load_local(
     image_column: str | None = None,
     label_columns: Sequence[str] = (),
     streaming: bool = False,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Loads a data set from a file or folder here that wasn't saved by `save_to_disk`.
 
@@ -50,6 +51,8 @@ def load_local(
         image_column: Column of the images, of shards their ending, if it was named.
         label_columns: Columns of the labels, if they were named.
         streaming: Whether to open tables and shards only.
+        whole: Whether to load all splits and columns, of a folder of images as
+            `load_image_folder` does, of a stream with labels and texts.
 
     Returns:
         Split → data set.
@@ -58,10 +61,10 @@ def load_local(
         ValueError: there is nothing that can be read, or it isn't clear what is a split.
     """
     if path.is_file():
-        loaded = _load_files({"train": [path]}, image_column, streaming)
+        loaded = _load_files({"train": [path]}, image_column, streaming, whole)
         return _split_rows(loaded, path, label_columns)
     if config is not None or _describes_itself(path):
-        return _load_as_described(path, config, image_column, streaming)
+        return _load_as_described(path, config, image_column, streaming, whole)
     contents = read_contents(path)
     files = [Path(file) for file in contents.others if os.path.basename(file) not in _OF_DATASETS]
     data_files = _find_data_files(files, image_column, bool(contents.images))
@@ -70,12 +73,12 @@ def load_local(
         rest += [*map(str, contents.metadata)]
         inside = bool(contents.images) and _are_inside(data_files)
         _say_left_out(path, rest, contents.images if inside else [])
-        loaded = _load_files(split_files(path, data_files), image_column, streaming)
+        loaded = _load_files(split_files(path, data_files), image_column, streaming, whole)
         return _split_rows(loaded, path, label_columns)
     if contents.images:
-        splits = load_image_folder(path, "dataset_name", labels, label_columns)
+        splits = load_image_folder(path, "dataset_name", labels, label_columns, whole)
         return {split: _as_stream(own) for split, own in splits.items()} if streaming else splits
-    loaded = _load_as_described(path, config, image_column, streaming)
+    loaded = _load_as_described(path, config, image_column, streaming, whole)
     if len(loaded) > 1:
         logger.warning(f"datasets found the splits of {printable(path)}: {', '.join(loaded)}")
     return loaded
@@ -130,11 +133,11 @@ def _say_left_out(folder: Path, files: Sequence[str], images: Sequence[str]) -> 
 
 
 def _load_files(
-    files: dict[str, list[Path]], image_column: str | None, streaming: bool
+    files: dict[str, list[Path]], image_column: str | None, streaming: bool, whole: bool
 ) -> dict[str, Any]:
     first = next(iter(files.values()))[0]
     if first.suffix.lower() in _SHARDS:
-        return load_shards(files, _fields(image_column, streaming), streaming)
+        return load_shards(files, _fields(image_column, whole or not streaming), streaming)
     return load_tables(files, streaming)
 
 
@@ -148,7 +151,7 @@ def _describes_itself(folder: Path) -> bool:
 
 
 def _load_as_described(
-    folder: Path, config: str | None, image_column: str | None, streaming: bool
+    folder: Path, config: str | None, image_column: str | None, streaming: bool, whole: bool
 ) -> dict[str, Any]:
     """Has datasets find the files, by the folder's README.md or as it does."""
     if glob.has_magic(str(folder.resolve())):
@@ -156,26 +159,30 @@ def _load_as_described(
             f"dataset_name {printable(folder)}: datasets takes the brackets, * or ? in its name "
             "for a pattern; rename it, or name a file in it"
         )
-    return load_by_datasets(str(folder), config, image_column, streaming)
+    return load_by_datasets(str(folder), config, image_column, streaming, whole)
 
 
 def load_by_datasets(
-    name: str, config: str | None, image_column: str | None, streaming: bool = False
+    name: str,
+    config: str | None,
+    image_column: str | None,
+    streaming: bool = False,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Has datasets find the files of a data set; tar shards are read as those here.
 
     Args:
         name: A Hub id or folder.
-        config, image_column, streaming: As for `load_local`.
+        config, image_column, streaming, whole: As for `load_local`.
     """
     builder = datasets.load_dataset_builder(name, config)
     data_files = builder.config.data_files
     if isinstance(builder, WebDataset) and isinstance(data_files, dict):
         files = {str(split): list(own) for split, own in data_files.items()}
-        return load_shards(files, _fields(image_column, streaming), streaming)
+        return load_shards(files, _fields(image_column, whole or not streaming), streaming)
     loaded = datasets.load_dataset(name, config, streaming=streaming)
     return {str(split): own for split, own in cast(dict, loaded).items()}
 
 
-def _fields(image_column: str | None, streaming: bool) -> Fields:
-    return Fields(tuple(sorted(IMAGE_EXTENSIONS)), image_column, labels=not streaming)
+def _fields(image_column: str | None, labels: bool) -> Fields:
+    return Fields(tuple(sorted(IMAGE_EXTENSIONS)), image_column, labels)

@@ -7,12 +7,13 @@ nvImageCodec decodes the crop of a common JPEG, and what `models/picture_files.p
 import contextlib
 import functools
 import io
+import math
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -52,19 +53,20 @@ class Jpeg:
 
     Args:
         data: The file.
-        picture: The same, opened by PIL.
         num_channels: C, what it is decoded to.
+        frame: What its header says.
+        orientation: As EXIF has it.
 
     Attributes:
         shape: (H, W, C), upright.
     """
 
-    def __init__(self, data: bytes, picture: Image.Image, num_channels: int):
+    def __init__(self, data: bytes, num_channels: int, frame: "_Frame", orientation: int = 1):
         self._data = data
-        self._picture = picture
         self._num_channels = num_channels
-        self._upright = ARRAY_TURNS.get(exif_orientation(picture), ARRAY_TURNS[1])
-        width, height = picture.size
+        self._frame = frame
+        self._upright = ARRAY_TURNS.get(orientation, ARRAY_TURNS[1])
+        width, height = frame.width, frame.height
         _, _, transpose = self._upright
         if transpose:
             width, height = height, width
@@ -96,8 +98,17 @@ class Jpeg:
         with _as_decode_error():
             pixels = self._decode_region((0, 0, height, width))
             if pixels is None:
-                pixels = to_pixels(self._picture, self._num_channels)
+                pixels = to_pixels(Image.open(io.BytesIO(self._data)), self._num_channels)
             return pixels
+
+    @functools.cached_property
+    def _is_whole_baseline(self) -> bool:
+        """Whether it has a single scan without a marker in it that ends with the file's end."""
+        scan = self._frame.scan or _find_scan(self._data)
+        if scan is None:
+            return False
+        end = _MARKER.search(self._data, scan)
+        return end is not None and end[0] == b"\xff\xd9"
 
     def _decode_reduced(self, box: Box, scale: int, target: tuple[int, int]) -> np.ndarray:
         """A box resized to `target`, decoded at a fraction of the scale, as libjpeg does faster."""
@@ -114,18 +125,18 @@ class Jpeg:
         """A box by nvImageCodec, or None where PIL has to decode."""
         decoder = _decoder(os.getpid())
         thin = min(box[2:]) < 4  # its chroma is interpolated otherwise
-        if decoder is None or thin or not _is_whole_baseline(self._data):
+        if decoder is None or thin or not self._is_whole_baseline:
             return None
         top, left, height, width = box
         flip_rows, flip_columns, transpose = self._upright
-        stored_width, stored_height = self._picture.size
+        stored_width, stored_height = self._frame.width, self._frame.height
         if transpose:
             top, left, height, width = left, top, width, height
         if flip_rows:
             top = stored_height - top - height
         if flip_columns:
             left = stored_width - left - width
-        pixels = decoder(self._data, (top, left, height, width), self._picture.mode == "L")
+        pixels = decoder(self._data, (top, left, height, width), self._frame.is_grey)
         if pixels is None or pixels.shape[:2] != (height, width):
             return None
         if flip_rows:
@@ -166,9 +177,17 @@ def open_image(value: Any, num_channels: int, values: Values | None = None) -> D
     (40, 30, 3)
     """
     with _as_decode_error():
+        as_it_is = values in (None, Values())
+        if as_it_is and isinstance(value, dict):
+            data = _read_file(value)
+            frame = _plain_frame(data)
+            if frame is not None:
+                return Jpeg(data, num_channels, frame)
+            value = {**value, "bytes": data}
         picture, data = open_value(value)
-        if values in (None, Values()) and isinstance(picture, Image.Image) and _is_jpeg(picture):
-            return Jpeg(data, picture, num_channels)
+        if as_it_is and isinstance(picture, Image.Image) and _is_jpeg(picture):
+            frame = _Frame(picture.width, picture.height, picture.mode == "L")
+            return Jpeg(data, num_channels, frame, exif_orientation(picture))
         if values is None:
             array, _ = picture_values(picture, num_channels)
             return array
@@ -190,10 +209,13 @@ def open_value(value: Any) -> tuple[Picture, bytes]:
     """
     if not isinstance(value, dict):
         return Raster(np.asarray(value), is_array=True), b""
-    data, path = value.get("bytes"), value.get("path")
-    if data is None:
-        data = _read(path)
+    data = _read_file(value)
     return read_picture(data), data
+
+
+def _read_file(value: dict[str, Any]) -> bytes:
+    data = value.get("bytes")
+    return _read(value.get("path")) if data is None else data
 
 
 def crop_pixels(image: DecodedImage, box: Box, target: tuple[int, int] | None = None) -> np.ndarray:
@@ -243,21 +265,65 @@ def _reduction(box: Box, target: tuple[int, int]) -> int:
     return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
 
 
-def _is_whole_baseline(data: bytes) -> bool:
-    """Whether a JPEG is a baseline one and whole.
+class _Frame(NamedTuple):
+    """What a JPEG file's header says, and where the scan of a plain one starts."""
 
-    It has a single scan without a marker in it that ends with the file's end.
+    width: int
+    height: int
+    is_grey: bool
+    scan: int | None = None
+
+
+def _plain_frame(data: bytes) -> _Frame | None:
+    """Reads the header of a baseline JPEG that has nothing but the picture in it, or None.
+
+    That is quicker than PIL; what has anything else, or is damaged there, is for PIL to judge.
     """
+    if data[:4] != b"\xff\xd8\xff\xe0" or data[6:11] != b"JFIF\0":
+        return None
+    position, frame = 2, None
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        marker, length = (
+            data[position + 1],
+            int.from_bytes(data[position + 2 : position + 4], "big"),
+        )
+        body = data[position + 4 : position + 2 + length]
+        if marker == 0xDA:  # the scan
+            return frame and frame._replace(scan=position + 2 + length)
+        if marker in _BASELINE and frame is None and body[:1] == b"\x08":
+            frame = _frame_of(body)
+            if frame is None:
+                return None
+        elif marker == 0xDB:
+            tables = body[::65]  # how deep each is, and its number
+            if len(body) % 65 or any(table >> 4 for table in tables):
+                return None
+        elif not (marker in (0xC4, 0xDD, 0xFE) or (position == 2 and length >= 16)):
+            return None
+        position += 2 + length
+    return None
+
+
+def _frame_of(body: bytes) -> _Frame | None:
+    height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
+    bands = body[5] if len(body) > 5 else 0
+    is_known = bands in (1, 3) and len(body) == 6 + 3 * bands
+    if not is_known or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
+        return None
+    return _Frame(width, height, bands == 1)
+
+
+def _find_scan(data: bytes) -> int | None:
+    """Finds where the first scan of a JPEG starts, if it is a baseline one."""
     position, frame = 2, None
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker = data[position + 1]
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:  # the scan
-            end = _MARKER.search(data, position)
-            return frame in _BASELINE and end is not None and end[0] == b"\xff\xd9"
+            return position if frame in _BASELINE else None
         if marker in _START_OF_FRAME:
             frame = marker
-    return False
+    return None
 
 
 # nvImageCodec ------------------------------------------------------------------------------------

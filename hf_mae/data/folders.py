@@ -104,7 +104,11 @@ def _refuse_folder(error: OSError) -> NoReturn:
 
 
 def load_image_folder(
-    folder: str | os.PathLike, flag: str, labels: bool, label_columns: Sequence[str] = ()
+    folder: str | os.PathLike,
+    flag: str,
+    labels: bool,
+    label_columns: Sequence[str] = (),
+    whole: bool = False,
 ) -> dict[str, Dataset]:
     """Loads the images of a folder.
 
@@ -114,6 +118,8 @@ def load_image_folder(
         flag: Where it was named, for messages.
         labels: Whether to load labels.
         label_columns: Columns of metadata that are to be the labels.
+        whole: Whether to load all that there is: every split and column, and labels where there
+            are any.
 
     Returns:
         Split → data set with columns `image` and, with `labels`, `label` or those of the metadata;
@@ -129,17 +135,18 @@ def load_image_folder(
         raise ValueError(f"{flag} {folder} is not a folder; in {parent} there is {there}")
     parts = _find_splits(folder, flag)
     if not parts:
-        whole = _load_part(folder, [], flag, labels, label_columns)
-        return split_by_column(whole, f"{flag} {printable(folder)}", label_columns)
+        part = _load_part(folder, [], flag, labels, label_columns, whole)
+        return split_by_column(part, f"{flag} {printable(folder)}", label_columns)
     say_splits(folder, {split: [part] for split, part in parts.items()})
     beside = _find_beside(parts.values())
     above = [file for file in beside if file.name in _METADATA]
     splits = {}
     for split, part in parts.items():
-        if labels and "train" in splits and not (above or _has_labels(part)):
+        is_bare = labels and "train" in splits and not (above or _has_labels(part))
+        if is_bare and not whole:
             logger.warning(f"{flag} {printable(part)} is left aside, for its images have no labels")
             continue
-        splits[split] = _load_part(part, beside, flag, labels, label_columns)
+        splits[split] = _load_part(part, beside, flag, labels, label_columns, whole)
         beside = above  # all else is counted once
     return splits
 
@@ -262,7 +269,12 @@ def _has_labels(part: Path) -> bool:
 
 
 def _load_part(
-    part: Path, beside: Sequence[Path], flag: str, labels: bool, label_columns: Sequence[str]
+    part: Path,
+    beside: Sequence[Path],
+    flag: str,
+    labels: bool,
+    label_columns: Sequence[str],
+    whole: bool,
 ) -> Dataset:
     """Loads the folder of a split, with what is said of it in files beside."""
     contents = read_contents(part, by_class=labels)
@@ -280,17 +292,18 @@ def _load_part(
     if metadata:
         known = _read_metadata(metadata)
         by_folder = labels and not _says_labels(known, part, contents.images, label_columns)
-        if by_folder:
+        if by_folder and not whole:
             logger.warning(
                 f"{metadata[0].name} has no column of labels by its name "
                 f"({', '.join(known.table.column_names)}); the classes are the folders of {flag} "
                 f"{printable(part)}"
             )
-        if not by_folder or find_split_column(known.table.column_names):
+        if whole or not by_folder or find_split_column(known.table.column_names):
             return _with_metadata(part, contents.images, known, by_folder, flag, note)
     columns: dict[str, list] = {"image": [printable(file) for file in contents.images]}
     features = Features({"image": ImageFeature(decode=False)})
-    if labels:
+    is_loose = any(os.path.dirname(image) == str(part) for image in contents.images)
+    if labels and not (whole and is_loose):
         columns["label"], features["label"] = _label_by_folder(part, contents.images, flag)
         note = _add_empty_folders(note, part, features["label"].names)
     return Dataset.from_dict(columns, info=_info(features, note))

@@ -112,6 +112,24 @@ def find_label_problem(feature: Any) -> str | None:
     return SINGLE_LABEL if dtype.startswith(_CLASS_DTYPES) else None
 
 
+def describe_label_column(feature: Any) -> str:
+    """Says in a few words what a column holds.
+
+    Example:
+
+    >>> describe_label_column(ClassLabel(names=["cat", "dog"]))
+    '2 classes: cat, dog'
+    """
+    if isinstance(feature, ClassLabel):
+        return f"{len(feature.names):,} classes: {first_names(feature.names)}"
+    if isinstance(feature, (List, LargeList)):
+        inner = feature.feature
+        if isinstance(inner, ClassLabel):
+            return f"lists of {len(inner.names):,} labels: {first_names(inner.names)}"
+        return f"lists of {getattr(inner, 'dtype', 'values')}"
+    return str(getattr(feature, "dtype", type(feature).__name__))
+
+
 def take_labels(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     """Makes the column `label` of the columns that hold the labels.
 

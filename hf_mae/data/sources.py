@@ -26,6 +26,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..file_names import find_file, printable
+from .class_names import composed
 from .data_files import can_be_read, load_by_datasets, load_local
 from .folders import load_image_folder
 from .labels import find_label_columns, take_labels, the_only_column, unify_labels
@@ -180,19 +181,111 @@ def load_evaluation_dataset(
     return unify_labels({split: dataset})[split], split
 
 
+@_nothing_written_beside_the_input()
+def load_every_split(
+    dataset_name: str | None = None,
+    dataset_config: str | None = None,
+    train_dir: str | os.PathLike | None = None,
+    validation_dir: str | os.PathLike | None = None,
+    image_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+) -> dict[str, Dataset]:
+    """Loads all that a source has: every split under its own name, every column, labels or not.
+
+    Args:
+        dataset_name, dataset_config, train_dir, validation_dir, image_column: As for
+            `load_image_dataset`; `validation_dir` may also stand alone.
+        label_column: Columns of the labels, which are found later where none is named; of several
+            columns of 0 and 1 is made one, and it is called `label`.
+
+    Returns:
+        Split → data set. Images are in the column `image`, undecoded, or as arrays. Of image
+        folders `label` is the first folder on the way to an image, where all lie in one.
+
+    Raises:
+        ValueError: something isn't there; the message lists what is.
+
+    Example:
+
+    >>> load_every_split("digits")["train"].column_names
+    ['image', 'label']
+    """
+    if dataset_name is not None and train_dir is not None:
+        raise ValueError("give either dataset_name or train_dir, not both")
+    label_columns = _listed(label_column)
+    splits = {}
+    if dataset_name is not None:
+        splits = _load_named(
+            dataset_name, dataset_config, True, image_column, label_column, whole=True
+        )
+    elif train_dir is not None:
+        splits = load_image_folder(train_dir, "train_dir", True, label_columns, whole=True)
+    elif validation_dir is None:
+        raise ValueError("give dataset_name, train_dir or validation_dir")
+    if validation_dir is not None:
+        held_out = first_held_out(splits)
+        if held_out is not None:
+            raise ValueError(
+                f"the data set has the split {held_out!r} to hold out; leave validation_dir away, "
+                "or prepare it by itself"
+            )
+        own = load_image_folder(validation_dir, "validation_dir", True, label_columns, whole=True)
+        splits["validation"] = own[first_held_out(own) or only_split(own)]
+    if label_columns:
+        find_label_columns(next(iter(splits.values())).features, label_columns)  # or refuses them
+    return {
+        name: _whole_columns(split, image_column, label_columns) for name, split in splits.items()
+    }
+
+
+def _whole_columns(
+    dataset: Dataset, image_column: str | None, label_columns: Sequence[str]
+) -> Dataset:
+    """Undecoded files, or arrays, in a column `image`, the labels that are named in `label`."""
+    image = find_image_column(dataset.features, image_column)
+    dataset = _call(dataset, image, "image")
+    forms = {composed(name): name for name in dataset.features}
+    if any(composed(name) in forms for name in label_columns):  # a split may be unlabelled
+        columns = find_label_columns(dataset.features, label_columns)
+        if len(columns) == 1:
+            dataset = _call(dataset, columns[0], "label")
+        else:
+            dataset = take_labels(dataset, columns)
+    return _undecoded(dataset, image)
+
+
+def _call(dataset: Dataset, column: str, name: str) -> Dataset:
+    """Renames a column; one that has the name already is left out, and that is said."""
+    if column == name:
+        return dataset
+    if name in dataset.features:
+        logger.warning(f"the column {name!r} is left out, for {column!r} takes its name")
+        dataset = dataset.remove_columns(name)
+    return dataset.rename_column(column, name)
+
+
 # from folders, files and the Hub -----------------------------------------------------------------
 
 
 def _without_unlabelled(
     chosen: dict[str, Dataset], label_column: str | Sequence[str] | None
 ) -> dict[str, Dataset]:
-    """Leaves a held-out split aside that nobody named, if it lacks the columns of the labels."""
+    """Leaves a held-out split aside that nobody named, if it lacks the columns of the labels.
+
+    Or if none of its images has a label, as prepared sets have it.
+    """
     columns = find_label_columns(chosen["train"].features, _listed(label_column) or None)
-    missing = [column for column in columns if column not in chosen["validation"].features]
-    if not missing:
-        return chosen
-    logger.warning(f"the split to hold out is left aside, for it has no column {missing[0]!r}")
-    return {"train": chosen["train"]}
+    held_out = chosen["validation"]
+    for column in columns:
+        if column not in held_out.features:
+            reason = f"it has no column {column!r}"
+        elif held_out.data.column(column).null_count == len(held_out.data):
+            reason = f"its column {column!r} is empty"
+        else:
+            continue
+        logger.warning(f"the split to hold out is left aside, for {reason}")
+        return {"train": chosen["train"]}
+    return chosen
 
 
 def _listed(label_column: str | Sequence[str] | None) -> Sequence[str]:
@@ -217,6 +310,7 @@ def _load_named(
     labels: bool,
     image_column: str | None,
     label_column: str | Sequence[str] | None,
+    whole: bool = False,
 ) -> dict[str, Dataset]:
     if name == "digits":
         return {"train": _load_digits()}
@@ -225,7 +319,7 @@ def _load_named(
         loaded = datasets.load_from_disk(path)
     elif path.is_dir() or can_be_read(path):
         label_columns = _listed(label_column)
-        loaded = load_local(path, config, labels, image_column, label_columns)
+        loaded = load_local(path, config, labels, image_column, label_columns, whole=whole)
     else:
         loaded = _load_from_hub(name, config, image_column)
     if isinstance(loaded, Dataset):
@@ -280,13 +374,18 @@ def _standard_columns(
         dataset = dataset.rename_column(image, "image")
     if labels:
         dataset = take_labels(dataset, label_columns)
+    return _undecoded(dataset, image)
+
+
+def _undecoded(dataset: Dataset, column: str) -> Dataset:
+    """Undecoded files in the column `image`, which was `column`; arrays stay as they are."""
     feature = dataset.features["image"]
     if holds_arrays(feature):
         return dataset
     if plain_feature(feature) != feature:
         dataset = dataset.cast_column("image", plain_feature(feature))
     dataset = dataset.cast_column("image", ImageFeature(decode=False))
-    _check_paths(dataset, image)
+    _check_paths(dataset, column)
     return dataset
 
 

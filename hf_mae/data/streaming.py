@@ -84,6 +84,45 @@ def load_image_stream(
     return _undecoded_images(chosen["train"], image_column), validation, num_rows or None
 
 
+def open_every_split(
+    dataset_name: str | None, dataset_config: str | None = None, image_column: str | None = None
+) -> dict[str, IterableDataset]:
+    """Opens all splits of a data set without fetching them, with all columns.
+
+    Args:
+        dataset_name, dataset_config, image_column: As for `load_image_stream`.
+
+    Returns:
+        Split → data set with images in the column `image`, undecoded, or arrays.
+
+    Raises:
+        ValueError: there is none that can be streamed.
+    """
+    if dataset_name is None or dataset_name == "digits":
+        raise ValueError(
+            f"dataset_name {dataset_name} can't be streamed; a Hub id or a folder of shards can"
+        )
+    options: dict[str, Any] = {"image_column": image_column, "streaming": True, "whole": True}
+    path = Path(dataset_name).expanduser()
+    if path.is_dir() or can_be_read(path):
+        splits = load_local(path, dataset_config, **options)
+    else:
+        splits = load_by_datasets(dataset_name, dataset_config, **options)
+    whole = {}
+    for name, stream in splits.items():
+        stream = stream if stream.features is not None else stream._resolve_features()
+        column = find_image_column(stream.features, image_column)
+        if not holds_arrays(stream.features[column]):
+            stream = stream.cast_column(column, ImageFeature(decode=False))
+        if column != "image" and "image" in stream.features:
+            raise ValueError(
+                f"image_column {column!r} is to be called 'image', and there is another column of "
+                "that name; prepare it without streaming"
+            )
+        whole[name] = stream if column == "image" else stream.rename_column(column, "image")
+    return whole
+
+
 def _undecoded_images(stream: IterableDataset, column: str | None) -> IterableDataset:
     """One column, `image`, of undecoded files, or of arrays."""
     if stream.features is None:

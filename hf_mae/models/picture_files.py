@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import io
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ _READERS = {
     ".dcm": ("pydicom", "scientific"),
     ".dicom": ("pydicom", "scientific"),
 }
+# in the text of PNG and TIFF files, of prepared sets: the values of black and white
+_STATED_RANGE = re.compile(r"value range: (\S+) to (\S+)")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,6 +78,24 @@ class Raster(NamedTuple):
     has_alpha: bool = False
     missing: np.ndarray | None = None
     is_array: bool = False
+
+
+def state_range(value_range: Range) -> str:
+    """Says which values are black and white, in words that `stated_range` reads.
+
+    Example:
+
+    >>> stated_range(state_range((-1000, 1000)))
+    (-1000.0, 1000.0)
+    """
+    low, high = map(float, value_range)
+    return f"value range: {low!r} to {high!r}"
+
+
+def stated_range(text: Any) -> Range | None:
+    """Reads what `state_range` has written; None of any other text."""
+    match = _STATED_RANGE.fullmatch(str(text))
+    return (float(match[1]), float(match[2])) if match else None
 
 
 def readable_endings() -> tuple[str, ...]:
@@ -201,11 +222,12 @@ def check_whole(picture: Image.Image) -> None:
 def _read_deep_png(data: bytes) -> Raster:
     """A PNG of 16 bits, of which PIL keeps 8 where it has several bands."""
     picture = Image.open(io.BytesIO(data))
+    value_range = stated_range(picture.info.get("Description"))
     if has_deep_band(picture):
-        return raster_of_band(picture)
+        return raster_of_band(picture)._replace(value_range=value_range)
     codecs = _import("imagecodecs", "scientific", "PNG files with colours of 16 bits")
     values = _upright_values(codecs.png_decode(data), exif_orientation(picture))
-    return Raster(values, is_colour=True, has_alpha=values.shape[2] in (2, 4))
+    return Raster(values, value_range, is_colour=True, has_alpha=values.shape[2] in (2, 4))
 
 
 def _read_heif(data: bytes) -> Image.Image | Raster:
@@ -367,9 +389,10 @@ def _raster_of(series: Any) -> Raster:
         values = (2**bits - 1) - values
     orientation = page.tags.get(274)
     turn = int(orientation.value) if orientation else 1
+    packed_range = (0, 2**bits - 1) if bits % 8 else None  # of 12 bits
     return Raster(
         _upright_values(values, turn),
-        value_range=(0, 2**bits - 1) if bits % 8 else None,  # those of 12 bits, packed
+        value_range=stated_range(page.description) or packed_range,
         is_colour=len(series) == 1 and kind == "RGB",
         has_alpha=len(series) == 1 and any(extra in _ALPHAS for extra in page.extrasamples),
         missing=None if missing is None else _upright_values(missing, turn),

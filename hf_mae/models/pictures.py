@@ -202,7 +202,7 @@ def _own_values(
     else:
         raster = Raster(picture, is_colour=True, is_array=True, has_alpha=True)
     if raster.is_array:
-        array = _channels_last(raster.values, num_channels, bands, data_format)
+        array = channels_last(raster.values, num_channels, bands, data_format)
         is_colour = raster.is_colour or array.shape[2] == 3
         raster = raster._replace(values=array, is_colour=is_colour)
     if bands is not None:
@@ -246,12 +246,23 @@ def _values_of_image(
     return array.reshape(*array.shape[:2], num_channels)
 
 
-def _channels_last(
+def channels_last(
     array: np.ndarray,
     num_channels: int | None,
     bands: Sequence[int] | None,
-    data_format: str | None,
+    data_format: str | None = None,
 ) -> np.ndarray:
+    """Brings an array (H, W), (H, W, C) or (C, H, W) into the form (H, W, C).
+
+    Args:
+        array: Of any numbers.
+        num_channels: C, if it is known.
+        bands: If they are chosen, C may be any number; else it is 1, 3, 4 or `num_channels`.
+        data_format: "channels_first" or "channels_last"; by default found.
+
+    Raises:
+        ValueError: it can't be an image.
+    """
     if array.ndim == 2:
         return array[..., None]
     if data_format is None and bands is not None and array.ndim == 3:

@@ -28,6 +28,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from hf_mae.data.decoding import crop_pixels, open_image
+from hf_mae.data.preparation import prepare_dataset
 from hf_mae.data.samples import EpochSampler, ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.transforms import PretrainingTransform, random_crop_box
@@ -39,6 +40,8 @@ from .timing import environment, interleaved, plural, ratios, workers_needed
 
 BLOCK = 32  # images that are timed at once
 WORKER_BATCH = 64
+PREPARED = "hf_mae, prepared images"
+_LARGE = 2_000_000  # pixels of an image, of which fewer are made
 
 Stack = Callable[[dict[str, Any]], Tensor]  # what an image column holds → pixels (C, H, W)
 
@@ -97,15 +100,42 @@ def make_rows(folder: str | os.PathLike[str], count: int) -> Path:
 
 def load(data: str | os.PathLike[str]) -> Dataset:
     """Loads the images of a folder: image files, or what datasets reads (saved by it, parquet)."""
-    patterns = ("*.parquet", "*.arrow", "dataset_dict.json")
-    is_dataset = any(any(Path(data).glob(pattern)) for pattern in patterns)
-    if is_dataset:
-        return load_image_dataset(dataset_name=str(data), train_val_split=0)["train"]
-    return load_image_dataset(train_dir=str(data), train_val_split=0)["train"]
+    kind = "dataset_name" if _is_dataset(data) else "train_dir"
+    sources: dict[str, Any] = {kind: str(data)}
+    return load_image_dataset(**sources, train_val_split=0)["train"]
+
+
+def _is_dataset(data: str | os.PathLike[str]) -> bool:
+    patterns = ("*.parquet", "data/*.parquet", "*.arrow", "dataset_dict.json")
+    return any(any(Path(data).glob(pattern)) for pattern in patterns)
+
+
+def prepare(data: str | os.PathLike[str], folder: str | os.PathLike[str], edge: int) -> Dataset:
+    """Prepares the images of a folder, as `scripts/prepare_dataset.py` does, and prints its cost.
+
+    Args:
+        data: Folder of images, or of a data set.
+        folder: Where to.
+        edge: Shortest edge in pixels.
+    """
+    kind = "dataset_name" if _is_dataset(data) else "train_dir"
+    start = time.perf_counter()
+    options: dict[str, Any] = {kind: str(data), "shortest_edge": edge}
+    made = prepare_dataset(Path(folder, "prepared"), **options).splits["train"]
+    seconds = time.perf_counter() - start
+    print(
+        f"prepared at {edge}: {made.images:,} images in {seconds:.0f} s on one core, "
+        f"{made.source_bytes / 2**20:.1f} MiB → {made.bytes / 2**20:.1f} MiB"
+    )
+    return load(Path(folder, "prepared"))
 
 
 def one_core(
-    images: Dataset, image_size: int, rounds: int, compare: bool
+    images: Dataset,
+    image_size: int,
+    rounds: int,
+    compare: bool,
+    prepared: Dataset | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Measures images a second of one process and one thread.
 
@@ -114,6 +144,7 @@ def one_core(
         image_size: Pixels of the crop.
         rounds: Blocks of each stack; they are run in turns.
         compare: Whether to run the authors' stack and torchvision's too.
+        prepared: The same images, prepared; ours is measured on these as well.
 
     Returns:
         Name → {"images_per_second", "seconds"}; and stage → share of our time.
@@ -125,6 +156,9 @@ def one_core(
         "hf_mae": partial(_our_batch, samples),
         "hf_mae, 4 crops an image": partial(_our_batch, several_crops),
     }
+    if prepared is not None:
+        shrunk = ImageSamples(prepared, transform, 3, seed=0)
+        works[PREPARED] = partial(_our_batch, shrunk)
     if compare:
         works["official (PIL, torchvision v1)"] = partial(
             _stacked, images, official_stack(image_size)
@@ -316,14 +350,19 @@ def input_benchmark(args: argparse.Namespace, scratch: str | os.PathLike[str]) -
     Returns:
         dict of what was measured.
     """
-    images = load(_source(args, scratch))
+    source = _source(args, scratch)
+    images = load(source)
     print(
         f"{len(images):,} images ({args.data or 'of its own'}), crops of {args.image_size}; "
         f"{environment()['cpu']}"
     )
-    per_core, shares = one_core(images, args.image_size, args.rounds, args.compare)
+    prepared = prepare(source, scratch, args.prepared) if args.prepared else None
+    per_core, shares = one_core(images, args.image_size, args.rounds, args.compare, prepared)
     results: dict[str, Any] = {"images": len(images), "one_core": per_core, "shares": shares}
     _print_one_core(per_core, shares)
+    if prepared is not None:
+        print("with workers, the prepared images:")
+        images = prepared
     rates = {}
     for workers in sorted({1, args.workers}):
         found = with_workers(images, args.image_size, workers, WORKER_BATCH, args.seconds)
@@ -342,21 +381,27 @@ def _source(args: argparse.Namespace, scratch: str | os.PathLike[str]) -> str | 
     if args.rows:
         print(f"making an Arrow set of {args.rows:,} tiny images …", flush=True)
         return make_rows(scratch, args.rows)
-    return args.data or make_photos(scratch, 256)
+    if args.data:
+        return args.data
+    width, height = args.photo_size
+    photos = Path(scratch, "photos")
+    photos.mkdir()
+    return make_photos(photos, 64 if width * height > _LARGE else 256, (width, height))
 
 
 def _print_one_core(per_core: dict[str, dict[str, Any]], shares: dict[str, float]) -> None:
-    our_seconds: Sequence[float] = per_core["hf_mae"]["seconds"]
     for name, found in per_core.items():
         print(f"one core, {name}: {found['images_per_second']:,.0f} images/s")
     print("  of ours: " + ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items()))
-    for name, found in per_core.items():
-        if name != "hf_mae":
-            median, least, greatest = ratios(found["seconds"], our_seconds)
-            print(
-                f"hf_mae over {name}: {median:.2f} ({least:.2f} to {greatest:.2f}, "
-                f"{len(our_seconds)} rounds of {BLOCK} images)"
-            )
+    for ours in ("hf_mae", PREPARED):
+        for name, found in per_core.items():
+            if ours in per_core and name != ours:
+                own: Sequence[float] = per_core[ours]["seconds"]
+                median, least, greatest = ratios(found["seconds"], own)
+                print(
+                    f"{ours} over {name}: {median:.2f} ({least:.2f} to {greatest:.2f}, "
+                    f"{len(own)} rounds of {BLOCK} images)"
+                )
 
 
 def _print_workers(workers: int, found: dict[str, Any]) -> None:

@@ -5,8 +5,7 @@ import io
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from helpers import dicom
 
 from hf_mae.models.picture_files import Raster, read_picture
 from hf_mae.models.pictures import Values, picture_values, to_pixels
@@ -17,33 +16,6 @@ RNG = np.random.default_rng(0)
 
 def values_of(data, num_channels=None):
     return picture_values(read_picture(data), num_channels)[0]
-
-
-def dicom(values, bits=16, signed=False, kind="MONOCHROME2", **fields):
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    slide = pydicom.Dataset()
-    slide.file_meta = meta
-    slide.SOPClassUID, slide.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    slide.PhotometricInterpretation = kind
-    is_colour = kind == "RGB"
-    slide.SamplesPerPixel = 3 if is_colour else 1
-    if is_colour:
-        slide.PlanarConfiguration = 0
-    elif values.ndim == 3:
-        slide.NumberOfFrames = len(values)
-    slide.Rows, slide.Columns = values.shape[:2] if is_colour else values.shape[-2:]
-    slide.BitsAllocated = values.dtype.itemsize * 8
-    slide.BitsStored, slide.HighBit = bits, bits - 1
-    slide.PixelRepresentation = int(signed)
-    slide.PixelData = values.tobytes()
-    for name, value in fields.items():
-        setattr(slide, name, value)
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, slide, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def test_ct_in_hounsfield_units():

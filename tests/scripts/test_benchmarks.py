@@ -90,6 +90,7 @@ def test_input_script(tmp_path, photo_folder):
         "input",
         f"--data={photo_folder}",
         "--compare",
+        "--prepared=40",
         *flags,
         f"--output={tmp_path / 'out.json'}",
     )
@@ -101,6 +102,7 @@ def test_input_script(tmp_path, photo_folder):
     stacks = [
         "hf_mae",
         "hf_mae, 4 crops an image",
+        "hf_mae, prepared images",
         "official (PIL, torchvision v1)",
         "torchvision v2",
     ]
@@ -114,6 +116,8 @@ def test_input_script(tmp_path, photo_folder):
     assert results["2_workers"]["images"] >= 64 * 2
     for words in (
         "hf_mae over torchvision v2: ",
+        "prepared at 40: 60 images in ",
+        "hf_mae, prepared images over official (PIL, torchvision v1): ",
         "of ours: decode ",
         "2 workers over one: ",
         "100,000 images/s need ",
