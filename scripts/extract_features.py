@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -45,7 +46,9 @@ def main() -> None:
         encoder, processor = load_encoder(args.model_name_or_path)
         with state.main_process_first():
             dataset = load_images(args)
-        extractor = FeatureExtractor(encoder.to(state.device), processor, dataset, args.features)
+        device: Any = state.device
+        encoder.to(device)
+        extractor = FeatureExtractor(encoder, processor, dataset, args.features)
         parts = extractor.parts(args.output.with_name(f"{args.output.name}.parts"))
         start = time.perf_counter()
         compute_parts(parts, extractor.samples, extractor, args.batch_size, args.num_workers, state)

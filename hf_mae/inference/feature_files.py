@@ -65,7 +65,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 def _write_parquet(parts: Parts, columns: Features, path: Path) -> int:
     count = 0
     schema = columns.arrow_schema
-    texts = [field.name for field in schema if field.name != "features"]
+    texts: Any = [field.name for field in schema if field.name != "features"]
     with (
         _unfinished(path) as unfinished,
         pq.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer,
@@ -97,17 +97,15 @@ def _write_rows(parts: Parts, columns: Features, array_file: IO[bytes], table_fi
     for rows in read_rows(parts):
         array_file.write(np.ascontiguousarray(rows.features, "<f4").data)
         for row in rows.table.select(names).to_pylist():
-            values = [
-                value
-                if isinstance(value, (str, int, float))
-                else json.dumps(value, ensure_ascii=False)
-                for value in row.values()
-            ]
-            table.writerow([count, *values])
+            table.writerow([count, *map(_as_cell, row.values())])
             count += 1
     array_file.seek(0)
     _write_header(array_file, (count, *shape))  # of the same length: numpy leaves room for it
     return count
+
+
+def _as_cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:

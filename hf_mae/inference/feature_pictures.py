@@ -275,7 +275,7 @@ def feature_map(
     points = tsne.fit_transform(normalized(vectors))  # (n, 2)
     figure = Figure(figsize=(7.2, 5.6), layout="constrained")
     axis = figure.subplots()
-    size = float(np.clip(9000 / len(points), 4, 40))
+    size = float(np.clip(20_000 / len(points), 6, 40))
     if classes is None:
         colour = "#3b6ea5" if values is None else values
         dots = axis.scatter(*points.T, s=size, c=colour, linewidths=0)
@@ -314,14 +314,15 @@ def _draw_neighbours(
         near = its_numbers[others][:NEIGHBOURS]
         images = _to_pictures(extractor, _read(extractor, np.array([query, *near])))
         title = labels.title(query)
-        row = [Tile(images[0], title, "black")]
+        row = [Tile(images[0], title)]
         for image, number, cosine in zip(images[1:], near, its_cosines[others]):
-            its_title, colour = labels.title(number), None
+            its_title = labels.title(number)
+            mark, colour = "", None
             if labels.are_classes:
-                colour = _RIGHT if its_title == title else _WRONG
-            row.append(Tile(image, f"{its_title}\n{cosine:.3f}", colour))
+                mark, colour = ("✓ ", _RIGHT) if its_title == title else ("✗ ", _WRONG)
+            row.append(Tile(image, f"{mark}{its_title}\n{cosine:.3f}", colour))
         rows.append(row)
-    marks = "; framed green: of the same class, red: of another" if labels.are_classes else ""
+    marks = " (✓ of the same class, ✗ of another)" if labels.are_classes else ""
     return tile_panel(rows, f"an image, and its nearest neighbours by cosine{marks}")
 
 

@@ -137,7 +137,7 @@ class FeatureExtractor:
             raise ValueError(f"features is {kind!r}; it must be one of {', '.join(KINDS)}")
         self.encoder = cast(PreTrainedModel, model.base_model)
         self.processor = processor
-        self.kind = kind
+        self.kind: Kind = kind
         self.samples = ImageSamples(
             dataset, ProcessorTransform(processor), num_channels(model), seed=0
         )
