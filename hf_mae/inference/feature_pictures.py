@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # takes seconds to import
 
 MAP_IMAGES = 3000  # t-SNE takes about 20 s for so many
 PATCH_IMAGES = 8
+PLACE_IMAGES = 32  # whose mean at each place is taken out of the patches
 QUERIES, NEIGHBOURS = 6, 7
 _SEED = 0
 _MOST_CLASSES = 20  # that have a colour of their own
@@ -50,7 +51,8 @@ def draw_features(parts: Parts, extractor: FeatureExtractor, folder: Path) -> No
     """Draws what features show into a folder.
 
     - `patches.png`: images, and beside each the first three principal components of the patch
-      features of all of these as red, green and blue;
+      features of all of these as red, green and blue. Much of a patch's features is where it lies:
+      of eight images or more their mean at each place is taken out first;
     - `map.png`: the images in two dimensions, by t-SNE of the features at length 1, coloured by
       class; of more than `MAP_IMAGES` images so many, evenly spaced;
     - `neighbours.png`: images, and those of all whose features are nearest by cosine.
@@ -67,7 +69,8 @@ def draw_features(parts: Parts, extractor: FeatureExtractor, folder: Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     labels = _Labels(extractor.samples.dataset)
     chosen = _choose(sample, labels)
-    figures = {"patches.png": _draw_patches(extractor, labels, sample[chosen])}
+    others = sample[_evenly_spaced(len(sample), PLACE_IMAGES)]
+    figures = {"patches.png": _draw_patches(extractor, labels, sample[chosen], others)}
     if len(sample) < 5 or not np.ptp(vectors, axis=0).any():
         logger.warning("map.png isn't drawn: it needs at least five images that differ")
     else:
@@ -203,9 +206,15 @@ def _to_pictures(extractor: FeatureExtractor, pixel_values: torch.Tensor) -> np.
     return pixels.permute(0, 2, 3, 1).numpy()
 
 
-def _draw_patches(extractor: FeatureExtractor, labels: _Labels, indices: np.ndarray) -> "Figure":
+def _draw_patches(
+    extractor: FeatureExtractor, labels: _Labels, indices: np.ndarray, others: np.ndarray
+) -> "Figure":
     pixel_values = _read(extractor, indices)
-    patches = extractor.encode(pixel_values)[:, 1:].cpu().numpy()  # (B, N, D)
+    patches = _encode_patches(extractor, pixel_values)
+    title = "image, and its patches' first three principal components as red, green, blue"
+    if len(others) >= PATCH_IMAGES:
+        patches -= _encode_patches(extractor, _read(extractor, others)).mean(axis=0)
+        title += f"\n(the mean of {len(others)} images at each place is taken out first)"
     maps = components_as_colours(patches).reshape(len(indices), *extractor.grid, 3)
     images = _to_pictures(extractor, pixel_values)
     height, width = images.shape[1:3]
@@ -216,8 +225,11 @@ def _draw_patches(extractor: FeatureExtractor, labels: _Labels, indices: np.ndar
     for index, image, its_map in zip(indices, images, maps):
         pair = np.concatenate([image, gap, its_map[down][:, across]], axis=1)
         tiles.append(Tile(pair, labels.title(index)))
-    title = "image, and its patches' first three principal components as red, green, blue"
     return tile_panel([tiles[first : first + 4] for first in range(0, len(tiles), 4)], title)
+
+
+def _encode_patches(extractor: FeatureExtractor, pixel_values: torch.Tensor) -> np.ndarray:
+    return extractor.encode(pixel_values)[:, 1:].cpu().numpy()  # (B, N, D)
 
 
 def _enlarged(pixels: np.ndarray, patches: int, size: int) -> np.ndarray:
@@ -340,7 +352,8 @@ def tile_panel(rows: Sequence[Sequence[Tile]], title: str) -> "Figure":
     tile_width = 8.4 / max(across, 4)
     lines = max(row[-1].title.count("\n") for row in rows) + 1
     tile_height = tile_width * height / width + 0.17 * lines + 0.06
-    figure = Figure(figsize=(8.4, tile_height * len(rows) + 0.45), layout="constrained")
+    head = 0.3 + 0.15 * title.count("\n") + 0.1
+    figure = Figure(figsize=(8.4, tile_height * len(rows) + head), layout="constrained")
     axes = figure.subplots(len(rows), across, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
