@@ -131,6 +131,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--dataset_config is for --dataset_name")
     if args.index and args.features == "patches":
         parser.error("--index has a vector an image; it is for --features mean or cls")
+    if args.index and args.index.is_dir():
+        parser.error(f"index {args.index} is a folder; name a file")
+    if args.picture and args.picture.exists() and not args.picture.is_dir():
+        parser.error(f"picture {args.picture} is a file; name a folder")
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("batch_size must be at least 1 and num_workers at least 0")
 

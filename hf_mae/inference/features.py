@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+from datasets import Image as ImageFeature
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from ..data.labels import unify_labels
 from ..data.samples import ImageSamples
 from ..data.transforms import ProcessorTransform
 from ..models.loading import num_channels
@@ -62,7 +64,7 @@ def extract_features(
         model: An encoder, from `load_encoder`, or a model that stands on one.
         processor: Its image processor.
         images: Files, folders, patterns or addresses, as of `find_images`; or a data set with a
-            column `image`, and perhaps `label`, as `load_image_dataset` returns them.
+            column `image`, and perhaps `label`.
         features: `"mean"`, `"cls"` or `"patches"`.
         batch_size: Images that are encoded at once.
         num_workers: Processes that read ahead; 0 to read in this one.
@@ -73,8 +75,8 @@ def extract_features(
         Images that can't be read are left out, and named in a warning each.
 
     Raises:
-        ValueError: the model has no class token and patches, or answers what is no number; or
-            there are no images.
+        ValueError: the model has no class token and patches, or answers what is no number; there
+            are no images; or an image of a data set with labels has none.
 
     Example:
 
@@ -88,7 +90,7 @@ def extract_features(
     >>> found.with_format("numpy")["features"][:].shape
     (8, 192)
     """
-    dataset = images if isinstance(images, Dataset) else find_images(images)
+    dataset = _take_columns(images) if isinstance(images, Dataset) else find_images(images)
     extractor = FeatureExtractor(model, processor, dataset, features)
     order = list(range(len(dataset)))
     batches = [order[first : first + batch_size] for first in order[::batch_size]]
@@ -104,6 +106,19 @@ def extract_features(
     for name, error in errors_of(table):
         logger.warning(f"{name} is left out: {error}")
     return Dataset(readable_rows(table).cast(extractor.columns.arrow_schema))
+
+
+def _take_columns(dataset: Dataset) -> Dataset:
+    """The images, undecoded, and the labels, as `load_image_dataset` has them."""
+    if "image" not in dataset.features:
+        raise ValueError(
+            f"there is no column image; the data set has {', '.join(dataset.features)}"
+        )
+    columns = [name for name in ("image", "label") if name in dataset.features]
+    dataset = dataset.select_columns(columns)
+    if isinstance(dataset.features["image"], ImageFeature):
+        dataset = dataset.cast_column("image", ImageFeature(decode=False))
+    return unify_labels({"images": dataset})["images"] if "label" in columns else dataset
 
 
 class FeatureExtractor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from datasets import ClassLabel, List, Value
+from datasets import ClassLabel, List
 from PIL import Image
 from tiny_models import make
 
@@ -87,10 +87,6 @@ def test_first_of_each_class():
     assert first_of_each_class(classes, 9).tolist() == [2, 5, 0, 4, 1, 3]
 
 
-def as_values(digits):
-    return digits.cast_column("label", Value("float32"))
-
-
 def as_lists(digits):
     feature = List(ClassLabel(names=["cat", "dog"]))
     lists = [[[0], [0, 1], []][number % 3] for number in range(len(digits))]
@@ -98,7 +94,6 @@ def as_lists(digits):
 
 
 LABELS = {
-    "values": as_values,
     "lists": as_lists,
     "none": lambda digits: digits.remove_columns("label"),
 }
@@ -129,6 +124,14 @@ def test_many_classes_and_the_legend():
     assert shown[0] == "3 more classes"
     assert {f"kind {number}" for number in range(8)} < set(shown)
     assert figure.axes[0].get_title() == "t-SNE of the features of 100 of 5,000 images"
+
+
+def test_values_are_a_scale():
+    rng = np.random.default_rng(0)
+    figure = feature_map(rng.normal(size=(20, 8)), 20, values=np.arange(20) / 4)
+    _, scale = figure.axes
+    assert scale.get_ylim() == (0, 4.75)
+    assert scale.get_ylabel() == "label"
 
 
 def test_a_panel_marks_tiles():

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from datasets import Image as DecodedImage
 from tiny_models import make, save
 from transformers import (
     AutoModelForImageClassification,
@@ -116,6 +117,22 @@ def test_images_by_name(photo_folder, tmp_path, caplog):
     np.testing.assert_allclose(found.with_format("numpy")["features"][1], alone[0], atol=1e-5)
     none = extract_features(model, processor, [damaged])
     assert (len(none), none.column_names) == (0, ["name", "features"])
+
+
+def test_data_sets_of_others(digits):
+    """Decoded images, labels that are names, and columns that nobody asked for."""
+    model = make("grey encoder")
+    processor = MAEImageProcessor.from_model_config(model.config)
+    names = [f"kind {label % 3}" for label in digits["label"]]
+    plain = digits.cast_column("image", DecodedImage()).remove_columns("label")
+    plain = plain.add_column("label", names).add_column("other", names)
+    found = extract_features(model, processor, plain)
+    assert found["label_name"][:] == names
+    assert found.features["label"].names == ["kind 0", "kind 1", "kind 2"]
+    wanted = features_of(model, processor, digits)
+    np.testing.assert_array_equal(found.with_format("numpy")["features"][:], wanted)
+    with pytest.raises(ValueError, match="there is no column image; the data set has label, other"):
+        extract_features(model, processor, plain.remove_columns("image"))
 
 
 def test_what_has_no_features(digits, tmp_path):

@@ -200,6 +200,8 @@ def test_what_is_refused(grey, tmp_path, monkeypatch):
         # before the model is loaded
         (*missing, digits, "--output", "f.csv"): "f.csv must end in .parquet or .npy",
         (*missing, digits, *output, "--index=f", "--features=patches"): "--index has a vector",
+        (*missing, digits, *output, "--index", tmp_path): "is a folder; name a file",
+        (*missing, digits, *output, "--picture", __file__): "is a file; name a folder",
         (*missing, *output): "give either IMAGE …, or --train_dir, or --dataset_name",
         (*missing, digits, "a.png", *output): "give either IMAGE",
         (*missing, "a.png", "--split=train", *output): "--split is for --dataset_name",
