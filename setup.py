@@ -43,10 +43,11 @@ setup(
         # bands and depths that PIL has no mode for, in TIFF and PNG files; and DICOM
         "scientific": ["tifffile>=2025.5", "imagecodecs>=2025.3", "pydicom>=3.0"],
         "heif": ["pillow-heif>=1.1"],  # photographs of phones
+        "search": ["faiss-cpu>=1.13"],  # scripts/extract_features.py --index
         # scripts/export.py --to onnx
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
         "test": [
-            "hf-mae[heif,onnx,scientific]",
+            "hf-mae[heif,onnx,scientific,search]",
             "optuna>=5.0",  # hyperparameter_search
             "parameterized>=0.9",  # transformers' own tests of models
             "peft>=0.21",  # adapters on our models

@@ -46,8 +46,9 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
         MaskedEvaluationTransform,
         PretrainingTransform,
     )
+    from .inference.features import extract_features
     from .inference.predictions import predict
-    from .models.loading import load_classifier, load_model, load_processor
+    from .models.loading import load_classifier, load_encoder, load_model, load_processor
     from .training.arguments import (
         FineTuningArguments,
         LinearProbeArguments,
@@ -74,7 +75,9 @@ _LAZY = {
     "PretrainingTransform": ".data.transforms",
     "convert": ".conversion.from_others",
     "export": ".conversion.to_transformers",
+    "extract_features": ".inference.features",
     "load_classifier": ".models.loading",
+    "load_encoder": ".models.loading",
     "load_evaluation_dataset": ".data.sources",
     "load_image_dataset": ".data.sources",
     "load_model": ".models.loading",
@@ -117,7 +120,9 @@ __all__ = [
     "PretrainingTransform",
     "convert",
     "export",
+    "extract_features",
     "load_classifier",
+    "load_encoder",
     "load_evaluation_dataset",
     "load_image_dataset",
     "load_model",

@@ -124,7 +124,7 @@ def test_dependencies_are_declared():
         if isinstance(node, ast.keyword) and node.arg == "install_requires":
             lines = [ast.literal_eval(line) for line in node.value.elts]
             declared = {canonicalize_name(Requirement(line).name) for line in lines}
-    optional = {"nvidia", "onnxruntime", "onnxscript"}
+    optional = {"faiss", "nvidia", "onnxruntime", "onnxscript"}
     distributions = importlib.metadata.packages_distributions()
     imported = set()
     for path in MODULES:

@@ -182,6 +182,59 @@ def load_evaluation_dataset(
 
 
 @_nothing_written_beside_the_input()
+def load_split(
+    dataset_name: str | None = None,
+    dataset_config: str | None = None,
+    train_dir: str | os.PathLike | None = None,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+) -> Dataset:
+    """Loads one split, with labels if it has them; that it has none is said.
+
+    Args:
+        dataset_name, dataset_config, train_dir, image_column, label_column: As for
+            `load_image_dataset`. A `label_column` that is named must be there.
+        split: Name of the split; by default the only one.
+
+    Returns:
+        `datasets.Dataset` with the column `image` and, if there are labels, `label` (as of
+        `load_image_dataset`).
+
+    Raises:
+        ValueError: something isn't there; the message lists what is.
+
+    Example:
+
+    >>> load_split("digits").column_names
+    ['image', 'label']
+    """
+    if (dataset_name is None) == (train_dir is None):
+        raise ValueError("give either dataset_name or train_dir")
+
+    def load(labels: bool) -> Dataset:
+        if train_dir is not None:
+            splits = load_image_folder(train_dir, "train_dir", labels, _listed(label_column))
+        else:
+            splits = _load_named(
+                str(dataset_name), dataset_config, labels, image_column, label_column
+            )
+        name = only_split(splits) if split is None else split
+        dataset = pick_split(splits, name, "split")
+        dataset = _standard_columns(dataset, image_column, label_column, labels)
+        return unify_labels({name: dataset})[name] if labels else dataset
+
+    try:
+        return load(labels=True)
+    except ValueError as error:
+        if label_column is not None:
+            raise
+        dataset = load(labels=False)
+        logger.warning(f"there are no labels: {error}")
+        return dataset
+
+
+@_nothing_written_beside_the_input()
 def load_every_split(
     dataset_name: str | None = None,
     dataset_config: str | None = None,

@@ -242,6 +242,41 @@ def load_classifier(
     return model.eval(), load_processor(model_name_or_path, our_config)
 
 
+def load_encoder(
+    model_name_or_path: str | Path,
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Loads the encoder of a model, whatever stands on it, and its image processor.
+
+    Args:
+        model_name_or_path: Folder or Hub id of a model of ours, own or native, or `vit_mae`; or of
+            a classifier of transformers' whose encoder is a ViT or a BEiT.
+
+    Returns:
+        The encoder, in float32 and evaluation mode, and its processor.
+
+    Raises:
+        ValueError: it is of another kind, or damaged; or a tensor is missing, left over or of
+            another shape.
+        OSError: there is none.
+
+    Example:
+
+    >>> encoder, processor = load_encoder("facebook/vit-mae-base")  # doctest: +SKIP
+    """
+    fields = _read_config(model_name_or_path)
+    if fields.get("model_type") == "mae" or MAEConfig.is_native(fields):
+        encoder = load_as(MAEModel, model_name_or_path)
+        return encoder.eval(), load_processor(model_name_or_path, encoder.config)
+    if "ForImageClassification" not in architecture(fields):
+        raise ValueError(
+            f"{model_name_or_path} holds {architecture(fields)}, which is no encoder of ours; "
+            f"there must be one of {', '.join(_OUR_CLASSES)}, or a classifier of transformers' on "
+            "a ViT or a BEiT"
+        )
+    classifier, processor = load_classifier(model_name_or_path)
+    return cast(PreTrainedModel, classifier.base_model).float(), processor
+
+
 def load_config(model_name_or_path: str | Path) -> MAEConfig:
     """Loads the configuration of a model of ours, own or native, or `vit_mae`.
 

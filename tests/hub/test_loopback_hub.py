@@ -159,6 +159,7 @@ torch.save([model.eval()(**inputs).loss for model in models], "outputs.pt")
     arguments = [f"--model_name_or_path={repo_id}", f"--output={folder / 'out.png'}"]
     printed = run_script("reconstruct.py", *arguments, folder / "picture.png")
     assert "1 image in" in printed
+    check_features(model, repo_id, folder)
     flags = ["--dataset_name=digits", "--max_steps=1", "--use_cpu"]
     flags += ["--per_device_train_batch_size=16", "--warmup_epochs=0", "--eval_strategy=no"]
     flags += ["--report_to=none", "--dataloader_num_workers=0", "--learning_rate=1e-6"]
@@ -167,6 +168,17 @@ torch.save([model.eval()(**inputs).loss for model in models], "outputs.pt")
     tensors = load_file(output / "model.safetensors")
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=1e-5)
+
+
+def check_features(model, repo_id, folder):
+    arguments = [f"--model_name_or_path={repo_id}", "--features=cls", "--use_cpu"]
+    output = folder / "features.npy"
+    run_script("extract_features.py", *arguments, "--output", output, folder / "picture.png")
+    processor = MAEImageProcessor.from_model_config(model.config)
+    processor.size = {"shortest_edge": 32}
+    with Image.open(folder / "picture.png") as picture, torch.no_grad():
+        expected = model.vit(**processor(picture, return_tensors="pt")).last_hidden_state[:, 0]
+    torch.testing.assert_close(torch.tensor(np.load(output)), expected, rtol=0, atol=1e-5)
 
 
 def test_what_the_cache_knows_of_a_decoder(hub, tmp_path):
