@@ -67,7 +67,7 @@ TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
 def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
-    The user's Hub token is left out of the line. What is `Stopped` ends with a line and status 130.
+    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130.
 
     Args:
         script: Its name, which starts the line.
@@ -88,6 +88,6 @@ def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) 
         if token:  # whoever put it there
             message = message.replace(token, "(token)")
         sys.exit(f"{script}: error: {message}")
-    except Stopped as stop:
-        print(f"{script}: {stop}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # as shells have it

@@ -207,6 +207,22 @@ def progress_bar(total: int, state: PartialState) -> tqdm:
     )
 
 
+def default_workers(num_images: int, batch_size: int, state: PartialState) -> int:
+    """Says how many processes are to read ahead for each process, where the user doesn't.
+
+    They take half of the cores, at most 16 each; of a single batch there is nothing to read ahead.
+
+    Args:
+        num_images: Of all processes.
+        batch_size: Images that are answered for at once.
+        state: Says how many processes there are.
+    """
+    if num_images <= batch_size * state.num_processes:
+        return 0
+    cores = (os.cpu_count() or 1) // state.num_processes
+    return min(16, max(1, cores // 2))
+
+
 @torch.no_grad()
 def weights_digest(model: torch.nn.Module) -> str:
     """A short name of a model's weights: parts of another model are other answers."""
