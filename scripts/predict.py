@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
@@ -134,9 +133,10 @@ def save_answers(
         return 0
     passed_over = 0
     for table in parts.tables():
-        for row in table.filter(pc.is_valid(table["error"])).to_pylist():
-            say_passed_over(row["image"], row["error"])
-            passed_over += 1
+        for name, error in zip(table["image"].to_pylist(), table["error"].to_pylist()):
+            if error is not None:
+                say_passed_over(name, error)
+                passed_over += 1
     parts.remove()
     noun = "image" if len(samples) == 1 else "images"
     rate = (len(samples) - before) / seconds

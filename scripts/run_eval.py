@@ -20,6 +20,7 @@ import json
 import tempfile
 import time
 import zlib
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,15 @@ def main() -> None:
                 image_column=args.image_column,
                 label_column=args.label_column,
             )
-        numbers = torch.tensor(match_labels(dataset.features["label"], model.config))
+        config: Any = model.config
+        numbers = torch.tensor(match_labels(dataset.features["label"], config))
         samples = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
-        labels = to_models_numbers(samples.all_labels(), numbers, model.config.num_labels)
+        labels = to_models_numbers(samples.all_labels(), numbers, config.num_labels)
         about = {**describe_classifier(model, processor), **describe_data(args, split, labels)}
         parts = Parts(find_parts_folder(args, state), len(samples), ROWS, about)
         speed = answer_all(model, samples, parts, args, state)
         if state.is_main_process:
-            evaluation, bad = read_answers(parts, model.config, labels)
+            evaluation, bad = read_answers(parts, config, labels)
             results = {
                 **measure_answers(evaluation),
                 "n": len(evaluation.images),
@@ -85,7 +87,7 @@ def main() -> None:
                 "model": args.model_name_or_path,
                 "dataset": args.dataset_name or args.validation_dir,
                 "split": split,
-                "hardware": hardware(state.device, state.num_processes),
+                "hardware": hardware(next(model.parameters()).device, state.num_processes),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "versions": {package: version(package) for package in PACKAGES},
             }
@@ -221,13 +223,13 @@ def answer_all(
 def measure_answers(evaluation: Evaluation) -> dict[str, Any]:
     """The figures of the whole, and how far they can be trusted."""
     logits, labels = evaluation.logits, evaluation.labels
-    metrics = measure(evaluation.problem_type, logits, labels, evaluation.names)
+    metrics: dict[str, Any] = measure(evaluation.problem_type, logits, labels, evaluation.names)
     if evaluation.problem_type == REGRESSION and logits.shape[1] == 1:
         metrics |= value_metrics(logits[:, 0].numpy(), labels.numpy())
     return {**metrics, **judge(metrics, labels)}
 
 
-def judge(metrics: dict[str, float], labels: torch.Tensor) -> dict[str, Any]:
+def judge(metrics: Mapping[str, Any], labels: torch.Tensor) -> dict[str, Any]:
     """Says how far the metrics can be trusted."""
     found: dict[str, Any] = {}
     accuracy = metrics.get("top1_accuracy")

@@ -96,8 +96,9 @@ def compute_logits(model: PreTrainedModel, batch: ImageBatch) -> torch.Tensor:
     Raises:
         ValueError: the model answers what is no number.
     """
+    config: Any = model.config
     if batch.pixel_values is None:
-        return torch.zeros(0, model.config.num_labels)
+        return torch.zeros(0, config.num_labels)
     return finite(model(batch.pixel_values.to(model.device)).logits).float().cpu()
 
 

@@ -22,7 +22,7 @@ from ..inference.predictions import compute_logits, distinct_names
 from ..inference.tables import write_table
 from ..models.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL, answer_scores
 from .metrics import class_rates, label_areas
-from .report_figures import confusion_picture, mistakes_picture, scatter_picture
+from .report_figures import confusion_picture, mistakes_picture, save_picture, scatter_picture
 
 
 _THRESHOLD = 0.5  # of a label's probability, for it to be answered
@@ -216,13 +216,14 @@ def write_report(folder: Path, evaluation: Evaluation, bad: Rows, samples: Image
     _write_rows(folder / "mistakes.csv", mistakes, _mistake_columns(evaluation))
     if mistakes:
         shown = mistakes[:_SHOWN]
-        mistakes_picture(shown, len(mistakes), samples).savefig(folder / "mistakes.png", dpi=100)
+        picture = mistakes_picture(shown, len(mistakes), samples)
+        save_picture(picture, folder / "mistakes.png")
     if bad:
         _write_rows(folder / "bad_images.csv", bad, ["image", "error"])
     if evaluation.problem_type == REGRESSION:
         targets, values = evaluation.labels.numpy().reshape(-1), evaluation.scores[:, 0]
         picture = scatter_picture(targets, values, evaluation.names[0])
-        picture.savefig(folder / "scatter.png", dpi=100)
+        save_picture(picture, folder / "scatter.png")
     elif evaluation.problem_type == MULTI_LABEL:
         _write_rows(folder / "per_label.csv", label_rows(evaluation))
     else:
@@ -230,7 +231,7 @@ def write_report(folder: Path, evaluation: Evaluation, bad: Rows, samples: Image
         _write_rows(folder / "per_class.csv", rows)
         _write_matrix(folder / "confusion_matrix.csv", matrix, evaluation.names)
         picture = confusion_picture(matrix, evaluation.names)
-        picture.savefig(folder / "confusion_matrix.png", dpi=100)
+        save_picture(picture, folder / "confusion_matrix.png")
 
 
 def _mistake_columns(evaluation: Evaluation) -> list[str]:

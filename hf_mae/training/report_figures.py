@@ -1,7 +1,9 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Pictures of an evaluation: what is confused with what, and the worst mistakes."""
 
+import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,7 @@ def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     shown = np.sort(occurring[np.argsort(-confused, kind="stable")[:_CLASSES]])
     counts = matrix[np.ix_(shown, shown)]
     images = np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)  # (S, 1)
-    labels = [shorten(names[number]) for number in shown]
+    labels = [shorten(names[number]) for number in shown.tolist()]
 
     side = 0.42 * len(shown)
     longest = 0.08 * max(map(len, labels))
@@ -58,13 +60,13 @@ def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> Figure:
         share = counts[row, column] / images[row, 0]
         colour = "white" if share > 0.5 else "black"
         axis.text(
-            column, row, _count(counts[row, column]), ha="center", va="center", color=colour,
+            column, row, _count(int(counts[row, column])), ha="center", va="center", color=colour,
             fontsize=7,
         )  # fmt: skip
-    title = "images; the darker, the greater the share of the row"
+    title = "images of each class, by answer"
     if len(shown) < len(occurring):
         title = f"the {len(shown)} of {len(occurring):,} classes that are confused most"
-    axis.set_title(title, fontsize=9)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -111,6 +113,13 @@ def scatter_picture(targets: np.ndarray, values: np.ndarray, name: str) -> Figur
     return figure
 
 
+def save_picture(figure: Figure, file: Path) -> None:
+    """Writes a picture; letters that no font has were reported when it was drawn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure.savefig(file, dpi=100)
+
+
 def shorten(name: str, length: int = _LABEL) -> str:
     """Writes a name in a line of so many letters, its middle left out.
 
@@ -136,7 +145,7 @@ def _caption(row: dict[str, Any]) -> str:
         return f"{shorten(row['label'])}\n{row['score']:.1%}, {truth}"
     if "error" in row:
         return f"{row['answer']:.4g}\nis {row['value']:.4g}"
-    return f"{shorten(row['answer'])} {row['score']:.1%}\nis {shorten(row['class'])}"
+    return f"{shorten(row['answer'])}, {row['score']:.1%}\nis {shorten(row['class'])}"
 
 
 def _thumbnail(samples: ImageSamples, place: int) -> np.ndarray | None:
@@ -158,6 +167,8 @@ def _text_options(texts: Iterable[str]) -> dict[str, Any]:
     families = []
     fonts = sorted(fontManager.ttflist, key=lambda font: font.name != "DejaVu Sans")
     for font in fonts:
+        if font.name.startswith("Last Resort"):  # which has a box for every letter
+            continue
         drawn = {letter for letter in missing if FT2Font(font.fname).get_char_index(ord(letter))}
         if drawn:
             families.append(font.name)
@@ -165,7 +176,7 @@ def _text_options(texts: Iterable[str]) -> dict[str, Any]:
         if not missing:
             break
     if missing:
-        logger.warning(
+        logger.warning_once(
             f"no font here has {' '.join(sorted(missing))}: they are boxes in the pictures, and "
             "themselves in the tables"
         )

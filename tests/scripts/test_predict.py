@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import re
 import runpy
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, TINY, kill_tree, run_script, script_command
+from helpers import ROOT, TINY, run_script, script_command
 from loopback_hub import loopback_hub
 from torch import nn
 
@@ -197,44 +198,53 @@ def test_a_row_an_image_whatever_the_model_says_of_it(pictures, tmp_path, run_he
                 assert list(ours) == pytest.approx(list(theirs), abs=1e-4)
 
 
-def many(pictures, folder, count=1200):
-    """A file of names: so many, of few pictures, and one that is broken now and then."""
+def many(pictures, count):
+    """So many names, of few pictures, and one that is broken now and then."""
     few = [*sorted((pictures / "a").iterdir()), pictures / "b/broken.png", pictures / "3.jpg"]
-    names = [str(few[number * 3 // 2 % len(few)]) for number in range(count)]
-    (folder / "names.txt").write_text("\n".join(names))
-    return names, folder / "names.txt"
+    return [str(few[number * 3 // 2 % len(few)]) for number in range(count)]
 
 
-def wait_for(condition, process):
-    while not condition():
+def wait_until_read(pipe, process):
+    """Waits until a process reads a pipe; as long as the returned file is open, it gets nothing."""
+    while True:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody does yet
+            time.sleep(0.01)
 
 
 def test_killed_and_interrupted_it_goes_on(classifier, pictures, tmp_path, run_here, caplog):
-    """To the bytes of an unbroken run."""
-    names, list_of_names = many(pictures, tmp_path)
+    """To the bytes of an unbroken run; it is stopped in the third part, at a pipe."""
+    names = many(pictures, count=600)
+    pipe = tmp_path / "pipe.png"
+    names[550] = str(pipe)
+    stdin = "\n".join(names).encode()
+    (tmp_path / "names.txt").write_bytes(stdin)
     arguments = ["--model_name_or_path", classifier, "-", "--num_workers=1", "--use_cpu"]
     arguments += ["--batch_size=8"]
-    stdin = list_of_names.read_bytes()
-    assert run_here(*arguments, "--output", tmp_path / "whole.csv", stdin=stdin)[0] == 1
     parts = tmp_path / "broken.csv.parts"
     command = script_command("predict.py", *arguments, "--output", tmp_path / "broken.csv")
-    for end in ("kill", "interrupt"):
-        number = len(list(parts.glob("*.parquet")))
-        with list_of_names.open() as text:
-            process = subprocess.Popen(command, stdin=text, stderr=subprocess.PIPE, text=True)
-        wait_for((parts / f"{number:06d}.parquet").exists, process)
-        if end == "kill":
-            kill_tree(process)
-            continue
-        process.send_signal(signal.SIGINT)
+    os.mkfifo(pipe)
+    for end in (signal.SIGKILL, signal.SIGINT):
+        with (tmp_path / "names.txt").open() as text:
+            process = subprocess.Popen(
+                command, stdin=text, stderr=subprocess.PIPE, text=True, start_new_session=True
+            )
+        writer = wait_until_read(pipe, process)
+        while not (parts / "000001.parquet").exists():
+            time.sleep(0.01)
+        os.killpg(process.pid, end)  # as a terminal does
+        os.close(writer)
         _, stderr = process.communicate()
-        assert process.returncode == 130
-        last = stderr.splitlines()[-1]
-        assert re.search(r"predict.py: stopped; answers for [\d,]+ of 1,200 images are kept", last)
-        assert "the same command goes on" in last
-        assert "Traceback" not in stderr
+    assert process.returncode == 130
+    last = stderr.splitlines()[-1]
+    assert "predict.py: stopped; answers for 512 of 600 images are kept in" in last
+    assert "the same command goes on" in last
+    assert "Traceback" not in stderr
+    pipe.unlink()
+    pipe.write_bytes((pictures / "a/0.png").read_bytes())
+    assert run_here(*arguments, "--output", tmp_path / "whole.csv", stdin=stdin)[0] == 1
     other = save_classifier(parts.parent / "other", problem_type="multi_label_classification")
     wrong = [*arguments[2:], "--output", tmp_path / "broken.csv", "--model_name_or_path", other]
     status, _, stderr = run_here(*wrong, stdin=stdin)
@@ -242,14 +252,14 @@ def test_killed_and_interrupted_it_goes_on(classifier, pictures, tmp_path, run_h
     assert "holds parts of answers with other problem_type; remove it" in stderr
     status, _, stderr = run_here(*arguments, "--output", tmp_path / "broken.csv", stdin=stdin)
     assert status == 1
-    assert "going on after" in caplog.text
+    assert "going on after 512 of 600 images" in caplog.text
     assert passed_over(stderr) == [name for name in names if "broken" in name]
     assert (tmp_path / "broken.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not parts.exists()
 
 
 def test_two_processes_equal_one(classifier, pictures, tmp_path, run_here):
-    names, _ = many(pictures, tmp_path, count=600)
+    names = many(pictures, count=300)
     arguments = ["--model_name_or_path", classifier, "--use_cpu", "--num_workers=1"]
     run_here(*arguments, *names, "--output", tmp_path / "one.parquet")
     done = run_script(
