@@ -241,8 +241,7 @@ def _mistake_columns(evaluation: Evaluation) -> list[str]:
 
 def _write_rows(file: Path, rows: Rows, columns: Sequence[str] | None = None) -> None:
     names = list(columns or rows[0])
-    columns_of = {name: [row[name] for row in rows] for name in names}
-    table = pa.table(columns_of)
+    table = pa.Table.from_pylist(rows)
     if not rows:
         table = pa.table({name: pa.array([], pa.string()) for name in names})
     write_table(lambda: [table], table.schema, file)

@@ -165,8 +165,8 @@ def value_metrics(values: np.ndarray, targets: np.ndarray) -> dict[str, float | 
 
     Example:
 
-    >>> value_metrics(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
-    {'root_mean_squared_error': 1.4142135623730951, 'r2': 0.1111111111111111}
+    >>> value_metrics(np.array([1.0, 3.0]), np.array([1.0, 5.0]))
+    {'root_mean_squared_error': 1.4142135623730951, 'r2': 0.5}
     """
     squares = float(np.square(values - targets).mean())
     variance = float(targets.var())

@@ -43,7 +43,7 @@ def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> Figure:
     shown = np.sort(occurring[np.argsort(-confused, kind="stable")[:_CLASSES]])
     counts = matrix[np.ix_(shown, shown)]
     images = np.maximum(matrix[shown].sum(axis=1, keepdims=True), 1)  # (S, 1)
-    labels = [shorten(names[number]) for number in shown.tolist()]
+    labels = [shorten(name) for number, name in enumerate(names) if number in shown]
 
     side = 0.42 * len(shown)
     longest = 0.08 * max(map(len, labels))

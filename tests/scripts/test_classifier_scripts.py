@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from hf_mae import MAEConfig, MAEForPreTraining, MAEImageProcessor
 from hf_mae.data.sources import load_image_dataset
+from hf_mae.file_names import printable
 
 
 QUIET = [
@@ -360,7 +361,7 @@ def test_predict_prints_any_name(finetuned, digits_folder, tmp_path, monkeypatch
     assert len(stdout.strip().split("\n\n")) == 2
     status, stdout, _ = run_script("predict.py", "--json", *arguments, check=False, fresh=True)
     assert status == 0
-    assert [answer["image"] for answer in json.loads(stdout)] == names
+    assert [answer["image"] for answer in json.loads(stdout)] == list(map(printable, names))
 
 
 def test_predict(finetuned, digits_folder, tmp_path):
