@@ -2,6 +2,7 @@
 """What goes wrong, by name, and the one place that tells the user of it."""
 
 import contextlib
+import signal
 import struct
 import sys
 import zlib
@@ -44,6 +45,10 @@ class NonFiniteLossError(RuntimeError):
     """The loss of an update is NaN or infinite."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The user stopped it; the message says what is kept."""
+
+
 # what is for the user to mend: a value, a file, an image, the network
 USER_ERRORS = (
     ValueError,
@@ -62,7 +67,7 @@ TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
 def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
-    The user's Hub token is left out of the line.
+    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130.
 
     Args:
         script: Its name, which starts the line.
@@ -83,3 +88,6 @@ def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) 
         if token:  # whoever put it there
             message = message.replace(token, "(token)")
         sys.exit(f"{script}: error: {message}")
+    except KeyboardInterrupt as stop:
+        print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)  # as shells have it

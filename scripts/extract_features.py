@@ -31,7 +31,7 @@ from hf_mae.inference.feature_files import (
 )
 from hf_mae.inference.feature_pictures import draw_features
 from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
-from hf_mae.inference.images import find_images
+from hf_mae.inference.images import find_images_once
 from hf_mae.inference.parts import Parts, compute_parts
 
 
@@ -44,8 +44,7 @@ def main() -> None:
             load_faiss()
         state = PartialState(cpu=args.use_cpu)
         encoder, processor = load_encoder(args.model_name_or_path)
-        with state.main_process_first():
-            dataset = load_images(args)
+        dataset = load_images(args, state)
         device: Any = state.device
         encoder.to(device)
         extractor = FeatureExtractor(encoder, processor, dataset, args.features)
@@ -139,17 +138,18 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("batch_size must be at least 1 and num_workers at least 0")
 
 
-def load_images(args: argparse.Namespace) -> Dataset:
+def load_images(args: argparse.Namespace, state: PartialState) -> Dataset:
     if args.images:
-        return find_images(args.images)
-    return load_split(
-        dataset_name=args.dataset_name,
-        dataset_config=args.dataset_config,
-        train_dir=args.train_dir,
-        split=args.split,
-        image_column=args.image_column,
-        label_column=args.label_column,
-    )
+        return find_images_once(args.images, state)
+    with state.main_process_first():
+        return load_split(
+            dataset_name=args.dataset_name,
+            dataset_config=args.dataset_config,
+            train_dir=args.train_dir,
+            split=args.split,
+            image_column=args.image_column,
+            label_column=args.label_column,
+        )
 
 
 def report_bad_images(parts: Parts) -> int:

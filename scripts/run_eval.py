@@ -1,10 +1,15 @@
 """Measures a classifier on labelled images, each counted once.
 
     python scripts/run_eval.py --model_name_or_path DIR_OR_ID --dataset_name NAME | --validation_dir
-    DIR
+    DIR [--output_dir REPORT]
 
 It gives the accuracy; of a multi-label model (labels as for run_finetune.py) mAP and each label's
-AUROC; of a regression the mean absolute error.
+AUROC; of a regression the mean absolute error, the root mean squared error and R2.
+
+--output_dir gets a report: results.json; per_class.csv (or per_label.csv) with precision, recall,
+F1 and accuracy, their 95 % Wilson intervals and counts; confusion_matrix.csv and .png; mistakes.csv
+and .png, from the worst down; of a regression scatter.png. Until it is written the answers are kept
+in its folder parts, and the same command goes on after it was stopped.
 
 On several GPUs: accelerate launch scripts/run_eval.py …; on several CPU processes: torchrun with
 --use_cpu.
@@ -12,28 +17,31 @@ On several GPUs: accelerate launch scripts/run_eval.py …; on several CPU proce
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from hf_mae import ImageSamples, load_classifier, load_evaluation_dataset
 from hf_mae.data.class_names import match_classes
 from hf_mae.data.folders import describe_left_out
-from hf_mae.data.labels import describe_labels, has_label, own_labels
-from hf_mae.data.samples import collate
+from hf_mae.data.labels import describe_labels
 from hf_mae.data.transforms import ProcessorTransform
-from hf_mae.errors import reported_as
-from hf_mae.file_names import print_any_name
-from hf_mae.inference.predictions import finite
+from hf_mae.errors import Stopped, reported_as
+from hf_mae.file_names import print_any_name, printable
+from hf_mae.inference.images import images_digest
+from hf_mae.inference.parts import Parts, default_workers
+from hf_mae.inference.predictions import ROWS, describe_classifier
 from hf_mae.models.loading import num_channels
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
+from hf_mae.training.evaluation import Evaluation, compute_answers, read_answers, write_report
 from hf_mae.training.metrics import (
     accuracy_interval,
     describe_doubts,
@@ -41,6 +49,7 @@ from hf_mae.training.metrics import (
     largest_share,
     measure,
     result_name,
+    value_metrics,
 )
 from hf_mae.versions import PACKAGES, hardware, version
 
@@ -48,10 +57,11 @@ from hf_mae.versions import PACKAGES, hardware, version
 def main() -> None:
     args = parse_arguments()
     print_any_name()
-    accelerator = Accelerator(cpu=args.use_cpu)
     with reported_as("run_eval.py"):
+        state = PartialState(cpu=args.use_cpu)
         model, processor = load_classifier(args.model_name_or_path)
-        with accelerator.main_process_first():
+        model.to(state.device)  # pyright: ignore[reportArgumentType]
+        with state.main_process_first():
             dataset, split = load_evaluation_dataset(
                 dataset_name=args.dataset_name,
                 dataset_config=args.dataset_config,
@@ -60,24 +70,31 @@ def main() -> None:
                 image_column=args.image_column,
                 label_column=args.label_column,
             )
-        numbers = match_labels(dataset.features["label"], model.config)
+        config: Any = model.config
+        numbers = torch.tensor(match_labels(dataset.features["label"], config))
         samples = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
-        measured = evaluate(model, samples, torch.tensor(numbers), accelerator, args)
-    if accelerator.is_main_process:
-        results = {
-            **measured,
-            "model": args.model_name_or_path,
-            "dataset": args.dataset_name or args.validation_dir,
-            "split": split,
-            "hardware": hardware(accelerator.device, accelerator.num_processes),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": {package: version(package) for package in PACKAGES},
-        }
-        print_results(results, describe_left_out(dataset))
-        if args.output:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    accelerator.end_training()
+        labels = to_models_numbers(samples.all_labels(), numbers, config.num_labels)
+        about = {**describe_classifier(model, processor), "data": images_digest(dataset)}
+        parts = Parts(find_parts_folder(args, state), len(samples), ROWS, about)
+        speed = answer_all(model, samples, parts, args, state)
+        if state.is_main_process:
+            evaluation, bad = read_answers(parts, config, labels)
+            results = {
+                **measure_answers(evaluation),
+                "n": len(evaluation.images),
+                "bad_images": len(bad),
+                **speed,
+                "model": args.model_name_or_path,
+                "dataset": args.dataset_name or args.validation_dir,
+                "split": split,
+                "hardware": hardware(next(model.parameters()).device, state.num_processes),
+                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "versions": {package: version(package) for package in PACKAGES},
+            }
+            print_results(results, describe_left_out(dataset))
+            write_results(args, results, evaluation, bad, samples)
+            parts.remove()
+    state.destroy_process_group()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -100,16 +117,25 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--label_column", nargs="+", help="one, or several of 0 and 1 (default: found)"
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="images a device (default: 64)")
-    parser.add_argument(
-        "--num_workers", type=int, default=0, help="processes that decode, a device (default: 0)"
+    results = parser.add_argument_group("results")
+    results.add_argument("--output_dir", type=Path, help="folder to write the report to")
+    results.add_argument("--output", type=Path, help="JSON file to write the figures alone to")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--batch_size", type=int, default=32, help="images a device at once (default: 32)"
     )
-    parser.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
-    parser.add_argument("--output", type=Path, help="JSON file to write the result to")
+    speed.add_argument(
+        "--num_workers",
+        type=int,
+        help="processes that decode ahead, for each device (default: half of the cores)",
+    )
+    speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
     args = parser.parse_args()
+    if args.output_dir and args.output_dir.is_file():
+        parser.error(f"output_dir {args.output_dir} is a file; name a folder")
     if args.output and args.output.is_dir():
         parser.error(f"output {args.output} is a folder; name a file")
-    if args.batch_size < 1 or args.num_workers < 0:
+    if args.batch_size < 1 or (args.num_workers or 0) < 0:
         parser.error("batch_size must be at least 1 and num_workers at least 0")
     return args
 
@@ -132,58 +158,65 @@ def match_labels(feature: Any, config: Any) -> list[int]:
     return match_classes(names, config.id2label)
 
 
-@torch.no_grad()
-def evaluate(
+def to_models_numbers(
+    labels: torch.Tensor | None, numbers: torch.Tensor, num_labels: int
+) -> torch.Tensor:
+    """Turns labels (N,) or (N, K), numbered as in the data set, into those that the model has."""
+    assert labels is not None  # for they were loaded
+    if labels.ndim == 2:
+        targets = torch.zeros(len(labels), num_labels)
+        targets[:, numbers] = labels.float()
+        return targets
+    return labels if labels.is_floating_point() else numbers[labels]
+
+
+def find_parts_folder(args: argparse.Namespace, state: PartialState) -> Path:
+    """Where answers are kept until all are there: beside the results, or for this run alone."""
+    if args.output_dir:
+        return args.output_dir / "parts"
+    if args.output:
+        return Path(f"{args.output}.parts")
+    folder = [tempfile.mkdtemp() if state.is_main_process else ""]
+    broadcast_object_list(folder)
+    return Path(folder[0])
+
+
+def answer_all(
     model: PreTrainedModel,
     samples: ImageSamples,
-    numbers: torch.Tensor,
-    accelerator: Accelerator,
+    parts: Parts,
     args: argparse.Namespace,
-) -> dict[str, Any]:
-    """Measures the model, and how fast it went.
-
-    Args:
-        model: A classifier.
-        samples: Labelled images.
-        numbers: (K,) the model's number of each class of the data set.
-        accelerator: Says on which device, and in how many processes.
-        args: The script's.
-
-    Raises:
-        ValueError: the model answers what is no number, or no image can be decoded.
-    """
-    loader = DataLoader(samples, args.batch_size, num_workers=args.num_workers, collate_fn=collate)
-    loader = accelerator.prepare(loader)
-    model.to(accelerator.device)
-    all_logits, all_labels = [], []
-    start = time.perf_counter()
-    for batch in tqdm(loader, desc="evaluating", disable=not accelerator.is_main_process):
-        logits = finite(model(batch["pixel_values"]).logits)
-        logits, labels = accelerator.gather_for_metrics((logits, own_labels(batch)))
-        all_logits.append(logits.float().cpu())
-        all_labels.append(labels.cpu())
+    state: PartialState,
+) -> dict[str, float]:
+    """Computes the answers that aren't there yet; returns how fast that went."""
+    num_workers = args.num_workers
+    if num_workers is None:
+        num_workers = default_workers(len(samples), args.batch_size, state)
+    is_kept = args.output_dir or args.output
+    start, before = time.perf_counter(), parts.num_done()
+    try:
+        compute_answers(model, samples, parts, args.batch_size, num_workers, state)
+    except (Stopped, ValueError) as error:
+        if not is_kept and state.is_main_process:
+            parts.remove()
+        if not is_kept and isinstance(error, Stopped):
+            raise Stopped("stopped; with --output_dir the same command would go on") from error
+        raise
     seconds = time.perf_counter() - start
-    labels = torch.cat(all_labels)
-    known = has_label(labels)
-    if not known.any():
-        raise ValueError(f"none of the {len(samples)} images can be decoded")
-    logits = torch.cat(all_logits)[known]
-    labels = to_models_numbers(labels[known], numbers, logits)
-    config: Any = model.config
-    problem_type = config.problem_type or SINGLE_LABEL
-    names = [config.id2label[number] for number in range(config.num_labels)]
-    metrics = measure(problem_type, logits, labels, names)
-    return {
-        **metrics,
-        **judge(metrics, labels),
-        "n": len(logits),
-        "bad_images": len(samples) - len(logits),
-        "seconds": round(seconds, 2),
-        "images_per_second": round(len(samples) / seconds, 1),
-    }
+    rate = (len(samples) - before) / seconds
+    return {"seconds": round(seconds, 2), "images_per_second": round(rate, 1)}
 
 
-def judge(metrics: dict[str, float], labels: torch.Tensor) -> dict[str, Any]:
+def measure_answers(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures of the whole, and how far they can be trusted."""
+    logits, labels = evaluation.logits, evaluation.labels
+    metrics: dict[str, Any] = measure(evaluation.problem_type, logits, labels, evaluation.names)
+    if evaluation.problem_type == REGRESSION and logits.shape[1] == 1:
+        metrics |= value_metrics(logits[:, 0].numpy(), labels.numpy())
+    return {**metrics, **judge(metrics, labels)}
+
+
+def judge(metrics: Mapping[str, Any], labels: torch.Tensor) -> dict[str, Any]:
     """Says how far the metrics can be trusted."""
     found: dict[str, Any] = {}
     accuracy = metrics.get("top1_accuracy")
@@ -194,22 +227,9 @@ def judge(metrics: dict[str, float], labels: torch.Tensor) -> dict[str, Any]:
     return {**found, "doubts": describe_doubts(by_name, labels)}
 
 
-def to_models_numbers(
-    labels: torch.Tensor, numbers: torch.Tensor, logits: torch.Tensor
-) -> torch.Tensor:
-    """Turns labels (N,) or (N, K), numbered as in the data set, into those that the model has."""
-    if not labels.is_floating_point():
-        return numbers[labels]
-    if labels.ndim == 1:  # of a regression
-        return labels
-    targets = torch.zeros_like(logits)
-    targets[:, numbers] = labels
-    return targets
-
-
 def print_results(results: dict[str, Any], left_out: str | None) -> None:
     for name, value in results.items():
-        if result_name(name):
+        if result_name(name) and value is not None:
             print(f"{name:17} {format_result(name, value)}")
     for doubt in results["doubts"]:
         print(doubt)
@@ -221,6 +241,23 @@ def print_results(results: dict[str, Any], left_out: str | None) -> None:
     if left_out:
         images += f", {left_out}"
     print(f"{images}; {results['seconds']:.1f} s, {results['images_per_second']:,.0f} images/s")
+
+
+def write_results(
+    args: argparse.Namespace,
+    results: dict[str, Any],
+    evaluation: Evaluation,
+    bad: list[dict[str, Any]],
+    samples: ImageSamples,
+) -> None:
+    files = [args.output] if args.output else []
+    if args.output_dir:
+        write_report(args.output_dir, evaluation, bad, samples)
+        files.append(args.output_dir / "results.json")
+        print(f"report in {printable(args.output_dir)}")
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from ..errors import DECODE_ERRORS, ImageDecodeError
+from ..errors import DECODE_ERRORS, NETWORK_ERRORS, ImageDecodeError
 from ..file_names import find_file
 from ..models.picture_files import ARRAY_TURNS, Raster, exif_orientation, read_picture
-from ..models.pictures import Picture, Values, picture_values, to_pixels
+from ..models.pictures import HTTP, Picture, Values, picture_values, read_http, to_pixels
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or
@@ -250,8 +250,13 @@ def _read(path: str | None) -> bytes:
         raise ValueError("neither bytes nor a path")
     if "://" not in str(path):
         return Path(find_file(str(path))).read_bytes()
-    with fsspec.open(path, "rb") as file:
-        return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of several files)
+    if path.startswith(HTTP):
+        return read_http(path)
+    try:
+        with fsspec.open(path, "rb") as file:
+            return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of files)
+    except (ImportError, *NETWORK_ERRORS) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
 
 
 def _as_picture(pixels: np.ndarray) -> Image.Image:

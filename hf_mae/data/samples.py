@@ -375,6 +375,13 @@ class ImageSamples(Samples):
             f"{reason}"
         )
 
+    def open(self, row: dict) -> DecodedImage:
+        """Opens a row's image; ImageDecodeError if it can't be decoded."""
+        value = row["image"]
+        if not isinstance(value, dict):  # an array, which comes as lists
+            value = np.asarray(value, self._dtype)
+        return open_image(value, self.num_channels, self.values)
+
     def make_samples(
         self, row: dict, seed: list[int], crops: Iterable[int], epoch: int
     ) -> list[Sample]:
@@ -383,10 +390,7 @@ class ImageSamples(Samples):
         Raises:
             ImageDecodeError: it can't be decoded.
         """
-        value = row["image"]
-        if not isinstance(value, dict):  # an array, which comes as lists
-            value = np.asarray(value, self._dtype)
-        image = open_image(value, self.num_channels, self.values)
+        image = self.open(row)
         reducible = isinstance(image, Jpeg) and image.is_large
         if self.crops_per_image > 1 and not reducible:
             image = whole_pixels(image)  # decoded once

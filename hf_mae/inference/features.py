@@ -25,7 +25,7 @@ from ..data.labels import unify_labels
 from ..data.samples import ImageSamples
 from ..data.transforms import ProcessorTransform
 from ..models.loading import num_channels
-from .images import ImageBatch, find_images, read_batches
+from .images import ImageBatch, find_images, images_digest, read_batches
 from .parts import Parts, weights_digest
 
 
@@ -208,7 +208,7 @@ class FeatureExtractor:
             "model": weights_digest(self.encoder),
             "image processor": f"{zlib.crc32(processor.encode()):08x}",
             "features": self.kind,
-            "names or labels": images_digest(self.samples.dataset),
+            "data": images_digest(self.samples.dataset),
         }
 
     def parts(self, folder: str | os.PathLike) -> Parts:
@@ -281,16 +281,6 @@ def _as_arrow(rows: np.ndarray) -> pa.Array:
     for side in reversed(rows.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, side)
     return array
-
-
-def images_digest(dataset: Dataset) -> str:
-    """A short name of the images' names and labels, in their order, without reading an image."""
-    plain = dataset.flatten()
-    names = [name for name in ("image.path", "label") if name in plain.column_names]
-    digest = 0
-    for rows in plain.select_columns(names).with_format("arrow").iter(10_000):
-        digest = zlib.crc32(repr(cast(pa.Table, rows).to_pydict()).encode(), digest)
-    return f"{digest:08x}"
 
 
 def errors_of(table: pa.Table) -> list[tuple[str, str]]:

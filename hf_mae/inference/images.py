@@ -1,15 +1,21 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Images to answer for, in order: found by what a user names, read batch by batch."""
 
+import codecs
 import glob
 import os
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from torch.utils.data import DataLoader
@@ -17,11 +23,12 @@ from transformers.utils import logging
 
 from ..data.folders import describe_files, read_contents
 from ..data.samples import ImageSamples
-from ..errors import ImageDecodeError
+from ..errors import DECODE_ERRORS
 from ..file_names import printable
 
 
 STDIN = "-"
+_ROWS = 10_000  # that are looked at at once
 
 logger = logging.get_logger(__name__)
 
@@ -56,6 +63,42 @@ def find_images(inputs: Sequence[str | os.PathLike]) -> Dataset:
     return Dataset.from_dict({"image": files}, features=features)
 
 
+def find_images_once(inputs: Sequence[str | os.PathLike], state: PartialState) -> Dataset:
+    """Finds images as `find_images` does, in the main process, which tells the others.
+
+    So all have the same, whatever comes and goes in a folder, and standard input is read once.
+    """
+    found: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            found = [find_images(inputs)]
+        except ValueError as error:
+            found = [error]
+    broadcast_object_list(found)
+    if isinstance(found[0], ValueError):
+        raise found[0]
+    return found[0]
+
+
+def images_digest(dataset: Dataset) -> str:
+    """A short name of images by their names, sizes and labels: parts of others are other answers.
+
+    Sizes are of files that lie in the data set; none is read but one from standard input.
+    """
+    plain = dataset.flatten()
+    names = [name for name in ("image.path", "image.bytes", "label") if name in plain.column_names]
+    digest = 0
+    for rows in plain.select_columns(names).with_format("arrow").iter(_ROWS):
+        table = cast(pa.Table, rows)
+        for name, column in zip(names, table.columns):
+            values = pc.binary_length(column) if name == "image.bytes" else column
+            digest = zlib.crc32(repr(values.to_pylist()).encode(), digest)
+        if "image.bytes" in names:
+            typed_in = table.filter(pc.equal(table["image.path"], STDIN))["image.bytes"]
+            digest = zlib.crc32(repr(typed_in.to_pylist()).encode(), digest)
+    return f"{digest:08x}"
+
+
 def _as_file(name: str) -> dict[str, Any]:
     return {"bytes": None, "path": printable(name)}
 
@@ -66,12 +109,12 @@ def _find(name: str) -> list[str]:
     if os.path.isdir(name):
         return _find_in_folder(name)
     matches = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+    folders = {match for match in matches if os.path.isdir(match)}
+    if "**" in name and len(folders) < len(matches):  # what is in these matches by itself
+        matches = [match for match in matches if match not in folders]
     found = []
     for match in matches:
-        if not os.path.isdir(match):
-            found.append(match)
-        elif not name.endswith("**"):  # which lists the files of its folders itself
-            found += _find_in_folder(match)
+        found += _find_in_folder(match) if match in folders else [match]
     return found or [name]
 
 
@@ -89,7 +132,7 @@ def _find_in_folder(folder: str) -> list[str]:
 
 def _read_stdin() -> list[dict[str, Any]]:
     """An image, or the images that lines name."""
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
     if not data.strip():
         raise ValueError("standard input (-) is empty; it takes an image, or names, one a line")
     if b"\0" in data or not _is_text(data):
@@ -134,6 +177,12 @@ class ImageBatch:
         """Places in the batch of the images that `pixel_values` has."""
         return [place for place, error in enumerate(self.errors) if error is None]
 
+    def pin_memory(self) -> "ImageBatch":
+        """Moves the pixels where a GPU takes them from faster; data loaders call it."""
+        if self.pixel_values is None:
+            return self
+        return replace(self, pixel_values=self.pixel_values.pin_memory())
+
 
 def image_name(index: int, value: Any) -> str:
     """What an image is called: its path, or the number of its row."""
@@ -142,7 +191,10 @@ def image_name(index: int, value: Any) -> str:
 
 
 def read_batches(
-    samples: ImageSamples, batches: Iterable[list[int]], num_workers: int = 0
+    samples: ImageSamples,
+    batches: Iterable[list[int]],
+    num_workers: int = 0,
+    device: torch.device | None = None,
 ) -> Iterator[ImageBatch]:
     """Reads images of a data set, batch by batch.
 
@@ -150,13 +202,14 @@ def read_batches(
         samples: The data set, with a transform that gives `pixel_values`.
         batches: Numbers of images, of each batch.
         num_workers: Processes that read ahead; 0 to read in this one.
+        device: Where the batches will go.
     """
     loader = DataLoader(
         _Reader(samples),
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=_as_batch,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device is not None and device.type == "cuda",
     )
     yield from loader
 
@@ -176,8 +229,8 @@ class _Reader(torch.utils.data.Dataset):
         found = {"index": index, "name": name, "error": None, "label": row.get("label")}
         try:
             (sample,) = self.samples.make_samples(row, [self.samples.seed, 0, index], [0], 0)
-        except ImageDecodeError as error:
-            return {**found, "error": str(error)}
+        except DECODE_ERRORS as error:  # also of the image processor
+            return {**found, "error": " ".join(str(error).split())}
         return {**found, "pixel_values": sample["pixel_values"]}
 
 

@@ -8,6 +8,7 @@ read one after another the parts are in the order of the images, and only one is
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from ..data.samples import ImageSamples
+from ..errors import Stopped
 from ..file_names import printable
 from .images import ImageBatch, read_batches
 
@@ -66,21 +68,37 @@ class Parts:
             ValueError: it holds parts of other answers.
         """
         file = self.folder / _ABOUT
-        if not file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write(file, json.dumps(self.about, indent=2).encode())
+        if file.exists():
+            self._check(file)
+            logger.warning(f"going on after {self.num_done():,} of {self.count:,} images")
             return
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept != self.about:
-            fields = sorted({*kept, *self.about})
-            others = ", ".join(name for name in fields if kept.get(name) != self.about.get(name))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        others = [name for name in os.listdir(self.folder) if not name.startswith("about.")]
+        if others:  # it would be removed in the end
             raise ValueError(
-                f"{printable(self.folder)} holds parts of answers with other {others}; remove it "
-                "to begin anew, or name another output"
+                f"{printable(self.folder)} is there already and holds no parts of answers but "
+                f"{printable(min(others))}; take it away, or name another output"
             )
-        done = sum(len(self.span(part)) for part in range(len(self)) if self.has(part))
-        if done:
-            logger.warning(f"going on after {done:,} of {self.count:,} images")
+        _write(file, json.dumps(self.about, indent=2).encode())
+
+    def _check(self, file: Path) -> None:
+        """Raises ValueError unless parts that are there are of these answers."""
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{printable(file)} is damaged; remove its folder") from error
+        if kept == self.about:
+            return
+        fields = sorted({*kept, *self.about})
+        others = ", ".join(name for name in fields if kept.get(name) != self.about.get(name))
+        raise ValueError(
+            f"{printable(self.folder)} holds parts of answers with other {others}; remove it to "
+            "begin anew, or name another output"
+        )
+
+    def num_done(self) -> int:
+        """Counts the images whose part is there."""
+        return sum(len(self.span(part)) for part in range(len(self)) if self.has(part))
 
     def has(self, part: int) -> bool:
         """Whether a part is done."""
@@ -94,9 +112,21 @@ class Parts:
         os.replace(unfinished, file)
 
     def tables(self) -> Iterator[pa.Table]:
-        """Reads all parts in order."""
+        """Reads all parts in order.
+
+        Raises:
+            ValueError: one is missing, as where processes on several machines write to disks of
+                their own, or damaged.
+        """
         for part in range(len(self)):
-            yield pq.read_table(self._file(part))
+            file = self._file(part)
+            try:
+                yield pq.read_table(file)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ValueError(
+                    f"{printable(file)} is missing or damaged ({error}); remove it, if it is "
+                    "there, and run the same command again, on one disk for all processes"
+                ) from error
 
     def remove(self) -> None:
         """Removes the folder, once all is written elsewhere."""
@@ -129,6 +159,9 @@ def compute_parts(
         batch_size: Images that are answered for at once.
         num_workers: Processes that read ahead, for each process.
         state: Says which process this is, of how many.
+
+    Raises:
+        Stopped: by the user, and how much is kept.
     """
     with state.main_process_first():
         if state.is_main_process:
@@ -139,18 +172,55 @@ def compute_parts(
     for part in own:
         span = list(parts.span(part))
         batches += [span[first : first + batch_size] for first in range(0, len(span), batch_size)]
-    read = read_batches(samples, batches, num_workers)
-    total = sum(map(len, batches))
-    with tqdm(total=total, unit=" images", disable=not state.is_main_process) as bar:
-        for part in own:
-            tables, missing = [], len(parts.span(part))
-            while missing:
-                batch = next(read)
-                tables.append(answer(batch))
-                missing -= len(batch.indices)
-                bar.update(len(batch.indices))
-            parts.write(part, pa.concat_tables(tables))
-    state.wait_for_everyone()
+    read = read_batches(samples, batches, num_workers, state.device)
+    try:
+        with progress_bar(sum(map(len, batches)), state) as bar:
+            for part in own:
+                tables, missing = [], len(parts.span(part))
+                while missing:
+                    batch = next(read)
+                    tables.append(answer(batch))
+                    missing -= len(batch.indices)
+                    bar.update(len(batch.indices))
+                parts.write(part, pa.concat_tables(tables))
+        state.wait_for_everyone()
+    except KeyboardInterrupt as error:
+        raise Stopped(
+            f"stopped; answers for {parts.num_done():,} of {parts.count:,} images are kept in "
+            f"{printable(parts.folder)}, and the same command goes on"
+        ) from error
+
+
+def progress_bar(total: int, state: PartialState) -> tqdm:
+    """A bar of the main process' images, on stderr, of what takes more than a few seconds.
+
+    Where that is no terminal it is a line a minute.
+    """
+    several = state.num_processes > 1
+    return tqdm(
+        total=total,
+        unit=" images",
+        desc=f"1 of {state.num_processes} processes" if several else None,
+        disable=not state.is_main_process,
+        delay=3,
+        mininterval=0.1 if sys.stderr.isatty() else 60,
+    )
+
+
+def default_workers(num_images: int, batch_size: int, state: PartialState) -> int:
+    """Says how many processes are to read ahead for each process, where the user doesn't.
+
+    They take half of the cores, at most 16 each; of a single batch there is nothing to read ahead.
+
+    Args:
+        num_images: Of all processes.
+        batch_size: Images that are answered for at once.
+        state: Says how many processes there are.
+    """
+    if num_images <= batch_size * state.num_processes:
+        return 0
+    cores = (os.cpu_count() or 1) // state.num_processes
+    return min(16, max(1, cores // 2))
 
 
 @torch.no_grad()

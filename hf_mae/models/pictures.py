@@ -8,9 +8,11 @@ import base64
 import binascii
 import os
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -32,6 +34,7 @@ from .picture_files import (
 
 logger = logging.get_logger(__name__)
 Picture = Image.Image | Raster | np.ndarray  # what a picture may be; an array may lie either way
+HTTP = ("http://", "https://")
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, as PIL has it
 
@@ -62,13 +65,8 @@ def open_picture(source: str | bytes | os.PathLike) -> Picture:
 
 
 def _read(name: str) -> bytes:
-    if name.startswith(("http://", "https://")):
-        request = Request(name, headers={"User-Agent": "hf_mae"})  # many refuse Python's own name
-        try:
-            with urlopen(request, timeout=60) as answer:
-                return answer.read()
-        except HTTPError as error:
-            raise ValueError(f"{name} answers {error.code}, {error.reason}") from error
+    if name.startswith(HTTP):
+        return read_http(name)
     if len(name) < 4096 and Path(name).is_file():
         return Path(name).read_bytes()
     try:
@@ -79,6 +77,24 @@ def _read(name: str) -> bytes:
         raise ValueError(
             f"{_shortened(name)} is no file, no http address and no picture in base64"
         ) from error
+
+
+def read_http(address: str) -> bytes:
+    """Reads what lies at an http(s) address.
+
+    Raises:
+        ValueError: the server has no such file, or sends less than it says.
+        OSError: there is no such server, or it doesn't answer.
+    """
+    spelt = quote(address, safe="!#$%&'()*+,/:;=?@[]~")  # as browsers do with spaces and umlauts
+    request = Request(spelt, headers={"User-Agent": "hf_mae"})  # many refuse Python's own name
+    try:
+        with urlopen(request, timeout=60) as answer:
+            return answer.read()
+    except HTTPError as error:
+        raise ValueError(f"{address} answers {error.code}, {error.reason}") from error
+    except HTTPException as error:
+        raise ValueError(f"{address} can't be read: {error!r}") from error
 
 
 def _shortened(name: str) -> str:

@@ -26,6 +26,8 @@ _RESULT_NAMES = {
     "mean_average_precision": "mAP",
     "mean_auroc": "mean AUROC",
     "mean_absolute_error": "mean absolute error",
+    "root_mean_squared_error": "root mean squared error",
+    "r2": "R2",
 }
 
 
@@ -120,16 +122,14 @@ def multi_label_metrics(
     >>> multi_label_metrics(np.array([[2.0], [1.0], [3.0]]), np.array([[1], [0], [1]]), ["cat"])
     {'mean_average_precision': 1.0, 'mean_auroc': 1.0, 'auroc_cat': 1.0}
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     precisions, areas, undefined = [], {}, []
     for number, name in enumerate(names):
-        has_label, its_scores = targets[:, number] >= 0.5, scores[:, number]
-        if has_label.all() or not has_label.any():
+        area, precision = label_areas(scores[:, number], targets[:, number] >= 0.5)
+        if area is None:
             undefined.append(name)
             continue
-        precisions.append(average_precision_score(has_label, its_scores))
-        areas[f"auroc_{name}"] = float(roc_auc_score(has_label, its_scores))
+        precisions.append(precision)
+        areas[f"auroc_{name}"] = area
     if undefined:
         logger.warning_once(
             f"{len(undefined)} of {len(names)} labels have no images with them, or none without, "
@@ -142,6 +142,67 @@ def multi_label_metrics(
         "mean_auroc": float(np.mean(list(areas.values()))),
     }
     return means | areas
+
+
+def label_areas(scores: np.ndarray, has_it: np.ndarray) -> tuple[float | None, float | None]:
+    """Computes a label's AUROC and average precision, of scores (N,) and who has it, (N,).
+
+    Both are None of a label that no image has, or every one.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if has_it.all() or not has_it.any():
+        return None, None
+    return float(roc_auc_score(has_it, scores)), float(average_precision_score(has_it, scores))
+
+
+def value_metrics(values: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+    """Measures predicted values (N,) beside the mean absolute error.
+
+    Returns:
+        `root_mean_squared_error`, and `r2`, the share of the targets' variance that is explained;
+        None where they don't vary.
+
+    Example:
+
+    >>> value_metrics(np.array([1.0, 3.0]), np.array([1.0, 5.0]))
+    {'root_mean_squared_error': 1.4142135623730951, 'r2': 0.5}
+    """
+    squares = float(np.square(values - targets).mean())
+    variance = float(targets.var())
+    r2 = 1 - squares / variance if variance > 0 else None
+    return {"root_mean_squared_error": squares**0.5, "r2": r2}
+
+
+def class_rates(has_it: np.ndarray, answered: np.ndarray) -> dict[str, float | int | None]:
+    """Measures how well one class, or one label, is told from all else.
+
+    Args:
+        has_it: (N,) whether an image is of the class.
+        answered: (N,) whether the model says so.
+
+    Returns:
+        `images` of the class, `answered` and `right`; `precision`, `recall`, `accuracy` (of whether
+        it is the class) and `f1`, the first three with `…_low` and `…_high`, the Wilson interval of
+        95 % confidence. What there is nothing to measure on is None.
+
+    Example:
+
+    >>> rates = class_rates(np.array([True, True, False]), np.array([True, False, False]))
+    >>> rates["precision"], rates["recall"], rates["f1"]
+    (1.0, 0.5, 0.6666666666666666)
+    """
+    images, said = int(has_it.sum()), int(answered.sum())
+    right = int((has_it & answered).sum())
+    agreed = int((has_it == answered).sum())
+    rates: dict[str, float | int | None] = {"images": images, "answered": said, "right": right}
+    of = {"precision": (right, said), "recall": (right, images), "accuracy": (agreed, len(has_it))}
+    for name, (hits, count) in of.items():
+        share = hits / count if count else None
+        low, high = accuracy_interval(share, count) if share is not None else (None, None)
+        rates |= {name: share, f"{name}_low": low, f"{name}_high": high}
+    rates["f1"] = 2 * right / (images + said) if images + said else None
+    return rates
 
 
 def metric_names(problem_type: str, names: Sequence[str]) -> list[str]:
@@ -161,8 +222,8 @@ def result_name(metric: str) -> str | None:
 
 
 def format_result(name: str, value: float) -> str:
-    """Writes a metric, under either name: errors as they are, all others in per cent."""
-    return f"{value:.4g}" if name.endswith("error") else f"{value:.2%}"
+    """Writes a metric, under either name: errors and R2 as they are, all others in per cent."""
+    return f"{value:.4g}" if name.lower().endswith(("error", "r2")) else f"{value:.2%}"
 
 
 # how far they can be trusted ---------------------------------------------------------------------
