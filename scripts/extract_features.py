@@ -32,7 +32,7 @@ from hf_mae.inference.feature_files import (
 from hf_mae.inference.feature_pictures import draw_features
 from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
 from hf_mae.inference.images import find_images_once
-from hf_mae.inference.parts import Parts, compute_parts
+from hf_mae.inference.parts import Parts, compute_parts, default_workers
 
 
 def main() -> None:
@@ -49,7 +49,9 @@ def main() -> None:
         encoder.to(device)
         extractor = FeatureExtractor(encoder, processor, dataset, args.features)
         parts = extractor.parts(args.output.with_name(f"{args.output.name}.parts"))
-        start = time.perf_counter()
+        if args.num_workers is None:
+            args.num_workers = default_workers(len(dataset), args.batch_size, state)
+        start, num_bad = time.perf_counter(), 0
         compute_parts(parts, extractor.samples, extractor, args.batch_size, args.num_workers, state)
         if state.is_main_process:
             seconds = time.perf_counter() - start
@@ -62,8 +64,9 @@ def main() -> None:
             parts.remove()
             shape = (count, *extractor.shape)
             print(f"{printable(args.output)}  {args.features} features {shape}, {seconds:.1f} s")
-            if num_bad:
-                sys.exit(f"extract_features.py: {num_bad:,} of {parts.count:,} images left out")
+    state.destroy_process_group()
+    if num_bad:
+        sys.exit(f"extract_features.py: {num_bad:,} of {parts.count:,} images left out")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -111,7 +114,9 @@ def parse_arguments() -> argparse.Namespace:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--batch_size", type=int, default=64, help="images a device (default: 64)")
     speed.add_argument(
-        "--num_workers", type=int, default=0, help="processes that decode, a device (default: 0)"
+        "--num_workers",
+        type=int,
+        help="processes that decode ahead, for each device (default: half of the cores)",
     )
     speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
     args = parser.parse_args()
@@ -134,7 +139,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"index {args.index} is a folder; name a file")
     if args.picture and args.picture.exists() and not args.picture.is_dir():
         parser.error(f"picture {args.picture} is a file; name a folder")
-    if args.batch_size < 1 or args.num_workers < 0:
+    if args.batch_size < 1 or (args.num_workers or 0) < 0:
         parser.error("batch_size must be at least 1 and num_workers at least 0")
 
 

@@ -91,10 +91,12 @@ def images_digest(dataset: Dataset) -> str:
     for rows in plain.select_columns(names).with_format("arrow").iter(_ROWS):
         table = cast(pa.Table, rows)
         for name, column in zip(names, table.columns):
-            values = pc.binary_length(column) if name == "image.bytes" else column
+            values: Any = column
+            if name == "image.bytes":
+                values = pc.binary_length(column)  # pyright: ignore[reportAttributeAccessIssue]
             digest = zlib.crc32(repr(values.to_pylist()).encode(), digest)
         if "image.bytes" in names:
-            typed_in = table.filter(pc.equal(table["image.path"], STDIN))["image.bytes"]
+            typed_in = table.filter(pc.field("image.path") == STDIN)["image.bytes"]
             digest = zlib.crc32(repr(typed_in.to_pylist()).encode(), digest)
     return f"{digest:08x}"
 
