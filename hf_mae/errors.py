@@ -2,6 +2,7 @@
 """What goes wrong, by name, and the one place that tells the user of it."""
 
 import contextlib
+import os
 import signal
 import struct
 import sys
@@ -67,7 +68,8 @@ TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
 def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
-    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130.
+    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130, and
+    without a line a reader who closes the pipe, as `head` does, with 141.
 
     Args:
         script: Its name, which starts the line.
@@ -82,6 +84,9 @@ def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) 
     """
     try:
         yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print goes nowhere
+        sys.exit(128 + 13)  # SIGPIPE, which not all systems have
     except errors as error:
         message = " ".join(str(error).splitlines())
         token = get_token()

@@ -35,6 +35,17 @@ def find_file(text: str) -> str:
     return os.fsdecode(name)
 
 
+def one_line(text: str) -> str:
+    """Spells what would end a line or move the cursor, in a name, as `\\n` or `\\x1b`.
+
+    Example:
+
+    >>> one_line("new\\nline.png")
+    'new\\\\nline.png'
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def print_any_name() -> None:
     """Has standard output write by escapes what its encoding lacks, rather than stop."""
     if isinstance(sys.stdout, io.TextIOWrapper):

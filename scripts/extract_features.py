@@ -22,7 +22,7 @@ from datasets import Dataset
 from hf_mae import load_encoder
 from hf_mae.data.sources import load_split
 from hf_mae.errors import reported_as
-from hf_mae.file_names import print_any_name, printable
+from hf_mae.file_names import one_line, print_any_name, printable
 from hf_mae.inference.feature_files import (
     check_output,
     load_faiss,
@@ -162,7 +162,7 @@ def report_bad_images(parts: Parts) -> int:
     count = 0
     for table in parts.tables():
         for name, error in errors_of(table):
-            print(f"extract_features.py: {name} is left out: {error}", file=sys.stderr)
+            print(f"extract_features.py: {one_line(name)} is left out: {error}", file=sys.stderr)
             count += 1
     return count
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from hf_mae import ImageSamples, load_classifier
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
-from hf_mae.file_names import print_any_name, printable
+from hf_mae.file_names import one_line, print_any_name, printable
 from hf_mae.inference.images import ImageBatch, find_images_once, read_batches
 from hf_mae.inference.parts import Parts, default_workers, progress_bar
 from hf_mae.inference.predictions import (
@@ -190,7 +190,7 @@ def answer(model: PreTrainedModel, batch: ImageBatch) -> list[dict[str, Any]]:
 
 
 def say_passed_over(name: str, error: str) -> None:
-    print(f"predict.py: {name} is passed over: {error}", file=sys.stderr)
+    print(f"predict.py: {one_line(name)} is passed over: {error}", file=sys.stderr)
 
 
 def as_json(result: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def as_json(result: dict[str, Any]) -> str:
 
 
 def as_text(result: dict[str, Any], config: Any) -> str:
-    lines = [result["image"]]
+    lines = [one_line(result["image"])]
     for row in result["predictions"]:
         if config.problem_type == REGRESSION:
             lines.append(f"  {row['label']} {row['score']:.2f}")

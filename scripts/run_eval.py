@@ -41,7 +41,13 @@ from hf_mae.inference.parts import Parts, default_workers
 from hf_mae.inference.predictions import ROWS, describe_classifier
 from hf_mae.models.loading import num_channels
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
-from hf_mae.training.evaluation import Evaluation, compute_answers, read_answers, write_report
+from hf_mae.training.evaluation import (
+    Evaluation,
+    NoAnswersError,
+    compute_answers,
+    read_answers,
+    write_report,
+)
 from hf_mae.training.metrics import (
     accuracy_interval,
     describe_doubts,
@@ -78,7 +84,9 @@ def main() -> None:
         parts = Parts(find_parts_folder(args, state), len(samples), ROWS, about)
         speed = answer_all(model, samples, parts, args, state)
         if state.is_main_process:
-            evaluation, bad = read_answers(parts, config, labels)
+            evaluation, bad = read_all(parts, config, labels)
+            if labels.ndim == 2:
+                evaluation = leave_out_unknown(evaluation, numbers.tolist())
             results = {
                 **measure_answers(evaluation),
                 "n": len(evaluation.images),
@@ -205,6 +213,25 @@ def answer_all(
     seconds = time.perf_counter() - start
     rate = (len(samples) - before) / seconds
     return {"seconds": round(seconds, 2), "images_per_second": round(rate, 1)}
+
+
+def read_all(
+    parts: Parts, config: Any, labels: torch.Tensor
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Reads the answers; where there are none, nothing is kept, for the files may be mended."""
+    try:
+        return read_answers(parts, config, labels)
+    except NoAnswersError:
+        parts.remove()
+        raise
+
+
+def leave_out_unknown(evaluation: Evaluation, numbers: list[int]) -> Evaluation:
+    """Leaves out labels of the model of which the data set doesn't say which images have them."""
+    unknown = [name for i, name in enumerate(evaluation.names) if i not in numbers]
+    if unknown:
+        print(f"left out, for the data set says nothing of them: {', '.join(unknown)}")
+    return evaluation.of_labels(sorted(numbers))
 
 
 def measure_answers(evaluation: Evaluation) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ..models.pictures import HTTP, Picture, Values, picture_values, read_http, 
 _LARGE = 3000
 _BASELINE = (0xC0, 0xC1)
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")  # PIL names the file so, anew each time
 # in the scan of a baseline file there is none but the end
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
@@ -41,7 +42,8 @@ def _as_decode_error() -> Iterator[None]:
     try:
         yield
     except DECODE_ERRORS as error:
-        raise ImageDecodeError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+        message = _OBJECT.sub("", f"{type(error).__name__}: {error}")
+        raise ImageDecodeError(" ".join(message.split())) from error
 
 
 class Jpeg:

@@ -24,7 +24,8 @@ from transformers.utils import logging
 from ..data.folders import describe_files, read_contents
 from ..data.samples import ImageSamples
 from ..errors import DECODE_ERRORS
-from ..file_names import printable
+from ..file_names import find_file, printable
+from ..models.picture_files import read_picture
 
 
 STDIN = "-"
@@ -81,9 +82,10 @@ def find_images_once(inputs: Sequence[str | os.PathLike], state: PartialState) -
 
 
 def images_digest(dataset: Dataset) -> str:
-    """A short name of images by their names, sizes and labels: parts of others are other answers.
+    """A short name of images and labels, for parts of others are other answers.
 
-    Sizes are of files that lie in the data set; none is read but one from standard input.
+    It goes by names, sizes and times of files, or sizes in the data set; what is read is but an
+    image from standard input.
     """
     plain = dataset.flatten()
     names = [name for name in ("image.path", "image.bytes", "label") if name in plain.column_names]
@@ -91,14 +93,28 @@ def images_digest(dataset: Dataset) -> str:
     for rows in plain.select_columns(names).with_format("arrow").iter(_ROWS):
         table = cast(pa.Table, rows)
         for name, column in zip(names, table.columns):
-            values: Any = column
-            if name == "image.bytes":
-                values = pc.binary_length(column)  # pyright: ignore[reportAttributeAccessIssue]
-            digest = zlib.crc32(repr(values.to_pylist()).encode(), digest)
+            values: Any = column.to_pylist() if name != "image.bytes" else _lengths(column)
+            if name == "image.path":
+                values = list(map(_file_state, values))
+            digest = zlib.crc32(repr(values).encode(), digest)
         if "image.bytes" in names:
             typed_in = table.filter(pc.field("image.path") == STDIN)["image.bytes"]
             digest = zlib.crc32(repr(typed_in.to_pylist()).encode(), digest)
     return f"{digest:08x}"
+
+
+def _lengths(column: Any) -> list[int | None]:
+    lengths: Any = pc.binary_length(column)  # pyright: ignore[reportAttributeAccessIssue]
+    return lengths.to_pylist()
+
+
+def _file_state(path: str | None) -> tuple[str | int | None, ...]:
+    """A path and, if a file is there, its size and when it was changed."""
+    try:
+        state = os.stat(find_file(path or ""))
+    except (OSError, ValueError):  # an address, or in an archive
+        return (path,)
+    return path, state.st_size, state.st_mtime_ns
 
 
 def _as_file(name: str) -> dict[str, Any]:
@@ -134,25 +150,37 @@ def _find_in_folder(folder: str) -> list[str]:
 
 def _read_stdin() -> list[dict[str, Any]]:
     """An image, or the images that lines name."""
-    data = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+    data = sys.stdin.buffer.read()
     if not data.strip():
         raise ValueError("standard input (-) is empty; it takes an image, or names, one a line")
-    if b"\0" in data or not _is_text(data):
+    if _is_image(data):
         return [{"bytes": data, "path": STDIN}]
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes it
+        data = data.decode("utf-16").encode()
+    data = data.removeprefix(codecs.BOM_UTF8)
+    lines = data.split(b"\0") if b"\0" in data else data.splitlines()  # of find -print0, or lines
+    names = [os.fsdecode(line) for line in lines if line.strip()]
+    if not _is_text(data) and not any(map(os.path.exists, names)):
+        return [{"bytes": data, "path": STDIN}]  # a damaged one
     files = []
-    for line in data.splitlines():
-        if line.strip():
-            files += map(_as_file, _find(os.fsdecode(line)))
+    for name in names:
+        files += map(_as_file, _find(name))
     return files
 
 
+def _is_image(data: bytes) -> bool:
+    try:
+        read_picture(data)
+    except DECODE_ERRORS:
+        return False
+    return True
+
+
 def _is_text(data: bytes) -> bool:
-    """Whether it is lines of names: in UTF-8, or in another encoding of which the files are."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        first, *_ = data.splitlines()
-        return os.path.exists(os.fsdecode(first))
+        return False
     return True
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers.utils import logging
 
@@ -28,6 +29,7 @@ from .images import ImageBatch, read_batches
 
 
 _ABOUT = "about.json"
+_LOCK = ".lock"
 
 logger = logging.get_logger(__name__)
 
@@ -52,6 +54,7 @@ class Parts:
         self.folder = Path(folder)
         self.count = count
         self.rows = rows
+        self._held: FileLock | None = None
         self.about = json.loads(json.dumps({**about, "images": count, "rows": rows}))
 
     def __len__(self) -> int:
@@ -65,21 +68,38 @@ class Parts:
         """Makes the folder, or says how much is there already.
 
         Raises:
-            ValueError: it holds parts of other answers.
+            ValueError: it holds parts of other answers, or another run writes there.
         """
         file = self.folder / _ABOUT
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = os.listdir(self.folder)
         if file.exists():
+            self._lock()
+            if not any(name.endswith(".parquet") for name in names):  # nothing is lost
+                _write(file, json.dumps(self.about, indent=2).encode())
+                return
             self._check(file)
             logger.warning(f"going on after {self.num_done():,} of {self.count:,} images")
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        others = [name for name in os.listdir(self.folder) if not name.startswith("about.")]
+        others = [name for name in names if not name.startswith(("about.", _LOCK))]
         if others:  # it would be removed in the end
             raise ValueError(
                 f"{printable(self.folder)} is there already and holds no parts of answers but "
                 f"{printable(min(others))}; take it away, or name another output"
             )
+        self._lock()
         _write(file, json.dumps(self.about, indent=2).encode())
+
+    def _lock(self) -> None:
+        """Keeps others away until this process ends, however it does."""
+        self._held = FileLock(self.folder / _LOCK)
+        try:
+            self._held.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{printable(self.folder)} is being written by another run; wait for it, or name "
+                "another output"
+            ) from error
 
     def _check(self, file: Path) -> None:
         """Raises ValueError unless parts that are there are of these answers."""
@@ -130,6 +150,8 @@ class Parts:
 
     def remove(self) -> None:
         """Removes the folder, once all is written elsewhere."""
+        if self._held is not None:
+            self._held.release()
         shutil.rmtree(self.folder)
 
     def _file(self, part: int) -> Path:

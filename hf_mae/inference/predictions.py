@@ -133,9 +133,12 @@ def distinct_names(config: Any) -> list[str]:
     """The names of a model's labels; those that several have with their number."""
     names = [config.id2label[number] for number in range(config.num_labels)]
     count = Counter(names)
-    distinct = []
+    distinct: list[str] = []
     for number, name in enumerate(names):
-        distinct.append(name if count[name] == 1 else f"{name} ({number})")
+        own = name
+        while own in distinct or count[own] > 1 or (own != name and own in count):
+            own = f"{own} ({number})"
+        distinct.append(own)
     return distinct
 
 

@@ -5,7 +5,7 @@ The report is a folder: results.json with all figures, tables as CSV, and pictur
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,16 @@ from .report_figures import confusion_picture, mistakes_picture, save_picture, s
 _THRESHOLD = 0.5  # of a label's probability, for it to be answered
 _ANSWER = pa.schema({"image": pa.string(), "error": pa.string(), "logits": pa.list_(pa.float32())})
 _SHOWN = 20  # mistakes in the picture
+_FILES = (
+    *("per_class.csv", "per_label.csv", "confusion_matrix.csv", "confusion_matrix.png"),
+    *("scatter.png", "mistakes.csv", "mistakes.png", "bad_images.csv"),
+)
 
 Rows = list[dict[str, Any]]
+
+
+class NoAnswersError(ValueError):
+    """No image could be read."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,16 @@ class Evaluation:
     scores: np.ndarray
     logits: torch.Tensor
     labels: torch.Tensor
+
+    def of_labels(self, numbers: Sequence[int]) -> "Evaluation":
+        """The same for some of the labels alone, where an image may have several."""
+        return replace(
+            self,
+            names=[self.names[number] for number in numbers],
+            scores=self.scores[:, numbers],
+            logits=self.logits[:, numbers],
+            labels=self.labels[:, numbers],
+        )
 
     @property
     def answers(self) -> np.ndarray:
@@ -97,14 +115,16 @@ def read_answers(parts: Parts, config: Any, labels: torch.Tensor) -> tuple[Evalu
         The evaluation, and of the images that couldn't be read `{"image": …, "error": …}`.
 
     Raises:
-        ValueError: none could be read.
+        NoAnswersError: none could be read.
     """
     answers = pa.concat_tables(parts.tables())
     errors = answers["error"].to_pylist()
     places = np.array([place for place, error in enumerate(errors) if error is None], dtype=int)
     bad = [row for row in answers.select(["image", "error"]).to_pylist() if row["error"]]
     if not len(places):
-        raise ValueError(f"none of the {len(errors)} images can be decoded; the first: {errors[0]}")
+        raise NoAnswersError(
+            f"none of the {len(errors)} images can be decoded; the first: {errors[0]}"
+        )
     flat = answers["logits"].combine_chunks().flatten().to_numpy()
     logits = torch.from_numpy(flat.copy()).view(len(places), config.num_labels)
     problem_type = config.problem_type or SINGLE_LABEL
@@ -210,7 +230,7 @@ def write_report(folder: Path, evaluation: Evaluation, bad: Rows, samples: Image
         samples: The images, for the picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("mistakes.png", "bad_images.csv"):  # of an earlier report
+    for name in _FILES:  # of an earlier report
         (folder / name).unlink(missing_ok=True)
     mistakes = mistake_rows(evaluation)
     _write_rows(folder / "mistakes.csv", mistakes, _mistake_columns(evaluation))

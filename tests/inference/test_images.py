@@ -156,3 +156,33 @@ def test_labels_come_as_the_data_set_has_them(digits, labelled_digits):
     (batch,) = read_batches(samples, [[5, 2]])
     assert batch.labels == [labelled_digits["validation"][number]["label"] for number in (5, 2)]
     assert batch.names == ["row 5", "row 2"]
+
+
+def test_files_that_change_make_another_digest(pictures):
+    images = find_images(["a", "b.png"])
+    before = images_digest(images)
+    assert images_digest(images) == before
+    Image.new("L", (20, 20), 7).save("b.png")
+    assert images_digest(images) != before
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\0"])
+@pytest.mark.parametrize("first", [b"gone.png", b"a/*.png", b"https://example.com/x.png"])
+def test_names_in_any_encoding(pictures, monkeypatch, separator, first):
+    Image.new("L", (20, 20)).save(os.fsdecode(b"caf\xe9.png"))
+    type_in(monkeypatch, separator.join([first, b"b.png", b"caf\xe9.png"]))
+    found = [image["path"] for image in find_images(["-"])["image"]]
+    assert found[0] in (first.decode(), "a/c.png")
+    assert found[-2:] == ["b.png", "caf\\xe9.png"]
+
+
+def test_what_powershell_writes(pictures, monkeypatch):
+    type_in(monkeypatch, "b.png\r\na/c.png\r\n".encode("utf-16"))
+    assert [image["path"] for image in find_images(["-"])["image"]] == ["b.png", "a/c.png"]
+
+
+def test_errors_are_the_same_each_time(pictures):
+    transform = ProcessorTransform(MAEImageProcessor())
+    samples = ImageSamples(find_images(["a/notes.txt"]), transform, num_channels=3, seed=0)
+    errors = [next(iter(read_batches(samples, [[0]]))).errors for _ in range(2)]
+    assert errors == [["UnidentifiedImageError: cannot identify image file"]] * 2

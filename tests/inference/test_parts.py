@@ -90,7 +90,10 @@ def test_what_is_done_is_kept(samples, tmp_path, caplog, error):
 
 
 def test_only_their_own_parts_are_gone_on_with(tmp_path):
-    new_parts(tmp_path / "x.parts", labels=["a", "b"]).open()
+    kept = new_parts(tmp_path / "x.parts", labels=["a", "b"])
+    kept.open()
+    kept.write(0, pa.table({"index": [0]}))
+    del kept  # and its lock
     new_parts(tmp_path / "x.parts", labels=("a", "b")).open()
     with pytest.raises(ValueError, match="holds parts of answers with other labels, top_k; remove"):
         new_parts(tmp_path / "x.parts", labels=["b"], top_k=1).open()
@@ -138,3 +141,17 @@ def test_a_bar_is_of_what_takes_long(capfd):
         bar.update(50)
         bar.update(50)
     assert "50/100" in capfd.readouterr().err  # one a minute, for this is no terminal
+
+
+def test_one_run_at_a_time(tmp_path):
+    first = new_parts(tmp_path / "x.parts")
+    first.open()
+    with pytest.raises(ValueError, match="is being written by another run"):
+        new_parts(tmp_path / "x.parts").open()
+    first.remove()
+    new_parts(tmp_path / "x.parts").open()
+
+
+def test_what_kept_nothing_blocks_nothing(tmp_path):
+    new_parts(tmp_path / "x.parts", model="broken").open()
+    new_parts(tmp_path / "x.parts", model="mended").open()

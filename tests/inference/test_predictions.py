@@ -15,7 +15,7 @@ from transformers import (
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining, MAEImageProcessor
 from hf_mae.data.class_names import match_classes
 from hf_mae.data.transforms import ProcessorTransform
-from hf_mae.inference.predictions import predict
+from hf_mae.inference.predictions import distinct_names, predict
 from hf_mae.models.loading import load_classifier
 
 
@@ -153,3 +153,11 @@ def test_imagenets_spellings_are_one():
     swapped = {**ours, 3: ours[4], 4: ours[3], 700: "spelt otherwise"}
     assert match_classes(synsets, swapped)[2:6] == [2, 4, 3, 5]
     assert match_classes(synsets, swapped)[700] == 700
+
+
+def test_names_of_labels_are_told_apart():
+    names = ["a", "a", "a (0)", "b", "b (3)"]
+    config = MAEConfig(**TINY, num_labels=5, id2label=dict(enumerate(names)))
+    distinct = distinct_names(config)
+    assert len(set(distinct)) == 5
+    assert distinct[2:] == ["a (0)", "b", "b (3)"]

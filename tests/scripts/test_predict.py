@@ -249,7 +249,7 @@ def test_killed_and_interrupted_it_goes_on(classifier, pictures, tmp_path, run_h
     wrong = [*arguments[2:], "--output", tmp_path / "broken.csv", "--model_name_or_path", other]
     status, _, stderr = run_here(*wrong, stdin=stdin)
     assert status == 1
-    assert "holds parts of answers with other problem_type; remove it" in stderr
+    assert "holds parts of answers with other data, problem_type; remove it" in stderr
     status, _, stderr = run_here(*arguments, "--output", tmp_path / "broken.csv", stdin=stdin)
     assert status == 1
     assert "going on after 512 of 600 images" in caplog.text
