@@ -12,6 +12,7 @@ The exit status is 1 if an image could not be read; the others are there all the
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def main() -> None:
     print_any_name()
     with reported_as("extract_features.py"):
         check_output(args.output)
+        check_places(args)
         if args.index:
             load_faiss()
         state = PartialState(cpu=args.use_cpu)
@@ -54,13 +56,16 @@ def main() -> None:
         start, num_bad = time.perf_counter(), 0
         compute_parts(parts, extractor.samples, extractor, args.batch_size, args.num_workers, state)
         if state.is_main_process:
+            num_bad = report_bad_images(parts)
+            if num_bad == parts.count:
+                parts.remove()
+                raise ValueError(f"none of the {num_bad:,} images can be read")
             seconds = time.perf_counter() - start
             count = write_features(parts, extractor.columns, args.output)
             if args.index:
                 write_index(parts, extractor.width, args.index)
             if args.picture:
                 draw_features(parts, extractor, args.picture)
-            num_bad = report_bad_images(parts)
             parts.remove()
             shape = (count, *extractor.shape)
             print(f"{printable(args.output)}  {args.features} features {shape}, {seconds:.1f} s")
@@ -141,6 +146,36 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"picture {args.picture} is a file; name a folder")
     if args.batch_size < 1 or (args.num_workers or 0) < 0:
         parser.error("batch_size must be at least 1 and num_workers at least 0")
+
+
+def check_places(args: argparse.Namespace) -> None:
+    """Refuses to write over what is read, over another output, or where nothing can be written.
+
+    Raises:
+        ValueError: so it would.
+    """
+    outputs = [args.output]
+    if args.output.suffix == ".npy":
+        outputs.append(args.output.with_suffix(".csv"))
+        if outputs[1].exists() and not args.output.exists():
+            raise ValueError(
+                f"{printable(outputs[1])}, where the names of the features would go, is there "
+                "already; name another output"
+            )
+    outputs += [args.index] if args.index else []
+    inputs = [args.dataset_name, args.train_dir, *args.images]
+    taken = {Path(name).resolve() for name in inputs if name}
+    for output in outputs:
+        if output.resolve() in taken:
+            raise ValueError(f"{printable(output)} is read or written already; name another file")
+        taken.add(output.resolve())
+        output.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            tempfile.TemporaryFile(dir=output.parent).close()
+        except OSError as error:
+            raise ValueError(
+                f"nothing can be written in {printable(output.parent)} ({error.strerror})"
+            ) from error
 
 
 def load_images(args: argparse.Namespace, state: PartialState) -> Dataset:

@@ -4,6 +4,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ PLACE_IMAGES = 32  # whose mean at each place is taken out of the patches
 QUERIES, NEIGHBOURS = 6, 7
 _SEED = 0
 _MOST_CLASSES = 20  # that have a colour of their own
+_SHOWN = "\0"  # before a legend's names: those that start with _ are left out
 _RIGHT, _WRONG, _GREY = "#1a9850", "#d73027", "#bbbbbb"
 
 logger = logging.get_logger(__name__)
@@ -47,6 +49,13 @@ class Tile(NamedTuple):
     colour: str | None = None
 
 
+def plain_text() -> AbstractContextManager[None]:
+    """While it lasts, a $ in a name is a $ in figures, and no formula."""
+    import matplotlib
+
+    return matplotlib.rc_context({"text.parse_math": False})
+
+
 def draw_features(parts: Parts, extractor: FeatureExtractor, folder: Path) -> None:
     """Draws what features show into a folder.
 
@@ -62,11 +71,14 @@ def draw_features(parts: Parts, extractor: FeatureExtractor, folder: Path) -> No
         extractor: What computed them.
         folder: Where they go; it need not be there.
     """
-    sample, vectors = _take_sample(parts)
-    if not len(sample):
-        logger.warning("no image could be read, so there are no pictures")
-        return
     folder.mkdir(parents=True, exist_ok=True)
+    with plain_text():
+        for name, figure in _draw(parts, extractor).items():
+            figure.savefig(folder / name, dpi=110)
+
+
+def _draw(parts: Parts, extractor: FeatureExtractor) -> dict[str, "Figure"]:
+    sample, vectors = _take_sample(parts)
     labels = _Labels(extractor.samples.dataset)
     chosen = _choose(sample, labels)
     others = sample[_evenly_spaced(len(sample), PLACE_IMAGES)]
@@ -79,12 +91,13 @@ def draw_features(parts: Parts, extractor: FeatureExtractor, folder: Path) -> No
             classes = [label_name(int(label), labels.feature) for label in labels.numbers(sample)]
         elif isinstance(labels.feature, Value):
             values = labels.numbers(sample)
+        elif labels.feature is not None:
+            logger.warning("map.png has no colours: of several labels an image none is its own")
         figures["map.png"] = feature_map(vectors, parts.count, classes, values)
     queries = chosen[:QUERIES]
     found = nearest(parts, vectors[queries], NEIGHBOURS + 1)
     figures["neighbours.png"] = _draw_neighbours(extractor, labels, sample[queries], *found)
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=110)
+    return figures
 
 
 # what is drawn -----------------------------------------------------------------------------------
@@ -301,11 +314,17 @@ def feature_map(
         if others.any():
             count = len(set(names[others]))
             rest = f"{count} more class{'es' if count > 1 else ''}"
-            axis.scatter(*points[others].T, s=size, c=_GREY, linewidths=0, label=rest)
+            axis.scatter(*points[others].T, s=size, c=_GREY, linewidths=0, label=_SHOWN + rest)
         for number, name in enumerate(sorted(common)):
             own = points[names == name]
-            axis.scatter(*own.T, s=size, color=palette(number), linewidths=0, label=name)
-        figure.legend(loc="outside right upper", frameon=False, markerscale=(30 / size) ** 0.5)
+            axis.scatter(*own.T, s=size, color=palette(number), linewidths=0, label=_SHOWN + name)
+        scale = (30 / size) ** 0.5
+        handles, names_shown = axis.get_legend_handles_labels()
+        legend = figure.legend(
+            handles, names_shown, loc="outside right upper", frameon=False, markerscale=scale
+        )
+        for text in legend.get_texts():
+            text.set_text(text.get_text().removeprefix(_SHOWN))
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_color(_GREY)
     part = "" if len(points) == total else f" of {total:,}"

@@ -90,6 +90,8 @@ def extract_features(
     >>> found.with_format("numpy")["features"][:].shape
     (8, 192)
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     dataset = _take_columns(images) if isinstance(images, Dataset) else find_images(images)
     extractor = FeatureExtractor(model, processor, dataset, features)
     order = list(range(len(dataset)))

@@ -101,6 +101,11 @@ class Parts:
                 "another output"
             ) from error
 
+    def release(self) -> None:
+        """Lets others go on with the parts."""
+        if self._held is not None:
+            self._held.release()
+
     def _check(self, file: Path) -> None:
         """Raises ValueError unless parts that are there are of these answers."""
         try:
@@ -150,8 +155,7 @@ class Parts:
 
     def remove(self) -> None:
         """Removes the folder, once all is written elsewhere."""
-        if self._held is not None:
-            self._held.release()
+        self.release()
         shutil.rmtree(self.folder)
 
     def _file(self, part: int) -> Path:
@@ -185,6 +189,27 @@ def compute_parts(
     Raises:
         Stopped: by the user, and how much is kept.
     """
+    try:
+        _compute_parts(parts, samples, answer, batch_size, num_workers, state)
+    except KeyboardInterrupt as error:
+        parts.release()
+        raise Stopped(
+            f"stopped; answers for {parts.num_done():,} of {parts.count:,} images are kept in "
+            f"{printable(parts.folder)}, and the same command goes on"
+        ) from error
+    except Exception:
+        parts.release()
+        raise
+
+
+def _compute_parts(
+    parts: Parts,
+    samples: ImageSamples,
+    answer: Callable[[ImageBatch], pa.Table],
+    batch_size: int,
+    num_workers: int,
+    state: PartialState,
+) -> None:
     with state.main_process_first():
         if state.is_main_process:
             parts.open()
@@ -195,22 +220,16 @@ def compute_parts(
         span = list(parts.span(part))
         batches += [span[first : first + batch_size] for first in range(0, len(span), batch_size)]
     read = read_batches(samples, batches, num_workers, state.device)
-    try:
-        with progress_bar(sum(map(len, batches)), state) as bar:
-            for part in own:
-                tables, missing = [], len(parts.span(part))
-                while missing:
-                    batch = next(read)
-                    tables.append(answer(batch))
-                    missing -= len(batch.indices)
-                    bar.update(len(batch.indices))
-                parts.write(part, pa.concat_tables(tables))
-        state.wait_for_everyone()
-    except KeyboardInterrupt as error:
-        raise Stopped(
-            f"stopped; answers for {parts.num_done():,} of {parts.count:,} images are kept in "
-            f"{printable(parts.folder)}, and the same command goes on"
-        ) from error
+    with progress_bar(sum(map(len, batches)), state) as bar:
+        for part in own:
+            tables, missing = [], len(parts.span(part))
+            while missing:
+                batch = next(read)
+                tables.append(answer(batch))
+                missing -= len(batch.indices)
+                bar.update(len(batch.indices))
+            parts.write(part, pa.concat_tables(tables))
+    state.wait_for_everyone()
 
 
 def progress_bar(total: int, state: PartialState) -> tqdm:

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ..data.samples import ImageSamples
+from ..inference.feature_pictures import plain_text
 from ..inference.images import ImageBatch
 from ..inference.parts import Parts, compute_parts
 from ..inference.predictions import compute_logits, distinct_names
@@ -230,6 +231,11 @@ def write_report(folder: Path, evaluation: Evaluation, bad: Rows, samples: Image
         samples: The images, for the picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with plain_text():
+        _write_report(folder, evaluation, bad, samples)
+
+
+def _write_report(folder: Path, evaluation: Evaluation, bad: Rows, samples: ImageSamples) -> None:
     for name in _FILES:  # of an earlier report
         (folder / name).unlink(missing_ok=True)
     mistakes = mistake_rows(evaluation)

@@ -126,6 +126,17 @@ def test_many_classes_and_the_legend():
     assert figure.axes[0].get_title() == "t-SNE of the features of 100 of 5,000 images"
 
 
+def test_names_are_shown_as_they_are(digits, computed, tmp_path):
+    rng = np.random.default_rng(0)
+    names = ["_hidden", "$a_{b$c", "$"]
+    figure = feature_map(rng.normal(size=(30, 8)), 30, names * 10)
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == set(names)
+    named = digits.cast_column("label", ClassLabel(names=[f"$a_{{{i}$c" for i in range(10)]))
+    draw_features(*computed(named), tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
 def test_values_are_a_scale():
     rng = np.random.default_rng(0)
     figure = feature_map(rng.normal(size=(20, 8)), 20, values=np.arange(20) / 4)

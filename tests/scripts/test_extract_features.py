@@ -195,6 +195,9 @@ def test_what_is_refused(grey, tmp_path, monkeypatch):
     output = ["--output", tmp_path / "f.parquet", "--use_cpu"]
     model = ["--model_name_or_path", grey]
     digits = "--dataset_name=digits"
+    mine = tmp_path / "mine.csv"
+    mine.write_text("file_name,label\na.png,0\n")
+    array = ["--output", tmp_path / "mine.npy", "--use_cpu"]
     missing = ["--model_name_or_path", tmp_path / "no" / "model"]
     for arguments, message in {
         # before the model is loaded
@@ -206,6 +209,26 @@ def test_what_is_refused(grey, tmp_path, monkeypatch):
         (*missing, digits, "a.png", *output): "give either IMAGE",
         (*missing, "a.png", "--split=train", *output): "--split is for --dataset_name",
         (*missing, digits, *output): "is neither a folder here nor a Hub id",
+        # what would be written over
+        (
+            *missing,
+            digits,
+            *output,
+            "--index",
+            tmp_path / "f.parquet",
+        ): "is read or written already",
+        (*missing, "--dataset_name", mine, *array): "mine.csv, where the names",
+        (
+            *missing,
+            "--dataset_name",
+            mine,
+            "--output",
+            mine.with_suffix(".parquet"),
+            "--index",
+            mine,
+        ): ("mine.csv is read or written already"),
+        (*missing, digits, "--output", "/proc/f.npy"): "nothing can be written in /proc",
+        (*model, tmp_path / "gone.png", *output): "none of the 1 images can be read",
         (*model, digits, "--split=test", *output): "split is 'test'; the data set has train",
         (*model, digits, "--label_column=kind", *output): "label_column is 'kind'; the data set",
         (*model, "--train_dir", tmp_path / "no", *output): "is not a folder",
@@ -216,3 +239,4 @@ def test_what_is_refused(grey, tmp_path, monkeypatch):
     arguments = (*missing, digits, *output, "--index", tmp_path / "f.faiss")
     assert "pip install 'hf-mae[search]'" in script_error(SCRIPT, *arguments)
     assert not list(tmp_path.glob("f.*"))
+    assert mine.read_text() == "file_name,label\na.png,0\n"

@@ -157,6 +157,7 @@ def test_it_goes_on(report, classifier, held_out, tmp_path, monkeypatch, caplog)
 
     def stopped(*given):
         real(*given)
+        given[2].release()  # as the end of the process does
         raise ValueError("the power failed")
 
     monkeypatch.setattr(evaluation, "compute_parts", stopped)
@@ -230,6 +231,30 @@ def test_the_report_of_several_labels(photos, tmp_path):
     wrong = sum((np.array(truth[name]) != (np.array(scores[name]) >= 0.5)).sum() for name in names)
     assert len(mistakes) == wrong
     assert (tmp_path / "report" / "mistakes.png").exists()
+    # of a label that the data set doesn't have, nothing is known; and nothing stays of the report
+    (tmp_path / "report" / "scatter.png").touch()
+    some = run_script(
+        "run_eval.py", *arguments, "--label_column", *names[:2], "--output_dir", tmp_path / "report"
+    )
+    assert "left out, for the data set says nothing of them: every\n" in some
+    table = pd.read_csv(tmp_path / "report" / "per_label.csv")
+    assert table["label"].tolist() == names[:2]
+    assert set(pd.read_csv(tmp_path / "report" / "mistakes.csv")["label"]) <= set(names[:2])
+    assert not (tmp_path / "report" / "scatter.png").exists()
+
+
+def test_nothing_is_kept_where_nothing_could_be_read(tmp_path, photos):
+    classifier = save_classifier(tmp_path / "classifier", ["a", "b"])
+    files = [tmp_path / "data" / name / "1.png" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("no picture")
+    arguments = ["--model_name_or_path", classifier, "--validation_dir", tmp_path / "data"]
+    arguments += ["--use_cpu", "--output_dir", tmp_path / "report"]
+    assert "none of the 2 images can be decoded" in script_error("run_eval.py", *arguments)
+    for file in files:
+        photos[0].save(file)
+    assert "2 images" in run_script("run_eval.py", *arguments)
 
 
 def test_the_report_of_values(photos, tmp_path):
