@@ -4,6 +4,7 @@
 import codecs
 import glob
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,6 +114,8 @@ def _file_state(path: str | None) -> tuple[str | int | None, ...]:
     try:
         state = os.stat(find_file(path or ""))
     except (OSError, ValueError):  # an address, or in an archive
+        return (path,)
+    if not stat.S_ISREG(state.st_mode):  # a pipe changes when it is read
         return (path,)
     return path, state.st_size, state.st_mtime_ns
 

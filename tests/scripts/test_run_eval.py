@@ -157,7 +157,7 @@ def test_it_goes_on(report, classifier, held_out, tmp_path, monkeypatch, caplog)
 
     def stopped(*given):
         real(*given)
-        given[2].release()  # as the end of the process does
+        given[0].release()  # as the end of the process does
         raise ValueError("the power failed")
 
     monkeypatch.setattr(evaluation, "compute_parts", stopped)
