@@ -307,7 +307,11 @@ def _write_card(
             splits[name] = SplitInfo(name, num_bytes=summary.bytes, num_examples=summary.images)
         info = DatasetInfo(features=features, splits=SplitDict(splits))
         DatasetInfosDict({"default": info}).to_dataset_card_data(about)
-    lines = [f"- {name}: {summary.images:,} images" for name, summary in there.items()]
+    lines = []
+    for name, summary in there.items():
+        mixture = summary.describe_mixture()
+        also = f"; {mixture}" if mixture else ""
+        lines.append(f"- {name}: {summary.images:,} images{also}")
     text = (
         f"Images with a shortest edge of at most {facts['shortest_edge']} pixels, JPEG of quality "
         f"{facts['quality']} where they were larger; prepared by hf_mae.\n\n" + "\n".join(lines)

@@ -68,6 +68,17 @@ class SplitSummary:
         self.special += image.ending in (".npy", ".tif", ".dcm")
         self.endings = sorted({*self.endings, image.ending})
 
+    def describe_mixture(self) -> str | None:
+        """Says which kinds of images .tar shards hold, if there are several."""
+        is_tar = any(name.endswith(".tar") for name, _ in self.shards)
+        if not is_tar or len(self.endings) < 2:
+            return None
+        return (
+            f"{', '.join(self.endings)} files in .tar shards, which datasets' own loader and "
+            "webdataset take for columns of their own, empty where an image is of another kind; "
+            "hf_mae reads them all as one, and so does everybody with the format parquet"
+        )
+
     def include(self, other: "SplitSummary") -> None:
         """Adds what became of another shard."""
         for name, value in vars(other).items():
@@ -196,7 +207,7 @@ def _read_json(file: Path, key: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Makes an output folder and keeps other runs away from it; one that is finished stays as it is.
+    """Makes an output folder and keeps other runs away; a finished one stays as it is.
 
     Raises:
         ValueError: another run writes it, or it holds something else.
@@ -205,8 +216,8 @@ def alone(output: Path) -> Iterator[None]:
     if finished.is_file() and not notes.exists():
         yield
         return
-    is_ours = finished.is_file() or not output.is_dir()
-    if not is_ours and not notes.is_dir() and any(output.iterdir()):
+    is_ours = finished.is_file() or notes.is_dir()
+    if not is_ours and output.is_dir() and any(output.iterdir()):
         raise ValueError(
             f"output_dir {printable(output)} isn't empty; name a new folder, or that of a "
             "preparation that stopped"

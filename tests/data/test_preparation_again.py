@@ -5,11 +5,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from helpers import encoded
 from PIL import Image
 
+from hf_mae.data.labels import describe_label_column
 from hf_mae.data.preparation import prepare_dataset
 from hf_mae.data.prepared_folder import alone
 from hf_mae.data.shrinking import shrink_image
@@ -97,9 +98,10 @@ def test_a_stream_of_other_files_is_refused(tmp_path, monkeypatch, is_finished):
 def stop(output, monkeypatch, after, **options):
     """Prepares a set until so many images are read."""
     update = Mock(side_effect=[None] * after + [KeyboardInterrupt])
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("tqdm.tqdm.update", update)
-        prepare(output, **options)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(output, **options)
 
 
 @pytest.fixture
@@ -144,7 +146,8 @@ def test_damaged_shards_of_a_run_that_stopped_are_written_anew(
     else:
         shard.unlink()
     prepare(out, **options)
-    assert "train-00000" in caplog.text and "written anew" in caplog.text
+    assert "train-00000" in caplog.text
+    assert "written anew" in caplog.text
     assert content(out) == content(tmp_path / "whole")
 
 
@@ -174,6 +177,7 @@ def test_names_of_several_lines_stay_one(tmp_path, photos):
     prepare(tmp_path / "out", train_dir=photos)
     lines = (tmp_path / "out" / "bad_images.tsv").read_text().splitlines()
     assert [line.split("\t")[2] for line in lines] == [r"a\tb\nc.jpg"]
+    assert describe_label_column(ClassLabel(names=["a\nb", "c"])) == r"2 classes: a\nb, c"
 
 
 def test_a_picture_longer_than_jpeg_can_say(capfd):
@@ -184,3 +188,20 @@ def test_a_picture_longer_than_jpeg_can_say(capfd):
     array = np.zeros((30, 70000, 3), np.uint8)
     assert shrink_image(array, shortest_edge=29, quality=90).ending == ".png"
     assert capfd.readouterr().err == ""
+
+
+def test_kinds_of_images_in_tar_shards_are_said(tmp_path, photos):
+    out = tmp_path / "out"
+    prepared = prepare(out, train_dir=photos, file_format="webdataset")
+    assert prepared.splits["train"].describe_mixture() is None
+    write(photos / "6.png", file_format="png", size=(20, 20))
+    prepared = prepare(tmp_path / "mixed", train_dir=photos, file_format="webdataset")
+    mixture = prepared.splits["train"].describe_mixture()
+    assert mixture is not None
+    assert mixture.startswith(".jpg, .png files in .tar shards")
+    assert mixture in (tmp_path / "mixed" / "README.md").read_text()
+    found = load_every_split(str(tmp_path / "mixed"))["train"]
+    assert [row["image"]["path"] for row in found][-1].endswith(".png")
+    assert all(row["image"]["bytes"] for row in found)
+    table = prepare(tmp_path / "table", train_dir=photos)
+    assert table.splits["train"].describe_mixture() is None
