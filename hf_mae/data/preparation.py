@@ -126,7 +126,8 @@ def prepare_dataset(
         finished = begin(output, facts)
         if finished is not None:
             return Preparation(output, finished, features, left_out, was_finished=True)
-        (output / "data").mkdir(exist_ok=True)
+        with writing(output):
+            (output / "data").mkdir(exist_ok=True)
         with Workers(num_proc, shortest_edge, quality) as workers, _progress_bar(splits) as bar:
             summaries = {}
             for name, split in splits.items():

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, TINY_FLAGS, run_script, script_command, script_error
 from PIL import Image
 
-from hf_mae.data import preparation
+from hf_mae.data import prepared_folder
 
 
 def paint(folder, count, size=(64, 48)):
@@ -110,7 +110,7 @@ def test_what_is_refused_in_a_line(tmp_path):
 def test_a_full_disk_is_said_in_a_line(tmp_path, monkeypatch):
     paint(tmp_path / "photos", 30)
     flags = [f"--train_dir={tmp_path / 'photos'}", f"--output_dir={tmp_path / 'out'}"]
-    monkeypatch.setattr(preparation._Target, "partial", lambda *_: Path("/dev/full"))
+    monkeypatch.setattr(prepared_folder.Target, "partial", lambda *_: Path("/dev/full"))
     for file_format in ("parquet", "webdataset"):
         error = script_error(
             "prepare_dataset.py", *flags, f"--format={file_format}", "--num_proc=1"
