@@ -54,6 +54,10 @@ def print_summary(prepared: Preparation) -> None:
             print(f"{'column':12} {name}: {describe_label_column(feature)}")
     for note in prepared.left_out:
         print(f"{'note':12} {note}")
+    for name, split in prepared.splits.items():
+        mixture = split.describe_mixture()
+        if mixture:
+            print(f"{'note':12} {name}: {mixture}")
     special = sum(split.special for split in prepared.splits.values())
     if special:
         print(

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from timm.data.imagenet_info import ImageNetInfo
 from transformers.utils import logging
 
+from ..file_names import one_line
+
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +63,7 @@ def _report_near(names: Sequence[str]) -> None:
 def first_names(names: Sequence[str]) -> str:
     """Lists the first ten names, for messages."""
     more = ", …" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
+    return ", ".join(map(one_line, names[:10])) + more
 
 
 def readable_names(names: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 """Which files are a data set: of what lies in a folder here, or in a repository on the Hub."""
 
 import glob
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,13 @@ from huggingface_hub import DatasetCard
 from transformers.utils import logging
 
 from ..file_names import printable
-from .folders import IMAGE_EXTENSIONS, describe_files, load_image_folder, read_contents
+from .folders import (
+    IMAGE_EXTENSIONS,
+    describe_files,
+    find_files,
+    load_image_folder,
+    read_contents,
+)
 from .shards import Fields, load_shards
 from .split_names import find_split_column, split_by_column, split_files
 from .tables import TABLE_EXTENSIONS, load_tables, names_files
@@ -182,6 +190,29 @@ def load_by_datasets(
         return load_shards(files, _fields(image_column, whole or not streaming), streaming)
     loaded = datasets.load_dataset(name, config, streaming=streaming)
     return {str(split): own for split, own in cast(dict, loaded).items()}
+
+
+def digest_files(name: str, config: str | None) -> str:
+    """A digest of what a stream reads, without reading it: of names here with sizes and times.
+
+    Of a data set on the Hub they are addresses that hold its commit.
+
+    Args:
+        name: A Hub id, or a folder or file here.
+        config: Of its configurations.
+    """
+    found = hashlib.sha256()
+    path = Path(name).expanduser()
+    if not path.exists():
+        data_files = datasets.load_dataset_builder(name, config).config.data_files or {}
+        for split, files in dict(data_files).items():
+            found.update(json.dumps([str(split), *map(str, files)]).encode())
+        return found.hexdigest()
+    for file in sorted(find_files(path, by_class=False)) if path.is_dir() else [str(path)]:
+        state = os.stat(file)
+        about = (printable(os.path.relpath(file, path)), state.st_size, state.st_mtime_ns)
+        found.update(json.dumps(about).encode())
+    return found.hexdigest()
 
 
 def _fields(image_column: str | None, labels: bool) -> Fields:

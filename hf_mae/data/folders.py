@@ -61,7 +61,7 @@ def read_contents(folder: Path, by_class: bool = False) -> Contents:
             which else come once.
     """
     contents = Contents()
-    for file in sorted(_find_files(folder, by_class)):
+    for file in sorted(find_files(folder, by_class)):
         name = os.path.basename(file)
         if _is_image(name):
             contents.images.append(file)
@@ -76,7 +76,7 @@ def _is_image(file: str) -> bool:
     return os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS
 
 
-def _find_files(folder: Path, by_class: bool) -> Iterator[str]:
+def find_files(folder: Path, by_class: bool) -> Iterator[str]:
     """Yields the files below a folder: nothing hidden, and no link in a circle.
 
     Raises:
@@ -157,7 +157,7 @@ def _find_beside(parts: Collection[Path]) -> list[Path]:
     for entry in sorted(next(iter(parts)).parent.iterdir()):
         if entry in parts or entry.name.startswith("."):
             continue
-        below = _find_files(entry, by_class=False) if entry.is_dir() else [entry]
+        below = find_files(entry, by_class=False) if entry.is_dir() else [entry]
         files += [Path(file) for file in below]
     return files
 
@@ -255,7 +255,7 @@ def _list_folders(folder: Path) -> tuple[list[Path], bool]:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(map(_is_image, _find_files(folder, by_class=False)))
+    return any(map(_is_image, find_files(folder, by_class=False)))
 
 
 def _has_labels(part: Path) -> bool:

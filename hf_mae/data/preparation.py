@@ -2,17 +2,14 @@
 """A data set of any kind → shards of small images, made once so that training reads them fast.
 
 Rows are read here, and their images shrunk by worker processes; shards are written here, in the
-rows' order. So the result is the same whatever the number of workers. Beside each shard that is
-finished lies a note until all are: a run that was killed goes on behind the last of them.
+rows' order. So the result is the same whatever the number of workers. A run that was killed goes on
+behind the last shard that is finished.
 """
 
-import contextlib
 import itertools
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,52 +23,16 @@ from tqdm import tqdm
 from ..file_names import printable
 from ..output_folder import BAD_IMAGES_FILE, CARD_FILE
 from .columns import Split, digest, unify_columns
+from .data_files import digest_files
 from .folders import describe_left_out
+from .prepared_folder import FINISHED, SplitSummary, Target, alone, begin, write_json, writing
 from .prepared_shards import SHARDS
-from .shrinking import ShrunkImage
 from .shrinking_workers import Workers, read_rows
 from .sources import load_every_split
 from .streaming import open_every_split
 
 
-_FINISHED = "preparation.json"  # what was prepared, and how
-_NOTES = ".preparing"  # of a run that isn't finished
-_BEGUN = "begun.json"
 _PATTERN_MARKS = "*?[]"  # in names of folders, for datasets
-
-
-@dataclass
-class SplitSummary:
-    """What became of a split, or of one of its shards.
-
-    Attributes:
-        rows: Images of the source.
-        images: Those that are there.
-        resized: Those that are smaller than they were.
-        source_bytes, bytes: Of the image files, before and after.
-        special: .npy and TIFF files, which not every program reads.
-        bad: (row, name, error) of images that are left out.
-    """
-
-    rows: int = 0
-    images: int = 0
-    resized: int = 0
-    source_bytes: int = 0
-    bytes: int = 0
-    special: int = 0
-    bad: list[tuple[int, str, str]] = field(default_factory=list)
-
-    def add(self, number: int, name: str | None, image: ShrunkImage | str) -> None:
-        """Counts an image, or the reason why it is left out."""
-        self.rows += 1
-        if isinstance(image, str):
-            self.bad.append((number, name or "-", image))
-            return
-        self.images += 1
-        self.resized += image.is_resized
-        self.source_bytes += image.source_bytes
-        self.bytes += len(image.data)
-        self.special += image.ending in (".npy", ".tif", ".dcm")
 
 
 @dataclass(frozen=True)
@@ -159,17 +120,22 @@ def prepare_dataset(
         facts["source"][name] = _absolute(value)
     for name, split in splits.items():
         facts["splits"][name] = _describe(split)
-    finished = _begin(output, facts)
-    if finished is not None:
-        return Preparation(output, finished, features, left_out, was_finished=True)
-
-    with Workers(num_proc, shortest_edge, quality) as workers, _progress_bar(splits) as bar:
-        summaries = {}
-        for name, split in splits.items():
-            root = roots.get("validation_dir" if name == "validation" else "", roots.get("data"))
-            target = _Target(output, name, file_format, features, images_per_shard)
-            summaries[name] = _write_split(split, root, target, workers, bar)
-    _finish(output, facts, features, summaries)
+        if streaming:
+            facts["splits"][name]["files"] = digest_files(str(dataset_name), dataset_config)
+    with alone(output):
+        finished = begin(output, facts)
+        if finished is not None:
+            return Preparation(output, finished, features, left_out, was_finished=True)
+        with writing(output):
+            (output / "data").mkdir(exist_ok=True)
+        with Workers(num_proc, shortest_edge, quality) as workers, _progress_bar(splits) as bar:
+            summaries = {}
+            for name, split in splits.items():
+                own_root = "validation_dir" if name == "validation" else ""
+                root = roots.get(own_root, roots.get("data"))
+                target = Target(output, name, file_format, features, images_per_shard)
+                summaries[name] = _write_split(split, root, target, workers, bar)
+        _finish(output, facts, features, summaries)
     return Preparation(output, summaries, features, left_out, was_finished=False)
 
 
@@ -248,110 +214,11 @@ def _check_place(output: Path, source: Mapping[str, Any]) -> None:
         raise ValueError(f"output_dir {printable(output)} is a file; name a folder")
 
 
-# what is finished --------------------------------------------------------------------------------
-
-
-def _begin(output: Path, facts: dict[str, Any]) -> dict[str, SplitSummary] | None:
-    """Makes the output folder, or finds what an earlier run has written into it.
-
-    Returns:
-        What was made, if that run came to its end.
-
-    Raises:
-        ValueError: it was another run, or something else lies in the folder.
-    """
-    facts = json.loads(json.dumps(facts))
-    for file in (output / _FINISHED, output / _NOTES / _BEGUN):
-        if not file.is_file():
-            continue
-        then = json.loads(file.read_text(encoding="utf-8"))
-        _check_same(output, then["facts"], facts)
-        if file.name == _FINISHED:
-            shutil.rmtree(output / _NOTES, ignore_errors=True)
-            return {name: SplitSummary(**own) for name, own in then["splits"].items()}
-        return None
-    if output.is_dir() and any(output.iterdir()):
-        raise ValueError(
-            f"output_dir {printable(output)} isn't empty; name a new folder, or that of a "
-            "preparation that stopped"
-        )
-    with _writing(output):
-        (output / _NOTES).mkdir(parents=True, exist_ok=True)
-        (output / "data").mkdir(exist_ok=True)
-        _write_json(output / _NOTES / _BEGUN, {"facts": facts})
-    return None
-
-
-def _check_same(output: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = []
-    for name, value in {**now, **now["source"]}.items():
-        earlier = then[name] if name in then else then["source"].get(name)
-        if value != earlier and name not in ("source", "splits"):
-            changed.append(f"{name} is {value}, and was {earlier}")
-    if not changed and then["splits"] != now["splits"]:
-        changed.append("the images or their labels have changed since")
-    if changed:
-        raise ValueError(
-            f"output_dir {printable(output)} is of another preparation: {'; '.join(changed)}; name "
-            "another folder, or delete it"
-        )
-
-
-@contextlib.contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"output_dir {printable(output)} can't be written: {error.strerror or error}; what is "
-            "finished stays, and the same command goes on behind it"
-        ) from error
-
-
-def _write_json(file: Path, content: Any) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, file)
-
-
 # one split ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Where a split is written, and how."""
-
-    output: Path
-    split: str
-    file_format: str
-    features: Features
-    images_per_shard: int
-
-    def shard(self, number: int) -> Path:
-        return self.output / "data" / f"{self._name(number)}{SHARDS[self.file_format].ending}"
-
-    def note(self, number: int) -> Path:
-        return self.output / _NOTES / f"{self._name(number)}.json"
-
-    def partial(self, number: int) -> Path:
-        return self.output / _NOTES / f"{self._name(number)}.partial"
-
-    def _name(self, number: int) -> str:
-        return f"{self.split}-{number:05d}"
-
-    def read_notes(self) -> list[SplitSummary]:
-        """Reads what is known of the finished shards, in their order."""
-        notes = []
-        for number in itertools.count():
-            file = self.note(number)
-            if not file.is_file():
-                return notes
-            notes.append(SplitSummary(**json.loads(file.read_text(encoding="utf-8"))))
-        raise AssertionError
-
-
 def _write_split(
-    split: Split, root: Path | None, target: _Target, workers: Workers, bar: tqdm
+    split: Split, root: Path | None, target: Target, workers: Workers, bar: tqdm
 ) -> SplitSummary:
     notes = target.read_notes()
     start = sum(note.rows for note in notes)
@@ -362,12 +229,11 @@ def _write_split(
         notes.append(_write_shard(own, len(notes), target, bar))
     whole = SplitSummary()
     for note in notes:
-        for name, value in vars(note).items():
-            setattr(whole, name, getattr(whole, name) + value)
+        whole.include(note)
     return whole
 
 
-def _write_shard(samples: Iterator[Any], number: int, target: _Target, bar: tqdm) -> SplitSummary:
+def _write_shard(samples: Iterator[Any], number: int, target: Target, bar: tqdm) -> SplitSummary:
     """Writes a shard, if there are images for it, and then what became of them."""
     summary, writer = SplitSummary(), None
     for row_number, (row, name, image) in samples:
@@ -375,15 +241,17 @@ def _write_shard(samples: Iterator[Any], number: int, target: _Target, bar: tqdm
         bar.update(1)
         if isinstance(image, str):
             continue
-        with _writing(target.output):
+        with writing(target.output):
             if writer is None:
                 writer = SHARDS[target.file_format](target.partial(number), target.features)
             writer.add(row, name, row_number, image)
-    with _writing(target.output):
+    with writing(target.output):
         if writer is not None:
             writer.close()
-            os.replace(target.partial(number), target.shard(number))
-        _write_json(target.note(number), asdict(summary))
+            shard = target.shard(number)
+            os.replace(target.partial(number), shard)
+            summary.shards.append((shard.name, shard.stat().st_size))
+        write_json(target.note(number), asdict(summary))
     return summary
 
 
@@ -410,7 +278,7 @@ def _finish(
             raise ValueError("there are no images")
         _, name, why = next(own.bad[0] for own in summaries.values() if own.bad)
         raise ValueError(f"none of the {bad:,} images can be read, as {name}: {why}")
-    with _writing(output):
+    with writing(output):
         if bad:
             lines = []
             for split, summary in summaries.items():
@@ -418,8 +286,7 @@ def _finish(
             (output / BAD_IMAGES_FILE).write_text("".join(lines), encoding="utf-8")
         _write_card(output, facts, features, summaries)
         counts = {split: asdict(summary) for split, summary in summaries.items()}
-        _write_json(output / _FINISHED, {"facts": facts, "splits": counts})
-        shutil.rmtree(output / _NOTES)
+        write_json(output / FINISHED, {"facts": facts, "splits": counts})
 
 
 def _write_card(
@@ -441,7 +308,11 @@ def _write_card(
             splits[name] = SplitInfo(name, num_bytes=summary.bytes, num_examples=summary.images)
         info = DatasetInfo(features=features, splits=SplitDict(splits))
         DatasetInfosDict({"default": info}).to_dataset_card_data(about)
-    lines = [f"- {name}: {summary.images:,} images" for name, summary in there.items()]
+    lines = []
+    for name, summary in there.items():
+        mixture = summary.describe_mixture()
+        also = f"; {mixture}" if mixture else ""
+        lines.append(f"- {name}: {summary.images:,} images{also}")
     text = (
         f"Images with a shortest edge of at most {facts['shortest_edge']} pixels, JPEG of quality "
         f"{facts['quality']} where they were larger; prepared by hf_mae.\n\n" + "\n".join(lines)

@@ -38,6 +38,7 @@ _ENDINGS = {
 _ADDRESS = re.compile(
     r"<_io\.BytesIO object at \w+>"
 )  # PIL's word for a file; never twice the same
+_LONGEST_JPEG = 65500  # pixels of a side
 _IHDR_END = 33  # of a PNG: its mark and first chunk
 
 
@@ -127,7 +128,14 @@ def _shrink_picture(
     shrunk = Image.merge(whole.mode, bands)
     if is_drawing or whole.mode in ("LA", "RGBA"):
         return ShrunkImage(_saved(shrunk, "png"), ".png", len(data), True)
-    return ShrunkImage(_saved(shrunk, "jpeg", quality=quality), ".jpg", len(data), True)
+    return ShrunkImage(*_encode_plain(shrunk, quality), len(data), True)
+
+
+def _encode_plain(picture: Image.Image, quality: int) -> tuple[bytes, str]:
+    """Writes grey or colours as JPEG, or as PNG where a side is longer than JPEG can say."""
+    if max(picture.size) > _LONGEST_JPEG:
+        return _saved(picture, "png"), ".png"
+    return _saved(picture, "jpeg", quality=quality), ".jpg"
 
 
 def _own_mode(picture: Image.Image) -> str:
@@ -170,7 +178,7 @@ def _shrink_raster(
         shrunk = plain.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         if array.dtype == bool:
             return ShrunkImage(_saved(shrunk, "png"), ".png", source_bytes, True)
-        return ShrunkImage(_saved(shrunk, "jpeg", quality=quality), ".jpg", source_bytes, True)
+        return ShrunkImage(*_encode_plain(shrunk, quality), source_bytes, True)
     values = _resize_values(filled, size)
     if raster.is_array:
         if raster.values.ndim == 2:

@@ -61,6 +61,8 @@ def read_rows(split: Split, start: int, root: Path | None) -> Iterator[Row]:
             value = np.asarray(value, dtype)
         elif value.get("path"):
             name = _name(str(value["path"]), root, is_here=value.get("bytes") is None)
+        if root is not None:
+            columns = _without_root(columns, printable(root) + os.sep)
         yield Row(columns, name, value)
 
 
@@ -72,6 +74,15 @@ def _plain_rows(split: Split, start: int) -> Iterator[dict[str, Any]]:
         batch = split[first : first + _ROWS]
         for values in zip(*batch.values()):
             yield dict(zip(batch, values))
+
+
+def _without_root(columns: dict[str, Any], root: str) -> dict[str, Any]:
+    """Has paths of files here, as file_name of metadata is one, start from the folder given."""
+    plain = {}
+    for name, value in columns.items():
+        is_here = isinstance(value, str) and value.startswith(root)
+        plain[name] = value.removeprefix(root) if is_here else value
+    return plain
 
 
 def _name(path: str, root: Path | None, is_here: bool) -> str:

@@ -85,7 +85,7 @@ def load_tables(files: Mapping[str, Sequence[Path]], streaming: bool = False) ->
 def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
-        by_folder.setdefault(file.parent, []).append(file)
+        by_folder.setdefault(Path(os.path.abspath(file)).parent, []).append(file)
     reader, _ = _READERS[files[0].suffix.lower()]
     others = [file for file in files if _READERS[file.suffix.lower()][0] != reader]
     if others:

@@ -36,6 +36,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from ..data.labels import own_labels
 from ..data.samples import Batch, BatchShape, Samples, collate
 from ..errors import BadImageError
+from ..file_names import one_line
 from ..models.costs import peak_memory
 from ..models.image_processing_mae import MAEImageProcessor, normalize_images
 from ..output_folder import BAD_IMAGES_FILE, append_new_lines
@@ -484,7 +485,7 @@ class ImageTrainer(Trainer):
         for split, index, path, error in fresh:
             if (split, index) not in self._bad_images:
                 self._bad_images[split, index] = path
-                lines.append(f"{split}\t{index}\t{path}\t{error}\n")
+                lines.append(f"{split}\t{index}\t{one_line(path)}\t{one_line(error)}\n")
         file = self.output_dir / BAD_IMAGES_FILE
         if lines and self.is_world_process_zero():
             append_new_lines(file, lines)  # the run that is resumed may have listed some

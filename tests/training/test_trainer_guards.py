@@ -104,7 +104,7 @@ def with_bad(digits):
         for i in range(count):
             rows[37 * i + 5] = {
                 "bytes": rows[37 * i + 5]["bytes"][:50],
-                "path": f"scan{37 * i + 5}.png",
+                "path": f"scan\t{37 * i + 5}.png",  # with a tab, as the list has between columns
             }
         return Dataset.from_dict(
             {"image": rows}, features=Features({"image": ImageFeature(decode=False)})
@@ -125,7 +125,7 @@ def test_bad_images_are_listed(make_trainer, with_bad, tmp_path, workers):
     trainer.train()
     lines = (tmp_path / "run" / "bad_images.tsv").read_text().splitlines()
     assert sorted(line.split("\t")[:3] for line in lines) == sorted(
-        ["train", str(i), f"scan{i}.png"] for i in (5, 42, 79, 116)
+        ["train", str(i), rf"scan\t{i}.png"] for i in (5, 42, 79, 116)
     )
     assert all(math.isfinite(loss) for loss in logged_losses(trainer))
     if not workers:  # a resumed run knows them
@@ -145,7 +145,7 @@ def test_more_than_one_percent_bad_stops(make_trainer, with_bad, tmp_path):
 
 
 def test_bad_images_can_stop_at_once(make_trainer, with_bad):
-    with pytest.raises(BadImageError, match=r"image \d+ \(scan\d+.png\) can't be decoded"):
+    with pytest.raises(BadImageError, match=r"image \d+ \(scan\t\d+.png\) can't be decoded"):
         make_trainer(train=with_bad(1), on_bad_image="raise", max_steps=15).train()
 
 
