@@ -16,13 +16,12 @@ bands; arrays and .npy become .npy.
 
 import argparse
 import os
-import sys
 
 from hf_mae import prepare_dataset
 from hf_mae.data.labels import describe_label_column
 from hf_mae.data.preparation import Preparation
 from hf_mae.data.prepared_shards import SHARDS
-from hf_mae.errors import reported_as
+from hf_mae.errors import Stopped, reported_as
 from hf_mae.file_names import print_any_name, printable
 from hf_mae.output_folder import BAD_IMAGES_FILE
 
@@ -36,8 +35,8 @@ def main() -> None:
     with reported_as(SCRIPT):
         try:
             prepared = prepare_dataset(**vars(args))
-        except KeyboardInterrupt:
-            sys.exit(f"{SCRIPT}: stopped; the same command goes on behind what is finished")
+        except KeyboardInterrupt as stop:
+            raise Stopped("stopped; the same command goes on behind what is finished") from stop
     print_summary(prepared)
 
 
