@@ -234,6 +234,7 @@ def test_killed_and_interrupted_it_goes_on(classifier, pictures, tmp_path, run_h
         writer = wait_until_read(pipe, process)
         while not (parts / "000001.parquet").exists():
             time.sleep(0.01)
+        time.sleep(0.5)  # the main process waits for the pipe by now
         os.killpg(process.pid, end)  # as a terminal does
         os.close(writer)
         _, stderr = process.communicate()
