@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Features
-from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from ..file_names import one_line, printable
+from ..whole_files import take_lock
 from .prepared_shards import SHARDS
 from .shrinking import ShrunkImage
 
@@ -222,16 +222,9 @@ def alone(output: Path) -> Iterator[None]:
             f"output_dir {printable(output)} isn't empty; name a new folder, or that of a "
             "preparation that stopped"
         )
-    lock = FileLock(notes / _LOCK)
     with writing(output):
         notes.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"output_dir {printable(output)} is being written by another run; wait for it, or "
-                "name another folder"
-            ) from error
+        lock = take_lock(notes / _LOCK, f"output_dir {printable(output)}", "folder")
     try:
         yield
     finally:

@@ -4,11 +4,8 @@
 Each file is there when it is whole: until then it has another name.
 """
 
-import contextlib
 import csv
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from ..file_names import printable
+from ..whole_files import unfinished
 from .features import read_rows
 from .parts import Parts
 
@@ -51,24 +49,13 @@ def write_features(parts: Parts, columns: Features, path: Path) -> int:
     return write(parts, columns, path)
 
 
-@contextlib.contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """Another name for a file, until all is in it."""
-    other = path.with_name(f"{path.name}.unfinished")
-    try:
-        yield other
-        os.replace(other, path)
-    finally:
-        other.unlink(missing_ok=True)
-
-
 def _write_parquet(parts: Parts, columns: Features, path: Path) -> int:
     count = 0
     schema = columns.arrow_schema
     texts: Any = [field.name for field in schema if field.name != "features"]
     with (
-        _unfinished(path) as unfinished,
-        pq.ParquetWriter(unfinished, schema, use_dictionary=texts) as writer,
+        unfinished(path) as whole,
+        pq.ParquetWriter(whole, schema, use_dictionary=texts) as writer,
     ):
         for rows in read_rows(parts):
             writer.write_table(rows.table.cast(schema))
@@ -79,10 +66,10 @@ def _write_parquet(parts: Parts, columns: Features, path: Path) -> int:
 def _write_npy(parts: Parts, columns: Features, path: Path) -> int:
     table = path.with_suffix(".csv")
     with (
-        _unfinished(table) as unfinished_table,
-        _unfinished(path) as unfinished,
-        unfinished.open("wb") as array_file,
-        unfinished_table.open("w", encoding="utf-8", newline="") as table_file,
+        unfinished(table) as whole_table,
+        unfinished(path) as whole,
+        whole.open("wb") as array_file,
+        whole_table.open("w", encoding="utf-8", newline="") as table_file,
     ):
         return _write_rows(parts, columns, array_file, table_file)
 
@@ -155,8 +142,8 @@ def write_index(parts: Parts, width: int, path: Path) -> None:
     for rows in read_rows(parts):
         index.add(normalized(rows.features))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(path) as unfinished:
-        faiss.write_index(index, str(unfinished))
+    with unfinished(path) as whole:
+        faiss.write_index(index, str(whole))
 
 
 def normalized(vectors: np.ndarray) -> np.ndarray:

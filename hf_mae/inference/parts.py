@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 from transformers.utils import logging
 
 from ..data.samples import ImageSamples
 from ..errors import Stopped
 from ..file_names import printable
+from ..whole_files import take_lock, unfinished
 from .images import ImageBatch, read_batches
 
 
@@ -76,7 +77,7 @@ class Parts:
         if file.exists():
             self._lock()
             if not any(name.endswith(".parquet") for name in names):  # nothing is lost
-                _write(file, json.dumps(self.about, indent=2).encode())
+                self._write_about()
                 return
             self._check(file)
             logger.warning(f"going on after {self.num_done():,} of {self.count:,} images")
@@ -88,18 +89,16 @@ class Parts:
                 f"{printable(min(others))}; take it away, or name another output"
             )
         self._lock()
-        _write(file, json.dumps(self.about, indent=2).encode())
+        self._write_about()
+
+    def _write_about(self) -> None:
+        with unfinished(self.folder / _ABOUT) as whole:
+            whole.write_text(json.dumps(self.about, indent=2), encoding="utf-8")
 
     def _lock(self) -> None:
         """Keeps others away until this process ends, however it does."""
-        self._held = FileLock(self.folder / _LOCK)
-        try:
-            self._held.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"{printable(self.folder)} is being written by another run; wait for it, or name "
-                "another output"
-            ) from error
+        self.release()
+        self._held = take_lock(self.folder / _LOCK, printable(self.folder), "output")
 
     def release(self) -> None:
         """Lets others go on with the parts."""
@@ -131,10 +130,8 @@ class Parts:
 
     def write(self, part: int, table: pa.Table) -> None:
         """Writes a part, which is there when it is whole."""
-        file = self._file(part)
-        unfinished = file.with_suffix(f".{os.getpid()}")
-        pq.write_table(table, unfinished)
-        os.replace(unfinished, file)
+        with unfinished(self._file(part)) as whole:
+            pq.write_table(table, whole)
 
     def tables(self) -> Iterator[pa.Table]:
         """Reads all parts in order.
@@ -160,12 +157,6 @@ class Parts:
 
     def _file(self, part: int) -> Path:
         return self.folder / f"{part:06d}.parquet"
-
-
-def _write(file: Path, data: bytes) -> None:
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, file)
 
 
 def compute_parts(

@@ -3,7 +3,6 @@
 
 import codecs
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..file_names import printable
+from ..whole_files import unfinished
 
 
 def check_table_file(file: Path) -> None:
@@ -35,12 +35,8 @@ def write_table(read: Callable[[], Iterable[pa.Table]], schema: pa.Schema, file:
             that; an empty cell is null. .parquet. .json: a list of objects, one a line.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        _WRITERS[file.suffix.lower()](read, schema, unfinished)
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with unfinished(file) as whole:
+        _WRITERS[file.suffix.lower()](read, schema, whole)
 
 
 def _write_csv(read: Callable[[], Iterable[pa.Table]], schema: pa.Schema, file: Path) -> None:
