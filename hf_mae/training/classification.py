@@ -3,9 +3,7 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,15 +13,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from ..data.augmentation import PairMixing, erase
+from ..data.feature_samples import FeatureSamples
 from ..data.labels import has_label, own_images, own_labels
-from ..data.samples import Batch, BatchShape, FeatureSamples, Samples, collate
+from ..data.samples import Batch, BatchShape, Samples, collate
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.problem_types import MULTI_LABEL, REGRESSION, classification_loss
-from ..output_folder import BALANCE_FILE
 from .arguments import ClassifierArguments, FineTuningArguments, LinearProbeArguments
 from .balance import balanced_weights, weights_of
 from .metrics import measure, metric_names
@@ -109,32 +107,6 @@ class ClassifierTrainer(ImageTrainer):
             raise ValueError("class_weights needs labels, and the training images have none")
         config: Any = self.model.config
         return balanced_weights(labels, config.num_labels)
-
-    def check_resume(self, checkpoint: str | None) -> None:
-        super().check_resume(checkpoint)
-        if not checkpoint:
-            return
-        file, now = Path(checkpoint, BALANCE_FILE), self._balance()
-        before = dict.fromkeys(now, "none")
-        if file.is_file():
-            before |= json.loads(file.read_text(encoding="utf-8"))
-        for name, value in now.items():
-            if before[name] != value:
-                raise ValueError(
-                    f"{name} is {value} and was {before[name]} in the run that is to be resumed "
-                    f"({checkpoint}); give the same, or start another run"
-                )
-
-    def _balance(self) -> dict[str, str]:
-        return {name: getattr(self.args, name) for name in ("class_weights", "class_sampling")}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if "balanced" in self._balance().values() and self.is_world_process_zero():
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder = Path(self._get_output_dir(trial), name)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / BALANCE_FILE).write_text(json.dumps(self._balance()), encoding="utf-8")
-        super()._save_checkpoint(model, trial)
 
     def compute_loss(
         self,
@@ -328,6 +300,8 @@ class LinearProbeTrainer(ClassifierTrainer):
         """Encodes every image of both data sets, once, and goes on with the features."""
         if isinstance(self.train_dataset, FeatureSamples):
             return
+        if self.args.should_save:
+            _ = self.data_facts  # of the images, while they are here
         features, labels = self.encode(self.train_dataset, "train")
         decoded = has_label(labels)
         self.train_dataset = FeatureSamples(features[decoded], labels[decoded])
