@@ -470,12 +470,17 @@ class ImageTrainer(Trainer):
                 raise ValueError(f"the {split} images have no labels")
             self._take_notes(inputs, split)
             inputs = self._prepare_inputs(inputs)
-            with self.accelerator.autocast():
-                pooled = self.model.vit(inputs["pixel_values"]).pooler_output.float()
+            pooled = self.encode_images(inputs["pixel_values"])
             pooled, known = self.accelerator.gather_for_metrics((pooled, inputs["labels"]))
             features.append(pooled.cpu())
             labels.append(known.cpu())
         return torch.cat(features), torch.cat(labels)
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Computes the features (B, D) of images (B, C, H, W)."""
+        with self.accelerator.autocast():
+            return self.model.vit(pixel_values).pooler_output.float()
 
     def _report_bad_images(self) -> None:
         """Lists new bad images in a file and stops at more than 1 % of a data set."""
