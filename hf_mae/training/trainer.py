@@ -19,7 +19,6 @@ from tqdm import tqdm
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -43,6 +42,7 @@ from ..output_folder import BAD_IMAGES_FILE, append_new_lines
 from .arguments import ImageTrainingArguments
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
+from .sharding import ShardingTrainer
 
 
 MAX_BAD_SHARE = 0.01
@@ -80,7 +80,7 @@ class _StepCallback(TrainerCallback):
         self.trainer.nonfinite.wait_for_verdict()
 
 
-class ImageTrainer(Trainer):
+class ImageTrainer(ShardingTrainer):
     """transformers' Trainer on `Samples`: what pre-training, fine-tuning and probing share.
 
     - The learning rate comes from `base_learning_rate`, with a warm-up and a cosine by step.
@@ -234,6 +234,7 @@ class ImageTrainer(Trainer):
                 or normalised them otherwise.
         """
         if checkpoint:
+            self.check_sharding(Path(checkpoint))
             self.train_dataset.load_state(Path(checkpoint), self.batch_shape)
             self._check_processor(Path(checkpoint, IMAGE_PROCESSOR_NAME))
 
@@ -475,12 +476,6 @@ class ImageTrainer(Trainer):
             features.append(pooled.cpu())
             labels.append(known.cpu())
         return torch.cat(features), torch.cat(labels)
-
-    @torch.no_grad()
-    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Computes the features (B, D) of images (B, C, H, W)."""
-        with self.accelerator.autocast():
-            return self.model.vit(pixel_values).pooler_output.float()
 
     def _report_bad_images(self) -> None:
         """Lists new bad images in a file and stops at more than 1 % of a data set."""
