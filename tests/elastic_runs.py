@@ -112,7 +112,10 @@ def make_trainer(job, images):
 def train(job, images):
     trainer = make_trainer(job, images)
     checkpoint = resume_point(trainer.args)
-    trainer.check_resume(checkpoint)
+    try:
+        trainer.check_resume(checkpoint)
+    except ValueError as error:
+        return {"refused": str(error)}
     trainer.train(checkpoint)
     trainer.save_model()
     history = trainer.state.log_history

@@ -54,9 +54,10 @@ class HeadBatchNorm(nn.BatchNorm1d):
         mean, variance = statistics
         unbiased = variance * count / max(count - 1, 1)
         is_finite = torch.isfinite(statistics).all()
-        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.copy_(torch.where(is_finite, running.lerp(value, self.momentum), running))
-        self.num_batches_tracked += 1
+        norm: Any = self  # torch's types have it without running statistics, too
+        for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            running.copy_(torch.where(is_finite, running.lerp(value, norm.momentum), running))
+        norm.num_batches_tracked += 1
 
 
 class MAEForImageClassification(MAEPreTrainedModel):

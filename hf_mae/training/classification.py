@@ -346,7 +346,8 @@ class LinearProbeTrainer(ClassifierTrainer):
             return batches, count
         batches = [self._encode_batch(batch) for batch in batches]
         statistics = self._measure_features([batch["features"] for batch in batches])  # (2, D)
-        self.model.batch_norm.track(statistics, self.args.total_batch_size)
+        batch_norm = cast(HeadBatchNorm, self.model.batch_norm)
+        batch_norm.track(statistics, self.args.total_batch_size)
         for batch in batches:
             batch["batch_statistics"] = statistics.expand(len(batch["features"]), -1, -1)
         return batches, count

@@ -242,10 +242,9 @@ def _describe_spread(trainer: ImageTrainer) -> dict[str, str]:
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         if getattr(config, name) and not encoder_frozen:
             names.append(f"{name} {getattr(config, name):g}")
-    has_shared_batch_norm = getattr(trainer, "has_shared_batch_norm", False)
-    if isinstance(trainer.args, ClassifierArguments) and config.head_batch_norm:
-        if not has_shared_batch_norm:
-            names.append("head_batch_norm behind what is trained")
+    has_batch_norm = isinstance(trainer.args, ClassifierArguments) and config.head_batch_norm
+    if has_batch_norm and not getattr(trainer, "has_shared_batch_norm", False):
+        names.append("head_batch_norm behind what is trained")
     if not names:
         return {}
     return {

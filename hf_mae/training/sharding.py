@@ -2,6 +2,7 @@
 """What transformers' Trainer leaves open when a model is sharded over processes (FSDP)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import register_fsdp_forward_method
@@ -27,11 +28,12 @@ class ShardingTrainer(Trainer):
     @torch.no_grad()
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Computes the features (B, D) of images (B, C, H, W)."""
+        model: Any = self.model
         # methods of sharded models find whole parameters only if they are registered, once
-        if _ENCODE not in vars(self.model):
-            register_fsdp_forward_method(self.model, _ENCODE)
+        if _ENCODE not in vars(model):
+            register_fsdp_forward_method(model, _ENCODE)
         with self.accelerator.autocast():
-            return self.model.encode_images(pixel_values).float()
+            return model.encode_images(pixel_values).float()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves model, configuration and processor, for `from_pretrained`; of shards gathered."""
