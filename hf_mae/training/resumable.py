@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..checkpoints import begin_checkpoint, finish_checkpoint, read_facts, rotate_checkpoints
@@ -18,13 +17,14 @@ from ..models.image_processing_mae import MAEImageProcessor
 from .arguments import ImageTrainingArguments
 from .nonfinite import nonfinite_weights
 from .run_facts import check_facts, collect_facts
+from .sharding import ShardingTrainer
 
 
 # of an optimizer's groups, what the arguments decide
 _OPTIONS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(ShardingTrainer):
     """transformers' Trainer whose checkpoints are whole and say what the run is made of.
 
     Attributes:
@@ -61,11 +61,12 @@ class ResumableTrainer(Trainer):
 
         Raises:
             ValueError: on every process, if what the run is made of differs and
-                `args.allow_changed` doesn't name it; or a stream is to be resumed with other
-                processes or workers.
+                `args.allow_changed` doesn't name it; a stream is to be resumed with other
+                processes or workers; or the model is sharded otherwise.
         """
         if not checkpoint:
             return
+        self.check_sharding(Path(checkpoint))
         before = read_facts(checkpoint)
         outcome: list[Any] = [(), None]  # what has changed, an error
         if before is not None and self.is_world_process_zero():

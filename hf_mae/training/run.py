@@ -88,8 +88,9 @@ def print_plan(
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
         "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
-        "device": f"{hardware(args.device, args.world_size)}, {_precision(args)}",
+        "device": _describe_device(trainer),
         **_describe_patience(args),
+        **_describe_spread(trainer),
         "output": str(args.output_dir),
     }
     num_held_out = _count_images(trainer)[1]
@@ -229,10 +230,39 @@ def _describe_patience(args: ImageTrainingArguments) -> dict[str, str]:
     return {"waits": f"{args.ddp_timeout:,} s for a process that doesn't answer (ddp_timeout)"}
 
 
+def _describe_device(trainer: ImageTrainer) -> str:
+    args = trainer.args
+    text = f"{hardware(args.device, args.world_size)}, {_precision(args)}"
+    if trainer.state_dict_type is not None:
+        text += f", the model sharded over them (FSDP, {trainer.state_dict_type})"
+    elif args.fsdp:
+        text += ", the whole model on each (--fsdp shards over accelerators only)"
+    return text
+
+
 def _precision(args: ImageTrainingArguments) -> str:
     if args.bf16:
         return "bf16"
     return "fp16" if args.fp16 else "fp32"
+
+
+def _describe_spread(trainer: ImageTrainer) -> dict[str, str]:
+    """Names what depends on the number of processes and of accumulated batches."""
+    config = trainer.model.config
+    encoder_frozen = getattr(trainer.model, "encoder_frozen", False)
+    names = []
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if getattr(config, name) and not encoder_frozen:
+            names.append(f"{name} {getattr(config, name):g}")
+    has_batch_norm = isinstance(trainer.args, ClassifierArguments) and config.head_batch_norm
+    if has_batch_norm and not getattr(trainer, "has_shared_batch_norm", False):
+        names.append("head_batch_norm behind what is trained")
+    if not names:
+        return {}
+    return {
+        "spread": f"with {' and '.join(names)}, losses depend on the number of processes and of "
+        "accumulated batches: keep both to repeat or resume this run"
+    }
 
 
 def _count_images(trainer: ImageTrainer) -> tuple[int, int]:

@@ -419,8 +419,7 @@ class ImageTrainer(ResumableTrainer):
                 raise ValueError(f"the {split} images have no labels")
             self._take_notes(inputs, split)
             inputs = self._prepare_inputs(inputs)
-            with self.accelerator.autocast():
-                pooled = self.model.vit(inputs["pixel_values"]).pooler_output.float()
+            pooled = self.encode_images(inputs["pixel_values"])
             pooled, known = self.accelerator.gather_for_metrics((pooled, inputs["labels"]))
             features.append(pooled.cpu())
             labels.append(known.cpu())
