@@ -29,7 +29,9 @@ from hf_mae.training import (
     DataArguments,
     FineTuningModelArguments,
     describe_classifier,
+    describe_kept,
     describe_method,
+    describe_trained,
     find_doubts,
     leave_together,
     load_labelled_images,
@@ -67,19 +69,20 @@ def main() -> None:
             "Fine-tuning a classifier", about_model, trainer, data_args, about_values, checkpoint
         )
 
-    with reported_as(SCRIPT, TRAINING_ERRORS):
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_kept(trainer)):
         metrics = train_and_evaluate(trainer, checkpoint)
 
-    if trainer.is_world_process_zero():
-        method = describe_method(METHOD, args)
-        results = select_results(metrics)
-        doubts = find_doubts(trainer, results)
-        facts = {"results": results, "doubts": doubts, "method": method}
-        facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
-        facts |= {"label_columns": data_args.label_column or []}
-        write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
-        print_results(trainer, results, method, doubts)
-    leave_together(trainer)
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_trained(trainer)):
+        if trainer.is_world_process_zero():
+            method = describe_method(METHOD, args)
+            results = select_results(metrics)
+            doubts = find_doubts(trainer, results)
+            facts = {"results": results, "doubts": doubts, "method": method}
+            facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
+            facts |= {"label_columns": data_args.label_column or []}
+            write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
+            print_results(trainer, results, method, doubts)
+        leave_together(trainer)
 
 
 def build_trainer(

@@ -31,6 +31,8 @@ from hf_mae.output_folder import PANEL_FILE, resume_point
 from hf_mae.training import (
     ModelArguments,
     StreamArguments,
+    describe_kept,
+    describe_trained,
     find_doubts,
     leave_together,
     parse_recipe_and_flags,
@@ -60,19 +62,20 @@ def main() -> None:
         title = "Pre-training a masked autoencoder"
         print_plan(title, describe(model), trainer, data_args, about_values, checkpoint)
 
-    with reported_as(SCRIPT, TRAINING_ERRORS):
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_kept(trainer)):
         metrics = train_and_evaluate(trainer, checkpoint)
 
-    if trainer.is_world_process_zero():
-        losses = select_losses(metrics)
-        knn_accuracy = metrics.get("eval_knn_accuracy")
-        doubts = []
-        if knn_accuracy is not None:
-            doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
-        facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
-        write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
-        print_losses(trainer, losses, knn_accuracy, doubts)
-    leave_together(trainer)
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_trained(trainer)):
+        if trainer.is_world_process_zero():
+            losses = select_losses(metrics)
+            knn_accuracy = metrics.get("eval_knn_accuracy")
+            doubts = []
+            if knn_accuracy is not None:
+                doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
+            facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
+            write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
+            print_losses(trainer, losses, knn_accuracy, doubts)
+        leave_together(trainer)
 
 
 class Images(NamedTuple):
