@@ -8,6 +8,7 @@ import re
 import signal
 import struct
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -197,7 +198,8 @@ def reported_as(
     SystemExit: predict.py: error: no such model
     """
     try:
-        yield
+        with _threads_report_as(script):
+            yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print goes nowhere
         sys.exit(128 + 13)  # SIGPIPE, which not all systems have
@@ -209,10 +211,32 @@ def reported_as(
             raise
         if kept is not None:
             message += f"; {kept()}"
-        token = get_token()
-        if token:  # whoever put it there
-            message = message.replace(token, "(token)")
-        sys.exit(f"{script}: error: {message}")
+        sys.exit(f"{script}: error: {_without_token(message)}")
     except KeyboardInterrupt as stop:
         print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # as shells have it
+
+
+@contextlib.contextmanager
+def _threads_report_as(script: str) -> Iterator[None]:
+    """Has other threads, as TensorBoard's, say in a line what `explain` knows."""
+    hook = threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        message = explain(error) if isinstance(error, Exception) else None
+        if message is None:
+            hook(args)
+        else:
+            print(f"{script}: {_without_token(message)}", file=sys.stderr)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+
+
+def _without_token(message: str) -> str:
+    token = get_token()  # whoever put it there
+    return message.replace(token, "(token)") if token else message

@@ -40,6 +40,7 @@ from hf_mae.training import (
     train_and_evaluate,
     write_output_folder,
 )
+from hf_mae.training.world_size import check_world_size
 
 
 SCRIPT = "run_linear_probe.py"
@@ -55,6 +56,7 @@ def main() -> None:
         (LinearProbeModelArguments, DataArguments, LinearProbeArguments)
     )
     with reported_as(SCRIPT):
+        check_world_size(args.world_size)
         checkpoint = resume_point(args)
         set_seed(args.seed)
         images = load_labelled_images(data_args, args)
@@ -62,7 +64,7 @@ def main() -> None:
         model = model_args.build_model(class_names, problem_type)
         processor = model_args.build_processor(model.config)
         about_values = model_args.fit_value_range(
-            processor, images["train"], images.get("validation")
+            processor, images["train"], images.get("validation"), data_args.max_image_pixels
         )
         trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
@@ -99,6 +101,7 @@ def build_trainer(
         "num_channels": config.num_channels,
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
+        "max_image_pixels": data_args.max_image_pixels,
     }
     center_crop = CenterCropTransform(config, processor)
     transform = center_crop if args.cache_features else LinearProbeTransform(config, processor)

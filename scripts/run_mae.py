@@ -41,6 +41,7 @@ from hf_mae.training import (
     train_and_evaluate,
     write_output_folder,
 )
+from hf_mae.training.world_size import check_world_size
 
 
 SCRIPT = "run_mae.py"
@@ -51,12 +52,15 @@ def main() -> None:
         (ModelArguments, StreamArguments, MAETrainingArguments)
     )
     with reported_as(SCRIPT):
+        check_world_size(args.world_size)
         checkpoint = resume_point(args)
         set_seed(args.seed)
         images = open_stream(data_args, args) if data_args.streaming else load(data_args, args)
         model = model_args.build_model()
         processor = model_args.build_processor(model.config)
-        about_values = model_args.fit_value_range(processor, images.train, images.held_out)
+        about_values = model_args.fit_value_range(
+            processor, images.train, images.held_out, data_args.max_image_pixels
+        )
         trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         title = "Pre-training a masked autoencoder"
@@ -130,6 +134,7 @@ def build_trainer(
         "num_channels": config.num_channels,
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
+        "max_image_pixels": data_args.max_image_pixels,
     }
     of_training = {**common, "crops_per_image": args.crops_per_image}
     transform = PretrainingTransform(config, processor)

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import BadImageError, ImageDecodeError
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
@@ -250,6 +251,7 @@ class ImageSamples(Samples):
         on_bad_image: `"skip"` replaces an image that can't be decoded by another one, chosen by
             (seed, epoch, index), and reports it in the sample; `"raise"` raises `BadImageError`.
         crops_per_image: Samples that are made of an image when it is decoded.
+        max_image_pixels: Larger images are decoded at reduced scale, if they can be, or not at all.
 
     Attributes:
         schedule: `ResolutionSchedule` that says which transform an epoch has, or None for the same
@@ -278,6 +280,7 @@ class ImageSamples(Samples):
         seed: int,
         on_bad_image: str = "skip",
         crops_per_image: int = 1,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
         if on_bad_image not in ("skip", "raise"):
             raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'skip' or 'raise'")
@@ -287,6 +290,7 @@ class ImageSamples(Samples):
         self.seed = seed
         self.on_bad_image = on_bad_image
         self.crops_per_image = crops_per_image
+        self.max_image_pixels = max_image_pixels
         self.schedule: ResolutionSchedule | None = None
         self.values: Values = getattr(transform, "values", Values())
         self._dtype = array_dtype(dataset)
@@ -380,7 +384,7 @@ class ImageSamples(Samples):
         value = row["image"]
         if not isinstance(value, dict):  # an array, which comes as lists
             value = np.asarray(value, self._dtype)
-        return open_image(value, self.num_channels, self.values)
+        return open_image(value, self.num_channels, self.values, self.max_image_pixels)
 
     def make_samples(
         self, row: dict, seed: list[int], crops: Iterable[int], epoch: int

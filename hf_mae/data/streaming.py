@@ -24,6 +24,7 @@ from datasets import Image as ImageFeature
 from torch.utils.data import Sampler
 
 from ..errors import BadImageError
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..output_folder import STREAM_FILE
 from .data_files import can_be_read, load_by_datasets, load_local
 from .samples import (
@@ -208,7 +209,8 @@ class ImageStream(ImageSamples):
 
     Args:
         dataset: `datasets.IterableDataset` with a column `image`.
-        transform, num_channels, seed, on_bad_image, crops_per_image: As for `ImageSamples`.
+        transform, num_channels, seed, on_bad_image, crops_per_image, max_image_pixels: As for
+            `ImageSamples`.
         epoch_samples: Samples that count as an epoch: the rows of the data set, if known.
         shuffle_buffer: Rows that a worker reads at a time and hands out in an order chosen by
             (seed, pass, stream).
@@ -227,11 +229,13 @@ class ImageStream(ImageSamples):
         seed: int,
         on_bad_image: str = "skip",
         crops_per_image: int = 1,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
         *,
         epoch_samples: int,
         shuffle_buffer: int,
     ):
-        super().__init__(dataset, transform, num_channels, seed, on_bad_image, crops_per_image)
+        of_samples = (num_channels, seed, on_bad_image, crops_per_image, max_image_pixels)
+        super().__init__(dataset, transform, *of_samples)
         self.epoch_samples = epoch_samples
         self.shuffle_buffer = shuffle_buffer
         self.plan = StreamPlan(1, epoch_samples, num_processes=1, num_workers=0)
