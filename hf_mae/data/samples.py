@@ -25,6 +25,7 @@ from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
 from .labels import label_tensor, stack_labels
 from .resolution import ResolutionSchedule
+from .row_names import name_row
 from .transforms import Sample
 
 
@@ -363,7 +364,7 @@ class ImageSamples(Samples):
             try:
                 samples = self.make_samples(row, seed, crops, epoch)
             except ImageDecodeError as error:
-                path = _path_of(row)
+                path = self.name_row(number, row)
                 if self.on_bad_image == "raise":
                     message = f"image {number} ({path}) can't be decoded: {error}"
                     raise BadImageError(message) from error
@@ -378,6 +379,10 @@ class ImageSamples(Samples):
             f"{len(tried)} images in a row can't be decoded; the last one is {number} ({path}): "
             f"{reason}"
         )
+
+    def name_row(self, number: int, row: dict) -> str:
+        """Names an image to people: its file, or its table and row."""
+        return name_row(self.dataset, number, row["image"])
 
     def open(self, row: dict) -> DecodedImage:
         """Opens a row's image; ImageDecodeError if it can't be decoded."""
@@ -421,12 +426,6 @@ def array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | N
     if feature is None or isinstance(feature, datasets.Image):
         return None
     return feature.dtype
-
-
-def _path_of(row: dict) -> str:
-    image = row["image"]
-    path = image.get("path") if isinstance(image, dict) else None
-    return path or "-"
 
 
 class FeatureSamples(Samples):

@@ -163,12 +163,11 @@ def test_a_read_only_output_folder(tmp_path):
         assert GO_ON.search(line)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
-def test_a_worker_that_is_killed(number, tmp_path):
+def test_a_worker_that_is_killed(tmp_path):
     def kill_worker(process):
         workers = psutil.Process(process.pid).children(recursive=True)
         loaders = [each for each in workers if "resource_tracker" not in " ".join(each.cmdline())]
-        os.kill(loaders[-1].pid, number)
+        os.kill(loaders[-1].pid, signal.SIGKILL)
 
     output = tmp_path / "run"
     flags = [*ENDLESS, "--output_dir", output, "--dataloader_num_workers=2"]
