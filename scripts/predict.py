@@ -39,6 +39,7 @@ from hf_mae.inference.predictions import (
 )
 from hf_mae.inference.tables import check_table_file
 from hf_mae.models.loading import num_channels
+from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION, answer_scores
 
 
@@ -54,7 +55,13 @@ def main() -> None:
         images = find_images_once(args.images, state)
         model, processor = load_classifier(args.model_name_or_path)
         model.to(state.device)  # pyright: ignore[reportArgumentType]
-        samples = ImageSamples(images, ProcessorTransform(processor), num_channels(model), seed=0)
+        samples = ImageSamples(
+            images,
+            ProcessorTransform(processor),
+            num_channels(model),
+            seed=0,
+            max_image_pixels=args.max_image_pixels,
+        )
         if args.num_workers is None:
             args.num_workers = default_workers(len(samples), args.batch_size, state)
         if args.output:
@@ -92,6 +99,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="write a table instead, a row an image: .csv, .parquet or .json",
     )
+    parser.add_argument(
+        "--max_image_pixels",
+        type=int,
+        default=MAX_IMAGE_PIXELS,
+        metavar="N",
+        help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
+        "100,000,000)",
+    )
     speed = parser.add_argument_group("speed")
     speed.add_argument(
         "--batch_size", type=int, default=32, help="images a device at once (default: 32)"
@@ -103,6 +118,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
     args = parser.parse_args()
+    if args.max_image_pixels < 1:
+        parser.error("max_image_pixels must be at least 1")
     if args.batch_size < 1 or (args.num_workers or 0) < 0:
         parser.error("batch_size must be at least 1 and num_workers at least 0")
     if args.json and args.output:

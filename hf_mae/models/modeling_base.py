@@ -22,6 +22,7 @@ from .configuration_mae import MAEConfig
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
+from .permissions import share_weights
 
 
 ModelT = TypeVar("ModelT", bound="MAEPreTrainedModel")
@@ -99,6 +100,12 @@ class MAEPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         encoder: Any = self.base_model
         encoder.embeddings.patch_embeddings = value
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the model, as transformers does, in files that all may read who may others."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if Path(save_directory).is_dir():
+            share_weights(save_directory)
 
     @classmethod
     def from_pretrained(

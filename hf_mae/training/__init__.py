@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     from .resuming import resume_point
     from .run import (
         describe_classifier,
+        describe_kept,
+        describe_trained,
         find_doubts,
         leave_together,
         load_labelled_images,
@@ -52,7 +54,9 @@ _LAZY = {
     "StreamArguments": ".data_arguments",
     "TopKAccuracy": ".metrics",
     "describe_classifier": ".run",
+    "describe_kept": ".run",
     "describe_method": ".balance",
+    "describe_trained": ".run",
     "find_doubts": ".run",
     "leave_together": ".run",
     "load_labelled_images": ".run",
@@ -81,7 +85,9 @@ __all__ = [
     "StreamArguments",
     "TopKAccuracy",
     "describe_classifier",
+    "describe_kept",
     "describe_method",
+    "describe_trained",
     "find_doubts",
     "leave_together",
     "load_labelled_images",

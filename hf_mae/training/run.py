@@ -13,6 +13,7 @@ from typing import Any, cast
 from datasets import DatasetDict
 from transformers.image_utils import PILImageResampling
 
+from ..checkpoints import find_checkpoint
 from ..data.folders import describe_left_out
 from ..data.labels import has_label
 from ..file_names import print_any_name, printable
@@ -296,6 +297,24 @@ def train_and_evaluate(trainer: ImageTrainer, checkpoint: str | None) -> dict[st
     metrics = _final_metrics(trainer)
     trainer.save_state()
     return metrics
+
+
+def describe_kept(trainer: ImageTrainer) -> str:
+    """Says what is still there of a run that has ended before its time, and how to go on."""
+    folder = Path(str(trainer.args.output_dir))
+    newest = find_checkpoint(folder)
+    if newest is None:
+        return f"there is no whole checkpoint in {printable(folder)}, so start again"
+    return f"{newest.name} is whole: go on by --resume_from_checkpoint last"
+
+
+def describe_trained(trainer: ImageTrainer) -> str:
+    """Says what is there when what lies beside the trained model can't be written."""
+    folder = printable(Path(str(trainer.args.output_dir)))
+    return (
+        f"the trained model is in {folder}, and card, curves or arguments may be missing: the same "
+        "command with --resume_from_checkpoint last writes them"
+    )
 
 
 def _final_metrics(trainer: ImageTrainer) -> dict[str, float]:
