@@ -2,7 +2,7 @@
 """What a row of a data set is called where people read it: its file, or its table and row."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -47,19 +47,14 @@ def name_row(dataset: Any, index: int, image: Any) -> str:
     return f"row {index}"
 
 
-def name_shards(stream: IterableDataset) -> list[str]:
-    """Names the files that the shards of a stream are, in their order; empty if it doesn't say."""
+def name_shard(stream: IterableDataset, shard: int) -> str:
+    """Names a shard of a stream by its file or, where the stream doesn't say, by its number."""
     source: Any = stream._ex_iterable
     while hasattr(source, "ex_iterable"):
         source = source.ex_iterable
     for values in (getattr(source, "kwargs", None) or {}).values():
         if isinstance(values, list) and len(values) == stream.num_shards:
-            names = [value[0] if isinstance(value, tuple) else value for value in values]
-            if all(isinstance(name, str | os.PathLike) for name in names):
-                return [printable(name) for name in names]
-    return []
-
-
-def name_shard(names: Sequence[str], shard: int) -> str:
-    """Names a shard by its file, or by its number."""
-    return names[shard] if shard < len(names) else f"shard {shard}"
+            file = values[shard][0] if isinstance(values[shard], tuple) else values[shard]
+            if isinstance(file, str | os.PathLike):
+                return printable(file)
+    return f"shard {shard}"

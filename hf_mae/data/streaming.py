@@ -31,7 +31,7 @@ from ..output_folder import STREAM_FILE
 from .damaged_files import ADVICE, FILE_ERRORS, own_cause
 from .data_files import can_be_read, load_by_datasets, load_local
 from .digests import shards_digest
-from .row_names import name_shard, name_shards
+from .row_names import name_shard
 from .samples import (
     MAX_REPLACEMENTS,
     Batch,
@@ -246,7 +246,6 @@ class ImageStream(ImageSamples):
         self.shuffle_buffer = shuffle_buffer
         self.plan = StreamPlan(1, epoch_samples, num_processes=1, num_workers=0)
         self.shard_rows: dict[int, int] = {}
-        self.shards = name_shards(dataset)
         self._reader: _Reader | None = None
 
     def __len__(self) -> int:
@@ -259,7 +258,7 @@ class ImageStream(ImageSamples):
         path = image.get("path") if isinstance(image, dict) else None
         if path and os.path.isabs(path):
             return path
-        return f"{name_shard(self.shards, shard)} {path or f'row {place}'}"
+        return f"{name_shard(self.dataset, shard)} {path or f'row {place}'}"
 
     def __getitems__(self, slots: Sequence[int]) -> list[Sample]:
         """Makes the samples of a batch of consecutive slots."""
@@ -487,7 +486,7 @@ class _Reader:
     def _read_shard(self, shard: int) -> Iterator[Any]:
         """Yields what is in the column `image` of a shard."""
         stream = self._images.dataset.shard(self._images.dataset.num_shards, shard)
-        name, is_empty = name_shard(self._images.shards, shard), True
+        name, is_empty = name_shard(self._images.dataset, shard), True
         try:
             # by `iter`, for in a worker's process a plain loop would take a part of the shards only
             for batch in stream.iter(_ROWS_AT_ONCE):
