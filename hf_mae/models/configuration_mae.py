@@ -207,7 +207,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         unknown = [name for name in names if not hasattr(cls, name)]
         if unknown:
             raise ValueError(
-                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(_own_fields())}"
+                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(own_fields())}"
             )
 
     @classmethod
@@ -333,5 +333,6 @@ def _is_size(value: Any) -> bool:
     return _is_positive_integer(value)
 
 
-def _own_fields() -> list[str]:
-    return [name for name in MAEConfig.__annotations__ if name != "model_type"]
+def own_fields() -> list[str]:
+    """Names the fields that `MAEConfig` adds to those of every configuration."""
+    return [name for name in MAEConfig.__annotations__ if not name.startswith("_")]
