@@ -20,18 +20,18 @@ from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
-from .configuration_mae import MAEConfig
+from .configuration_mae import MAEConfig, read_fields
 from .image_processing_mae import MAEImageProcessor
 from .model_files import architecture, find_pretraining, has_file
 from .modeling_base import MAEPreTrainedModel
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining, MAEModel
+from .saved_files import check_finite, check_weights, told_of
 
 
 ModelT = TypeVar("ModelT", bound=MAEPreTrainedModel)
@@ -89,7 +89,7 @@ def load_model(
     fields = _read_config(model_name_or_path)
     below = find_pretraining(model_name_or_path, fields)
     if below:
-        fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path, subfolder=below)
+        fields, _ = read_fields(model_name_or_path, subfolder=below)
     kind = architecture(fields)
     if kind not in _OUR_CLASSES:
         raise ValueError(
@@ -104,6 +104,7 @@ def load_model(
     known = _IDENTITY_POOLER if kind == "ViTModel" else frozenset()
     missing = {*report["missing_keys"], *(known - model._left_over_keys)}
     _check_tensors(model_name_or_path, report, missing, model._left_over_keys - known)
+    check_finite(model, model_name_or_path)
     processor = load_processor(model_name_or_path, cast(MAEConfig, model.config))
     return model.eval(), cast(MAEImageProcessor, processor)
 
@@ -135,6 +136,7 @@ def load_as(model_class: type[ModelT], model_name_or_path: str | Path, **options
     elif issubclass(model_class, MAEForImageClassification):
         new = _new_parts(fields, MAEConfig.from_pretrained(model_name_or_path), model.config)
     _check_tensors(model_name_or_path, report, report["missing_keys"], left_over, may_be_new=new)
+    check_finite(model, model_name_or_path)
     return model
 
 
@@ -163,13 +165,14 @@ def _load(
     model_class: type[ModelT], model_name_or_path: str | Path, **options: Any
 ) -> tuple[ModelT, dict[str, Any]]:
     """The model, in float32, and transformers' report of the tensors."""
-    loaded: Any = model_class.from_pretrained(
-        model_name_or_path,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # they are in the report
-        output_loading_info=True,
-        **options,
-    )
+    with told_of(model_name_or_path):
+        loaded: Any = model_class.from_pretrained(
+            model_name_or_path,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are in the report
+            output_loading_info=True,
+            **options,
+        )
     return loaded
 
 
@@ -232,12 +235,16 @@ def load_classifier(
             f"{model_name_or_path} holds {kind}, which is no classifier; run_finetune.py makes one "
             "of it"
         )
-    model, report = AutoModelForImageClassification.from_pretrained(
-        model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    if Path(model_name_or_path).is_dir():
+        check_weights(model_name_or_path)
+    with told_of(model_name_or_path):
+        model, report = AutoModelForImageClassification.from_pretrained(
+            model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     is_ours = isinstance(model, MAEPreTrainedModel)
     left_over = model._left_over_keys if is_ours else report["unexpected_keys"]
     _check_tensors(model_name_or_path, report, report["missing_keys"], left_over)
+    check_finite(model, model_name_or_path)
     our_config = model.config if isinstance(model.config, MAEConfig) else None
     return model.eval(), load_processor(model_name_or_path, our_config)
 
@@ -309,18 +316,11 @@ def load_processor(
     name = f"{below}/{IMAGE_PROCESSOR_NAME}" if below else IMAGE_PROCESSOR_NAME
     if config is not None and not has_file(model_name_or_path, name):
         return MAEImageProcessor.from_model_config(config)
-    try:
+    with told_of(f"{name} of {model_name_or_path}"):
         if config is None:
             return cast(BaseImageProcessor, AutoImageProcessor.from_pretrained(model_name_or_path))
         processor = _load_as_ours(model_name_or_path, below or "")
-    except (AttributeError, TypeError, LookupError) as error:
-        raise ValueError(
-            f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is damaged: {error}"
-        ) from error
-    try:
         return processor.fitted_to(config)
-    except ValueError as error:
-        raise ValueError(f"{model_name_or_path}: {error}") from error
 
 
 def _load_as_ours(model_name_or_path: str | Path, subfolder: str) -> MAEImageProcessor:
@@ -364,11 +364,10 @@ def num_channels(model: nn.Module) -> int:
 def _read_config(model_name_or_path: str | Path) -> dict[str, Any]:
     """Reads the fields of config.json as they are."""
     check_model_source(model_name_or_path)
-    damage = ValueError(f"config.json of {model_name_or_path} holds no mapping of fields")
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
-    except TypeError as error:  # up to 5.17 transformers writes into it
-        raise damage from error
-    if not isinstance(fields, dict):
-        raise damage
+    fields, _ = read_fields(model_name_or_path)
+    if fields.get("return_dict") is False:
+        raise ValueError(
+            f"config.json of {model_name_or_path} has return_dict false; set it to true, for "
+            "outputs are read by name"
+        )
     return fields
