@@ -3,7 +3,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -85,19 +84,18 @@ def read_fields(
         ValueError: it holds no mapping of fields, or fields of the wrong kind.
         OSError: there is none.
     """
-    folder = Path(model_name_or_path, options.get("subfolder") or "")
-    source = folder / CONFIG_NAME if Path(model_name_or_path).is_dir() else model_name_or_path
+    subfolder = options.get("subfolder")
+    name = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
+    source = f"{name} of {model_name_or_path}"
     with told_of(source):
         try:
             fields, rest = PreTrainedConfig.get_config_dict(model_name_or_path, **options)
         except TypeError as error:  # up to 5.17 transformers writes into it
-            raise ValueError(
-                f"{CONFIG_NAME} of {model_name_or_path} holds no mapping of fields"
-            ) from error
+            raise ValueError(f"{source} holds no mapping of fields") from error
         if not isinstance(fields, dict):
-            raise ValueError(f"{CONFIG_NAME} of {model_name_or_path} holds no mapping of fields")
+            raise ValueError(f"{source} holds no mapping of fields")
         if not fields:
-            raise ValueError("it is missing or empty; a model has its sizes there")
+            raise ValueError(f"{source} is missing or empty; it must say what the model is like")
         check_fields(fields)
     return fields, rest
 

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.image_processing_utils import BaseImageProcessor
@@ -31,6 +32,7 @@ from .model_files import architecture, find_pretraining, has_file
 from .modeling_base import MAEPreTrainedModel
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining, MAEModel
+from .saved_fields import check_processor_fields
 from .saved_files import check_finite, check_weights, told_of
 
 
@@ -173,7 +175,15 @@ def _load(
             output_loading_info=True,
             **options,
         )
+        _validate(loaded[0].config)
     return loaded
+
+
+def _validate(config: PreTrainedConfig) -> None:
+    """Lets transformers say now what it would say when the model is saved."""
+    validate = getattr(config, "validate", None)  # older ones don't
+    if validate is not None:
+        validate()
 
 
 def _check_tensors(
@@ -317,16 +327,21 @@ def load_processor(
     if config is not None and not has_file(model_name_or_path, name):
         return MAEImageProcessor.from_model_config(config)
     with told_of(f"{name} of {model_name_or_path}"):
+        fields, _ = MAEImageProcessor.get_image_processor_dict(
+            model_name_or_path, subfolder=below or ""
+        )
+        check_processor_fields(fields)
         if config is None:
             return cast(BaseImageProcessor, AutoImageProcessor.from_pretrained(model_name_or_path))
-        processor = _load_as_ours(model_name_or_path, below or "")
+        kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
+        processor = _load_as_ours(model_name_or_path, below or "", kind)
         return processor.fitted_to(config)
 
 
-def _load_as_ours(model_name_or_path: str | Path, subfolder: str) -> MAEImageProcessor:
-    """Loads a processor of ours, or one of transformers' as ours."""
-    fields, _ = MAEImageProcessor.get_image_processor_dict(model_name_or_path, subfolder=subfolder)
-    kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
+def _load_as_ours(
+    model_name_or_path: str | Path, subfolder: str, kind: str | None
+) -> MAEImageProcessor:
+    """Loads a processor of ours, or one of transformers', of this class, as ours."""
     if kind in (None, "MAEImageProcessor"):
         return MAEImageProcessor.from_pretrained(model_name_or_path, subfolder=subfolder)
     try:
@@ -365,9 +380,9 @@ def _read_config(model_name_or_path: str | Path) -> dict[str, Any]:
     """Reads the fields of config.json as they are."""
     check_model_source(model_name_or_path)
     fields, _ = read_fields(model_name_or_path)
-    if fields.get("return_dict") is False:
+    if fields.get("return_dict", True) is not True:
         raise ValueError(
-            f"config.json of {model_name_or_path} has return_dict false; set it to true, for "
-            "outputs are read by name"
+            f"config.json of {model_name_or_path} has return_dict {fields['return_dict']}; set it "
+            "to true, for outputs are read by name"
         )
     return fields

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from transformers.image_utils import PILImageResampling
 
 
 # ten times the classes of the largest public sets of images
@@ -16,6 +17,11 @@ _MOST_PARAMETERS = 10**11
 # a picture of 16,384 pixels a side in patches of 16
 _MOST_PATCHES = 1024 * 1024
 
+# of a side that images are resized to, or cut out
+_MOST_PIXELS = 32_768
+# of means, deviations and values of pixels; float32 ends at 3e38
+_LARGEST_NUMBER = 1e30
+
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -25,13 +31,31 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a value is of the wrong kind, or a size is such as no machine can hold.
     """
-    for name, (is_possible, allowed) in _KINDS.items():
-        value = fields.get(name)
-        if value is not None and not is_possible(value):
-            raise ValueError(f"{name} is {_short(value)}; it must be {allowed}")
+    _check_kinds(fields, _KINDS)
     if "num_labels" in fields and fields["num_labels"] is None and not fields.get("id2label"):
         raise ValueError("num_labels is None; it must be a whole number")
     check_sizes(fields)
+
+
+def check_processor_fields(fields: Mapping[str, Any]) -> None:
+    """Checks those fields of an image processor, of any model, that are taken as they are.
+
+    Raises:
+        ValueError: a value is of the wrong kind, or a size is such as no picture has.
+    """
+    _check_kinds(fields, _PROCESSOR_KINDS)
+    for switch, name in _NEEDS:
+        if fields.get(switch) and name in fields and fields[name] is None:
+            raise ValueError(f"{name} is None, which {switch} needs; give it, or set that to false")
+
+
+def _check_kinds(
+    fields: Mapping[str, Any], kinds: Mapping[str, tuple[Callable[[Any], bool], str]]
+) -> None:
+    for name, (is_possible, allowed) in kinds.items():
+        value = fields.get(name)
+        if value is not None and not is_possible(value):
+            raise ValueError(f"{name} is {_short(value)}; it must be {allowed}")
 
 
 def check_sizes(fields: Mapping[str, Any]) -> None:
@@ -123,6 +147,52 @@ def _is_switch(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value)
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= _LARGEST_NUMBER
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_PIXELS
+
+
+def _each(is_possible: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value, or each in a list of them, is possible."""
+
+    def are_possible(value: Any) -> bool:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return bool(values) and all(map(is_possible, values))
+
+    return are_possible
+
+
+def _are_sides(value: Any) -> bool:
+    """Whether this is a size in one of transformers' ways: a side, sides, or sides by name."""
+    if isinstance(value, Mapping):
+        value = [side for side in value.values() if side is not None]
+    return _each(_is_side)(value)
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
+    return is_pair and value[0] < value[1]
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_side, value))
+
+
+def _is_filter(value: Any) -> bool:
+    return isinstance(value, int) and value in iter(PILImageResampling)
+
+
 def _is_problem_type(value: Any) -> bool:
     return isinstance(value, str) and value in _PROBLEM_TYPES
 
@@ -142,3 +212,29 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_attentions": (_is_switch, "True or False"),
     "output_hidden_states": (_is_switch, "True or False"),
 }
+
+_SWITCH = (_is_switch, "True or False")
+_SIDES = (_are_sides, f"made of whole numbers from 1 to {_MOST_PIXELS:,}")
+_PROCESSOR_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "do_resize": _SWITCH,
+    "do_center_crop": _SWITCH,
+    "do_rescale": _SWITCH,
+    "do_normalize": _SWITCH,
+    "size": _SIDES,
+    "crop_size": _SIDES,
+    "resample": (_is_filter, "the number of one of PIL's filters, as 3"),
+    "rescale_factor": (_is_positive, "a positive number"),
+    "image_mean": (_each(_is_number), "a number, or a list of them"),
+    "image_std": (_each(_is_positive), "a positive number, or a list of them"),
+    "value_range": (_is_range, "the values of black and white, the lower first"),
+    "bands": (_is_numbers, "a list of whole numbers from 1 up"),
+}
+# switch → what is needed where it is on
+_NEEDS = (
+    ("do_resize", "size"),
+    ("do_resize", "resample"),
+    ("do_center_crop", "crop_size"),
+    ("do_rescale", "rescale_factor"),
+    ("do_normalize", "image_mean"),
+    ("do_normalize", "image_std"),
+)

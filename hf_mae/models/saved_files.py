@@ -5,10 +5,12 @@ import contextlib
 import json
 import os
 import pickle
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -26,8 +28,10 @@ _DAMAGE = (
     MemoryError,
     RuntimeError,  # RecursionError, too
     SafetensorError,
+    StrictDataclassError,  # of transformers' own configurations
     TypeError,
     pickle.UnpicklingError,
+    struct.error,
 )
 
 
@@ -56,7 +60,7 @@ def told_of(source: str | os.PathLike | None) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
     except _DAMAGE as error:
         raise ValueError(
-            f"{source} can't be read as a model, it is damaged or another's: "
+            f"{source} can't be used, it is damaged or another's: "
             f"{type(error).__name__}: {error}"
         ) from error
 
