@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Configuration of a Masked Autoencoder: its fields, their validation and the table of sizes."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,6 +8,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
+from transformers.utils import CONFIG_NAME
+
+from .saved_fields import check_fields, check_sizes
+from .saved_files import told_of
 
 
 # Encoders: base, large and huge are Table 8 of the ViT paper (arXiv 2010.11929), as the MAE paper
@@ -68,7 +71,33 @@ _POSITIVE_INTEGERS = (
 )
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "mask_ratio")
 _POSITIVE_NUMBERS = ("layer_norm_eps", "initializer_range")
+_LARGEST = 1e6  # of these
 _SWITCHES = ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm", "simple_feature_pyramid")
+
+
+def read_fields(
+    model_name_or_path: str | os.PathLike, **options: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads config.json of any model; returns its fields, and the options that weren't for that.
+
+    Raises:
+        ValueError: it holds no mapping of fields, or fields of the wrong kind.
+        OSError: there is none.
+    """
+    subfolder = options.get("subfolder")
+    name = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
+    source = f"{name} of {model_name_or_path}"
+    with told_of(source):
+        try:
+            fields, rest = PreTrainedConfig.get_config_dict(model_name_or_path, **options)
+        except TypeError as error:  # up to 5.17 transformers writes into it
+            raise ValueError(f"{source} holds no mapping of fields") from error
+        if not isinstance(fields, dict):
+            raise ValueError(f"{source} holds no mapping of fields")
+        if not fields:
+            raise ValueError(f"{source} is missing or empty; it must say what the model is like")
+        check_fields(fields)
+    return fields, rest
 
 
 class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
@@ -157,6 +186,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("stage_names", None)  # they follow from the depth
+        check_fields({**vars(self), **kwargs})
         super().__post_init__(**kwargs)
         self.check()
         layers = range(1, self.num_hidden_layers + 1)
@@ -207,7 +237,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         unknown = [name for name in names if not hasattr(cls, name)]
         if unknown:
             raise ValueError(
-                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(_own_fields())}"
+                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(own_fields())}"
             )
 
     @classmethod
@@ -217,7 +247,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         # transformers' `vit_mae` and `vit` have a subset of our fields under the same names: such
         # folders are ours to read; said here, the model type doesn't set off transformers' warning
         # about a mismatch
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        config_dict, kwargs = read_fields(pretrained_model_name_or_path, **kwargs)
         if cls.is_native(config_dict):
             config_dict["model_type"] = cls.model_type
         return config_dict, kwargs
@@ -243,7 +273,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in _RATES:
             self._check_field(name, _is_rate, "a number in [0, 1)")
         for name in _POSITIVE_NUMBERS:
-            self._check_field(name, _is_positive_number, "a positive number")
+            self._check_field(name, _is_positive_number, f"a positive number up to {_LARGEST:g}")
         for name in _SWITCHES:
             self._check_field(name, _is_bool, "True or False")
         for name in ("image_size", "patch_size"):
@@ -253,6 +283,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         self._check_width("hidden_size", "num_attention_heads")
         self._check_width("decoder_hidden_size", "decoder_num_attention_heads")
         self._check_grid()
+        check_sizes(vars(self))
 
     def _check_field(self, name: str, is_possible: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, name)
@@ -324,7 +355,8 @@ def _is_rate(value: Any) -> bool:
 
 
 def _is_positive_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 < value <= _LARGEST
 
 
 def _is_size(value: Any) -> bool:
@@ -333,5 +365,6 @@ def _is_size(value: Any) -> bool:
     return _is_positive_integer(value)
 
 
-def _own_fields() -> list[str]:
-    return [name for name in MAEConfig.__annotations__ if name != "model_type"]
+def own_fields() -> list[str]:
+    """Names the fields that `MAEConfig` adds to those of every configuration."""
+    return [name for name in MAEConfig.__annotations__ if not name.startswith("_")]

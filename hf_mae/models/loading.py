@@ -26,12 +26,14 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
-from .configuration_mae import MAEConfig
+from .configuration_mae import MAEConfig, read_fields
 from .image_processing_mae import MAEImageProcessor
 from .model_files import architecture, find_pretraining, has_file
 from .modeling_base import MAEPreTrainedModel
 from .modeling_classification import MAEForImageClassification
 from .modeling_mae import MAEForPreTraining, MAEModel
+from .saved_fields import check_processor_fields
+from .saved_files import check_finite, check_weights, told_of
 
 
 ModelT = TypeVar("ModelT", bound=MAEPreTrainedModel)
@@ -89,7 +91,7 @@ def load_model(
     fields = _read_config(model_name_or_path)
     below = find_pretraining(model_name_or_path, fields)
     if below:
-        fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path, subfolder=below)
+        fields, _ = read_fields(model_name_or_path, subfolder=below)
     kind = architecture(fields)
     if kind not in _OUR_CLASSES:
         raise ValueError(
@@ -104,6 +106,7 @@ def load_model(
     known = _IDENTITY_POOLER if kind == "ViTModel" else frozenset()
     missing = {*report["missing_keys"], *(known - model._left_over_keys)}
     _check_tensors(model_name_or_path, report, missing, model._left_over_keys - known)
+    check_finite(model, model_name_or_path)
     processor = load_processor(model_name_or_path, cast(MAEConfig, model.config))
     return model.eval(), cast(MAEImageProcessor, processor)
 
@@ -135,6 +138,7 @@ def load_as(model_class: type[ModelT], model_name_or_path: str | Path, **options
     elif issubclass(model_class, MAEForImageClassification):
         new = _new_parts(fields, MAEConfig.from_pretrained(model_name_or_path), model.config)
     _check_tensors(model_name_or_path, report, report["missing_keys"], left_over, may_be_new=new)
+    check_finite(model, model_name_or_path)
     return model
 
 
@@ -163,14 +167,23 @@ def _load(
     model_class: type[ModelT], model_name_or_path: str | Path, **options: Any
 ) -> tuple[ModelT, dict[str, Any]]:
     """The model, in float32, and transformers' report of the tensors."""
-    loaded: Any = model_class.from_pretrained(
-        model_name_or_path,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # they are in the report
-        output_loading_info=True,
-        **options,
-    )
+    with told_of(model_name_or_path):
+        loaded: Any = model_class.from_pretrained(
+            model_name_or_path,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # they are in the report
+            output_loading_info=True,
+            **options,
+        )
+        _validate(loaded[0].config)
     return loaded
+
+
+def _validate(config: PreTrainedConfig) -> None:
+    """Lets transformers say now what it would say when the model is saved."""
+    validate = getattr(config, "validate", None)  # older ones don't
+    if validate is not None:
+        validate()
 
 
 def _check_tensors(
@@ -232,12 +245,16 @@ def load_classifier(
             f"{model_name_or_path} holds {kind}, which is no classifier; run_finetune.py makes one "
             "of it"
         )
-    model, report = AutoModelForImageClassification.from_pretrained(
-        model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    if Path(model_name_or_path).is_dir():
+        check_weights(model_name_or_path)
+    with told_of(model_name_or_path):
+        model, report = AutoModelForImageClassification.from_pretrained(
+            model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     is_ours = isinstance(model, MAEPreTrainedModel)
     left_over = model._left_over_keys if is_ours else report["unexpected_keys"]
     _check_tensors(model_name_or_path, report, report["missing_keys"], left_over)
+    check_finite(model, model_name_or_path)
     our_config = model.config if isinstance(model.config, MAEConfig) else None
     return model.eval(), load_processor(model_name_or_path, our_config)
 
@@ -309,24 +326,22 @@ def load_processor(
     name = f"{below}/{IMAGE_PROCESSOR_NAME}" if below else IMAGE_PROCESSOR_NAME
     if config is not None and not has_file(model_name_or_path, name):
         return MAEImageProcessor.from_model_config(config)
-    try:
+    with told_of(f"{name} of {model_name_or_path}"):
+        fields, _ = MAEImageProcessor.get_image_processor_dict(
+            model_name_or_path, subfolder=below or ""
+        )
+        check_processor_fields(fields)
         if config is None:
             return cast(BaseImageProcessor, AutoImageProcessor.from_pretrained(model_name_or_path))
-        processor = _load_as_ours(model_name_or_path, below or "")
-    except (AttributeError, TypeError, LookupError) as error:
-        raise ValueError(
-            f"{IMAGE_PROCESSOR_NAME} of {model_name_or_path} is damaged: {error}"
-        ) from error
-    try:
+        kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
+        processor = _load_as_ours(model_name_or_path, below or "", kind)
         return processor.fitted_to(config)
-    except ValueError as error:
-        raise ValueError(f"{model_name_or_path}: {error}") from error
 
 
-def _load_as_ours(model_name_or_path: str | Path, subfolder: str) -> MAEImageProcessor:
-    """Loads a processor of ours, or one of transformers' as ours."""
-    fields, _ = MAEImageProcessor.get_image_processor_dict(model_name_or_path, subfolder=subfolder)
-    kind = fields.get("image_processor_type", fields.get("feature_extractor_type"))
+def _load_as_ours(
+    model_name_or_path: str | Path, subfolder: str, kind: str | None
+) -> MAEImageProcessor:
+    """Loads a processor of ours, or one of transformers', of this class, as ours."""
     if kind in (None, "MAEImageProcessor"):
         return MAEImageProcessor.from_pretrained(model_name_or_path, subfolder=subfolder)
     try:
@@ -364,11 +379,10 @@ def num_channels(model: nn.Module) -> int:
 def _read_config(model_name_or_path: str | Path) -> dict[str, Any]:
     """Reads the fields of config.json as they are."""
     check_model_source(model_name_or_path)
-    damage = ValueError(f"config.json of {model_name_or_path} holds no mapping of fields")
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(model_name_or_path)
-    except TypeError as error:  # up to 5.17 transformers writes into it
-        raise damage from error
-    if not isinstance(fields, dict):
-        raise damage
+    fields, _ = read_fields(model_name_or_path)
+    if fields.get("return_dict", True) is not True:
+        raise ValueError(
+            f"config.json of {model_name_or_path} has return_dict {fields['return_dict']}; set it "
+            "to true, for outputs are read by name"
+        )
     return fields

@@ -18,11 +18,12 @@ from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .configuration_mae import MAEConfig
+from .configuration_mae import MAEConfig, read_fields
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
 from .permissions import share_weights
+from .saved_files import check_weights
 
 
 ModelT = TypeVar("ModelT", bound="MAEPreTrainedModel")
@@ -132,7 +133,7 @@ class MAEPreTrainedModel(PreTrainedModel):
         if source is None:  # weights come as state_dict, or are new
             own = _copy_as_ours(config) if isinstance(config, PreTrainedConfig) else config
             return super().from_pretrained(None, *model_args, config=own, **kwargs)
-        saved, _ = PreTrainedConfig.get_config_dict(source, **hub)
+        saved, _ = read_fields(source, **hub)
         native = MAEConfig.is_native(saved)
         if not native and saved.get("model_type") != "mae":
             raise ValueError(
@@ -153,6 +154,8 @@ class MAEPreTrainedModel(PreTrainedModel):
             kwargs.setdefault("key_mapping", VIT_MAE_RENAMES)
         wanted_size = ours.image_size
         ours.image_size = saved.get("image_size", MAEConfig.image_size)  # as its tables are
+        if Path(source).is_dir():
+            check_weights(Path(source, hub.get("subfolder") or ""))
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, config=ours, **kwargs
         )

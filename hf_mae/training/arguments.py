@@ -9,18 +9,13 @@ from typing import ClassVar
 import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from ..data.resolution import parse_resolution_schedule
+from .argument_checks import check_choices, check_limits, check_packages
 from .optimization import scaled_learning_rate
 
 
-# where to log: a dependency of ours, and those that transformers doesn't list if installed
-_NOT_LISTED = ("tensorboard", "azure_ml", "flyte")
 _BALANCES = ("none", "balanced")
 
 
@@ -87,7 +82,9 @@ class ImageTrainingArguments(TrainingArguments):
     save_strategy: str = field(
         default="epoch", metadata={"help": "When to save: no, steps, epoch."}
     )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep; 0 for all."}
+    )
     logging_steps: float = field(
         default=20, metadata={"help": "Updates between two lines of the log."}
     )
@@ -111,30 +108,18 @@ class ImageTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             wants_bf16 = not (self.use_cpu or self.fp16)
             self.bf16 = wants_bf16 and is_torch_bf16_gpu_available()  # pyright: ignore[reportIncompatibleVariableOverride]
-        for name in (
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "gradient_accumulation_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.dataloader_drop_last:
-            raise ValueError(
-                "dataloader_drop_last doesn't apply: training takes whole batches, evaluation "
-                "every image"
-            )
-        if self.lr_scheduler_type != "linear" or self.warmup_steps:  # transformers' defaults
-            raise ValueError(
-                "lr_scheduler_type and warmup_steps don't apply: the schedule is warmup_epochs, "
-                "then a cosine"
-            )
+        check_limits(self)
+        check_choices(self)
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         explicit_rate = self.learning_rate
         self.learning_rate = explicit_rate or 0.0  # TrainingArguments wants a number
         self._connect()
-        super().__post_init__()
-        _check_report_to(self.report_to or [])
+        try:
+            super().__post_init__()
+        except (ImportError, OSError, TypeError) as error:  # deepspeed's, accelerator_config's
+            raise ValueError(f"the arguments can't be used: {error}") from error
+        check_packages(self)
         if explicit_rate is None:
             self.learning_rate = self.scaled_learning_rate  # pyright: ignore[reportIncompatibleVariableOverride]
         self.check()
@@ -145,17 +130,13 @@ class ImageTrainingArguments(TrainingArguments):
         Raises:
             ValueError: a value is impossible.
         """
-        for name in ("base_learning_rate", "learning_rate", "num_train_epochs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        check_limits(self)
         peak = self.learning_rate or 0.0
         if not 0 <= self.min_learning_rate <= peak:
             raise ValueError(
                 f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the "
                 f"peak, {peak}"
             )
-        if not self.warmup_epochs >= 0:  # that it is shorter than the run, the trainer checks
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs:g}; it must be at least 0")
 
     def _connect(self) -> None:
         """Connects processes on CPUs, to which transformers doesn't pass `ddp_timeout` on."""
@@ -173,22 +154,6 @@ class ImageTrainingArguments(TrainingArguments):
     def scaled_learning_rate(self) -> float:
         """The peak that follows from `base_learning_rate` and the total batch size."""
         return scaled_learning_rate(self.base_learning_rate, self.total_batch_size)
-
-
-def _check_report_to(names: str | list[str]) -> None:
-    """Raises ValueError unless these are installed; transformers ends in an error of its own."""
-    for name in [names] if isinstance(names, str) else names:
-        if name in _NOT_LISTED:
-            continue
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(
-                f"report_to is {name!r}, which transformers doesn't know; it knows "
-                f"{', '.join(INTEGRATION_TO_CALLBACK)}"
-            )
-        if name not in get_available_reporting_integrations():
-            raise ValueError(
-                f"report_to is {name!r}, which is not installed; pip install it, or take another"
-            )
 
 
 @dataclass
@@ -231,8 +196,6 @@ class MAETrainingArguments(ImageTrainingArguments):
     def check(self) -> None:
         super().check()
         _ = self.resolutions  # raises what is wrong with it
-        if self.knn_images < 0:
-            raise ValueError(f"knn_images is {self.knn_images}; it must be at least 0")
         if self.crops_per_image < 1 or self.per_device_train_batch_size % self.crops_per_image:
             raise ValueError(
                 f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide "
@@ -326,14 +289,6 @@ class FineTuningArguments(ClassifierArguments):
 
     def check(self) -> None:
         super().check()
-        for name in ("mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("random_erasing", "label_smoothing_factor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}; it must be in (0, 1]")
         if self.per_device_train_batch_size % 2 and (self.mixup or self.cutmix):
             raise ValueError(
                 f"per_device_train_batch_size is {self.per_device_train_batch_size}; mixup and "

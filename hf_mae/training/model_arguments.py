@@ -7,23 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-import yaml
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ..data.class_names import composed
 from ..data.value_range import check_value_range, fit_value_range
-from ..models.configuration_mae import SIZES, MAEConfig
+from ..models.configuration_mae import SIZES, MAEConfig, own_fields
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.problem_types import SINGLE_LABEL
+from .recipes import read_yaml
 
 
 logger = logging.get_logger(__name__)
+# what says what a model computes; the rest of a configuration follows from data and flags
+_OVERRIDABLE = (*own_fields(), "problem_type")
 _CHANGEABLE = (
     "image_size",
     "drop_path_rate",
@@ -89,8 +91,8 @@ class BaseModelArguments:
             ValueError: `config_overrides` is no mapping in YAML.
         """
         try:
-            others = yaml.safe_load(self.config_overrides or "{}")
-        except yaml.YAMLError as error:
+            others = read_yaml(self.config_overrides or "{}")
+        except ValueError as error:
             raise ValueError(
                 f"config_overrides is {self.config_overrides!r}, which is not YAML: {error}"
             ) from error
@@ -133,6 +135,12 @@ class BaseModelArguments:
                     "can"
                 )
             return load_as(model_class, self.model_name_or_path, **overrides, **options)
+        for name in overrides:
+            if name not in _OVERRIDABLE:
+                raise ValueError(
+                    f"config_overrides has {name!r}, and MAEConfig has no field {name!r} that can "
+                    f"be set there; it has {', '.join(_OVERRIDABLE)}"
+                )
         if self.config_name:
             config = load_config(self.config_name).changed(**overrides, **options)
         else:

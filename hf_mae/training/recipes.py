@@ -17,6 +17,34 @@ from transformers.hf_argparser import string_to_bool
 _NOT_IN_RECIPE = ("output_dir", "resume_from_checkpoint", "allow_changed", "hub_token")
 
 
+class _OneOfEachKey(yaml.SafeLoader):
+    """Reads YAML as `yaml.safe_load` does, but for a key that comes twice: that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} comes twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Reads YAML.
+
+    Raises:
+        ValueError: it isn't YAML, or has a key twice.
+    """
+    try:
+        return yaml.load(text, _OneOfEachKey)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 class _Parser(HfArgumentParser):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -26,7 +54,8 @@ class _Parser(HfArgumentParser):
                 action.const = True
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {line}\n")
         raise AssertionError("exit returned")
 
 
@@ -81,7 +110,7 @@ def save_recipe(explicit_args: dict[str, Any], path: str | Path) -> None:
     """
     recipe = {name: value for name, value in explicit_args.items() if name not in _NOT_IN_RECIPE}
     if "config_overrides" in recipe:
-        recipe["config_overrides"] = yaml.safe_load(recipe["config_overrides"])
+        recipe["config_overrides"] = read_yaml(recipe["config_overrides"])
     Path(path).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 
@@ -111,10 +140,23 @@ def _recipe_flags(path: Path, parser: _Parser) -> list[str]:
             continue
         if value is False and parser._option_string_actions[f"--{name}"].type is not string_to_bool:
             value = "no"  # what YAML took for a truth value is the name of a strategy
+        action = parser._option_string_actions[f"--{name}"]
+        if isinstance(value, list) and len(value) != 1 and action.nargs in (None, "?"):
+            parser.error(f"{path}: {name} is {value}; it takes one value")
         flags.append(f"--{name}")
         for item in value if isinstance(value, list) else [value]:
-            flags.append(item if isinstance(item, str) else json.dumps(item))
+            flags.append(item if isinstance(item, str) else _as_json(path, name, item, parser))
     return flags
+
+
+def _as_json(path: Path, name: str, value: Any, parser: _Parser) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # a date, bytes, a set, a loop
+        parser.error(
+            f"{path}: {name} is {value!r}, which YAML reads as {type(value).__name__}; quote it if "
+            "it is text"
+        )
 
 
 def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
@@ -122,8 +164,14 @@ def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
         others = sorted(other.name for other in path.parent.glob("*.yaml"))
         parser.error(f"no recipe {path}; in {path.parent} there is {', '.join(others) or 'none'}")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        parser.error(f"{path} can't be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        parser.error(f"{path} is not UTF-8: {error}; save it as UTF-8")
+    try:
+        recipe = read_yaml(text)
+    except ValueError as error:
         parser.error(f"{path} is not YAML: {error}")
     if not isinstance(recipe, dict):
         parser.error(

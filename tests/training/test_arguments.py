@@ -98,7 +98,7 @@ def test_paper_defaults(parse):
         ("num_train_epochs: 0", "num_train_epochs is 0.0; it must be positive"),
         ("base_learning_rate: -1", "base_learning_rate is -1.0; it must be positive"),
         ("min_learning_rate: 1", "min_learning_rate is 1.0; it must be between 0 and the peak"),
-        ("warmup_epochs: -1", "warmup_epochs is -1; it must be at least 0"),
+        ("warmup_epochs: -1", "warmup_epochs is -1.0; it must be at least 0"),
         ("bf16: true\nfp16: true", "At most one of fp16 and bf16"),
         ("lr_scheduler_type: constant", "lr_scheduler_type and warmup_steps don't apply"),
         ("warmup_steps: 5", "lr_scheduler_type and warmup_steps don't apply"),
