@@ -52,18 +52,21 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from hf_mae.training.trainer import ImageTrainer
 
-PartialState()
-PartialState._shared_state["distributed_type"] = DistributedType.MULTI_HPU
-train = ImageTrainer.train
+create, train = ImageTrainer.create_accelerator_and_postprocess, ImageTrainer.train
 
-def told(trainer, *args, **kwargs):
-    plugin = trainer.accelerator.state.fsdp_plugin
+def create_sharded(trainer):
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_HPU
+    create(trainer)
+
+def train_and_tell(trainer, *args, **kwargs):
     result = train(trainer, *args, **kwargs)
-    sharded = {type(p).__name__ for p in trainer.model_wrapped.vit.layers.parameters()}
-    print("sharded", plugin.fsdp_version, sorted(sharded), flush=True)
+    version = trainer.accelerator.state.fsdp_plugin.fsdp_version
+    kinds = {type(parameter).__name__ for parameter in trainer.model_wrapped.parameters()}
+    print(f"sharded {version} {sorted(kinds)}" + chr(10), end="", flush=True)
     return result
 
-ImageTrainer.train = told
+ImageTrainer.create_accelerator_and_postprocess = create_sharded
+ImageTrainer.train = train_and_tell
 sys.argv[0] = "run_mae.py"
 runpy.run_path("scripts/run_mae.py", run_name="__main__")
 """
@@ -167,14 +170,14 @@ def test_cpu(tmp_path, losses_of_one):
 
 def test_two_nodes(tmp_path, losses_of_one):
     """Two launchers on this machine."""
-    commands = []
-    for rank in range(2):
-        where = ["--num_processes=2", "--main_process_ip=127.0.0.1", f"--machine_rank={rank}"]
-        where.append(f"--main_process_port={commands[0][-1] if commands else free_port()}")
-        commands.append([*launch("two_nodes.yaml", *where), where[-1].split("=")[1]])
+    where = ["--num_processes=2", "--main_process_ip=127.0.0.1"]
+    where.append(f"--main_process_port={free_port()}")
     script = ["scripts/run_mae.py", *RUN, "--per_device_train_batch_size=16"]
     script.append(f"--output_dir={tmp_path / 'run'}")
-    text = run_all(*([*command[:-1], *script] for command in commands))
+    commands = []
+    for rank in range(2):
+        commands.append(launch("two_nodes.yaml", *where, f"--machine_rank={rank}", *script))
+    text = run_all(*commands)
     assert "32 = 16 a process * 2 processes * 1 accumulated" in text
     assert losses_in(tmp_path / "run") == pytest.approx(losses_of_one, abs=1e-5)
 
