@@ -3,19 +3,15 @@
 import importlib.util
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers import ROOT, TINY_FLAGS, kill_tree, run_script, trace
-
-from hf_mae.output_folder import find_checkpoint
 
 
 FOLDER = ROOT / "scripts" / "accelerate"
