@@ -49,19 +49,19 @@ RUN = [
 RESUME = "--resume_from_checkpoint=last"
 
 
-class Lost(AssertionError):
+class LostError(AssertionError):
     """Work is lost: steps that a whole checkpoint held, or the result."""
 
 
-class Hung(AssertionError):
+class HungError(AssertionError):
     """It doesn't end."""
 
 
-class Different(AssertionError):
+class DifferentError(AssertionError):
     """Losses or weights differ from those of the run that nobody disturbed."""
 
 
-class Unclear(AssertionError):
+class UnclearError(AssertionError):
     """A traceback, or no line that says what happened and what to do."""
 
 
@@ -74,13 +74,13 @@ def finish(name, arguments, processes=1, seconds=SECONDS):
     """Runs scripts/NAME to its end: (status, stdout, stderr).
 
     Raises:
-        Hung: it takes longer.
+        HungError: it takes longer.
     """
     with ForkedRun(name, list(map(str, arguments)), processes) as run:
         try:
             return run.wait(seconds), *run.texts()
         except TimeoutError as error:
-            raise Hung(f"{name}: {error}\n" + "\n".join(run.texts())) from error
+            raise HungError(f"{name}: {error}\n" + "\n".join(run.texts())) from error
 
 
 def kill_at(name, arguments, moment, processes=1, seconds=SECONDS):
@@ -89,7 +89,7 @@ def kill_at(name, arguments, moment, processes=1, seconds=SECONDS):
         deadline = time.monotonic() + seconds
         while not (moment() or run.has_ended()):
             if time.monotonic() > deadline:
-                raise Hung(f"{name}\n" + "\n".join(run.texts()))
+                raise HungError(f"{name}\n" + "\n".join(run.texts()))
             time.sleep(0.0005)
 
 
@@ -100,13 +100,13 @@ def resume(output_dir, whole, *more, processes=1):
         stdout and stderr.
 
     Raises:
-        Unclear, Lost, Different, Hung
+        UnclearError, LostError, DifferentError, HungError
     """
     arguments = [*flags(output_dir, processes), RESUME, *more]
     status, stdout, stderr = finish("run_mae.py", arguments, processes)
     if status:
         check_explained("run_mae.py", status, stderr)
-        raise Lost(f"nothing to go on from: {stderr}")
+        raise LostError(f"nothing to go on from: {stderr}")
     compare(output_dir, whole)
     return stdout, stderr
 
@@ -115,26 +115,26 @@ def compare(output_dir, whole):
     """Compares two runs of the same flags, bit for bit.
 
     Raises:
-        Lost: steps or the model are missing.
-        Different: a loss, an evaluation or a weight isn't the same.
+        LostError: steps or the model are missing.
+        DifferentError: a loss, an evaluation or a weight isn't the same.
     """
     ours, expected = read_history(output_dir), read_history(whole)
     if [step for step, *_ in ours] != [step for step, *_ in expected]:
-        raise Lost(f"steps {[step for step, *_ in ours]}")
+        raise LostError(f"steps {[step for step, *_ in ours]}")
     for entry, wanted in zip(ours, expected):
         if entry != wanted:
-            raise Different(f"{entry}, not {wanted}")
+            raise DifferentError(f"{entry}, not {wanted}")
     weights, wanted = (load_file(folder / "model.safetensors") for folder in (output_dir, whole))
     for name, tensor in wanted.items():
         if not torch.equal(tensor, weights[name]):
-            raise Different(f"{name} of the model")
+            raise DifferentError(f"{name} of the model")
 
 
 def read_history(folder):
     """What a run logged, but for times: (step, key, value)."""
     path = Path(folder) / "trainer_state.json"
     if not path.is_file():
-        raise Lost(f"no {path.name}")
+        raise LostError(f"no {path.name}")
     kept = []
     for entry in json.loads(path.read_text())["log_history"]:
         for key in ("loss", "grad_norm", "learning_rate", "eval_loss"):
@@ -147,15 +147,15 @@ def check_explained(name, status, stderr):
     """Checks that what a script said of its end is for a user: a line, and no traceback.
 
     Raises:
-        Unclear
+        UnclearError
     """
     lines = [line for line in stderr.splitlines() if line.strip()]
     if "Traceback (most recent call last)" in stderr:
-        raise Unclear(f"status {status}\n{stderr}")
+        raise UnclearError(f"status {status}\n{stderr}")
     if status == 0:
         return
     if not lines or not lines[-1].startswith(f"{name}: "):
-        raise Unclear(f"status {status} without a line\n{stderr}")
+        raise UnclearError(f"status {status} without a line\n{stderr}")
 
 
 def newest_step(output_dir):

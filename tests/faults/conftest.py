@@ -5,7 +5,7 @@ import pytest
 
 
 COLUMNS = ("tried", "lost", "hung", "different", "unclear")
-KINDS = {getattr(campaign, name.title()): name for name in COLUMNS[1:]}
+KINDS = {getattr(campaign, f"{name.title()}Error"): name for name in COLUMNS[1:]}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""scripts/accelerate/restart.sh: what it starts again and what it doesn't, and a run that goes on."""
+"""scripts/accelerate/restart.sh: what it starts again, and a run that goes on."""
 
 import os
 import signal
