@@ -49,20 +49,34 @@ RUN = [
 RESUME = "--resume_from_checkpoint=last"
 
 
-class LostError(AssertionError):
+class FaultError(AssertionError):
+    """How a try ended; `kind` is a column of the table."""
+
+    kind: str
+
+
+class LostError(FaultError):
     """Work is lost: steps that a whole checkpoint held, or the result."""
 
+    kind = "lost"
 
-class HungError(AssertionError):
+
+class HungError(FaultError):
     """It doesn't end."""
 
+    kind = "hung"
 
-class DifferentError(AssertionError):
+
+class DifferentError(FaultError):
     """Losses or weights differ from those of the run that nobody disturbed."""
 
+    kind = "different"
 
-class UnclearError(AssertionError):
+
+class UnclearError(FaultError):
     """A traceback, or no line that says what happened and what to do."""
+
+    kind = "unclear"
 
 
 def flags(output_dir, processes=1):

@@ -5,7 +5,6 @@ import pytest
 
 
 COLUMNS = ("tried", "lost", "hung", "different", "unclear")
-KINDS = {getattr(campaign, f"{name.title()}Error"): name for name in COLUMNS[1:]}
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +16,15 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole_of_two(tmp_path_factory):
+    """The same by two processes."""
+    folder = tmp_path_factory.mktemp("whole_of_two") / "run"
+    status, _, stderr = campaign.finish("run_mae.py", campaign.flags(folder, 2), processes=2)
+    assert status == 0, stderr
+    return folder
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
@@ -24,7 +32,7 @@ def pytest_runtest_makereport(item, call):
     if marker and (call.when == "call" or report.failed) and not report.skipped:
         outcome = "fine"
         if call.excinfo is not None:
-            outcome = KINDS.get(call.excinfo.type, "unclear")
+            outcome = getattr(call.excinfo.value, "kind", "unclear")
         report.user_properties.append(("try", (marker.args[0], outcome)))
     return report
 
@@ -51,5 +59,6 @@ def count_tries(table, properties):
     fault, outcome = properties["try"]
     counts = table.setdefault(fault, dict.fromkeys(COLUMNS, 0))
     counts["tried"] += properties.get("tries", 1)
-    if outcome != "fine":
-        counts[outcome] += 1
+    for kind in properties.get("kinds") or [outcome]:
+        if kind != "fine":
+            counts[kind] += 1

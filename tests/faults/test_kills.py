@@ -84,11 +84,10 @@ def some_time_after(output, rng):
 @pytest.mark.fault("SIGKILL of two processes")
 @pytest.mark.campaign
 @pytest.mark.parametrize("point", draw(0, POINTS, 6))
-def test_two_processes_killed(point, tmp_path):
-    whole, output = tmp_path / "whole", tmp_path / "run"
-    kill_at("run_mae.py", flags(whole, 2), lambda: False, processes=2)
+def test_two_processes_killed(point, whole_of_two, tmp_path):
+    output = tmp_path / "run"
     kill_at("run_mae.py", flags(output, 2), (output / point).exists, processes=2)
-    resume(output, whole, processes=2)
+    resume(output, whole_of_two, processes=2)
 
 
 @pytest.mark.fault("SIGKILL and the folder moved")

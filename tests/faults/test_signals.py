@@ -1,4 +1,4 @@
-"""Asked to stop: the step is finished, a checkpoint is saved, a line says so, and the run goes on."""
+"""Asked to stop: the step is finished, a checkpoint saved, a line says so, and the run goes on."""
 
 import os
 import signal
@@ -14,7 +14,6 @@ from campaign import (
     LostError,
     UnclearError,
     check_explained,
-    finish,
     flags,
     newest_step,
     resume,
@@ -80,10 +79,9 @@ def test_a_signal(name, moment, whole, tmp_path):
 @pytest.mark.fault("a signal to torchrun")
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_to_torchrun(name, tmp_path):
+def test_a_signal_to_torchrun(name, whole_of_two, tmp_path):
     """It hands the signal to its processes, and ends with a status of its own."""
-    whole, output = tmp_path / "whole", tmp_path / "run"
-    assert finish("run_mae.py", flags(whole, 2), processes=2)[0] == 0
+    output = tmp_path / "run"
     process = subprocess.Popen(
         script_command("run_mae.py", *flags(output, 2), RESUME, processes=2),
         cwd=ROOT,
@@ -108,4 +106,4 @@ def test_a_signal_to_torchrun(name, tmp_path):
     assert process.returncode != 0 or newest_step(output) == STEPS
     if "run_mae.py: " not in stderr:
         raise UnclearError(stderr)
-    resume(output, whole, processes=2)
+    resume(output, whole_of_two, processes=2)
