@@ -43,11 +43,20 @@ class BadImageError(RuntimeError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of an update is NaN or infinite."""
+    """The loss or gradient of an update, or a weight, is NaN or infinite."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The user stopped it; the message says what is kept."""
+    """It was asked to stop.
+
+    Args:
+        message: What is kept; empty where another process says so.
+        number: The signal that asked.
+    """
+
+    def __init__(self, message: str, number: signal.Signals = signal.SIGINT):
+        super().__init__(message)
+        self.number = number
 
 
 # what is for the user to mend: a value, a file, an image, the network
@@ -68,8 +77,9 @@ TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
 def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
-    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130, and
-    without a line a reader who closes the pipe, as `head` does, with 141.
+    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130, other
+    signals that `Stopped` tells of with 128 and their number, and without a line a reader who
+    closes the pipe, as `head` does, with 141.
 
     Args:
         script: Its name, which starts the line.
@@ -93,6 +103,10 @@ def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) 
         if token:  # whoever put it there
             message = message.replace(token, "(token)")
         sys.exit(f"{script}: error: {message}")
+    except Stopped as stop:
+        if str(stop):
+            print(f"{script}: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt as stop:
         print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # as shells have it

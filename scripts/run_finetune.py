@@ -24,7 +24,6 @@ from hf_mae import (
 )
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import ClassifierCard
-from hf_mae.output_folder import resume_point
 from hf_mae.training import (
     DataArguments,
     FineTuningModelArguments,
@@ -36,6 +35,7 @@ from hf_mae.training import (
     parse_recipe_and_flags,
     print_plan,
     print_results,
+    resume_point,
     select_results,
     train_and_evaluate,
     write_output_folder,

@@ -22,7 +22,6 @@ from hf_mae import (
 )
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import ClassifierCard
-from hf_mae.output_folder import resume_point
 from hf_mae.training import (
     DataArguments,
     LinearProbeModelArguments,
@@ -34,6 +33,7 @@ from hf_mae.training import (
     parse_recipe_and_flags,
     print_plan,
     print_results,
+    resume_point,
     select_results,
     train_and_evaluate,
     write_output_folder,

@@ -27,7 +27,7 @@ from hf_mae import (
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import PreTrainingCard
 from hf_mae.models.costs import parameter_counts
-from hf_mae.output_folder import PANEL_FILE, resume_point
+from hf_mae.output_folder import PANEL_FILE
 from hf_mae.training import (
     ModelArguments,
     StreamArguments,
@@ -36,6 +36,7 @@ from hf_mae.training import (
     parse_recipe_and_flags,
     print_plan,
     print_result,
+    resume_point,
     train_and_evaluate,
     write_output_folder,
 )

@@ -22,6 +22,7 @@ from ..errors import BadImageError, ImageDecodeError
 from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
+from .digests import images_digest
 from .labels import label_tensor, stack_labels
 from .resolution import ResolutionSchedule
 from .transforms import Sample
@@ -194,6 +195,10 @@ class Samples(Dataset, abc.ABC):
         """Reads the labels of all images, as `stack_labels` does; None if there are none."""
         return None
 
+    def describe_data(self) -> str:
+        """Names the images, so that a run that is resumed with others is told."""
+        return f"{len(self):,} images"
+
     def _classes(self) -> torch.Tensor:
         """The class number (N,) of each image, for classes to be balanced."""
         labels = self.all_labels()
@@ -299,6 +304,12 @@ class ImageSamples(Samples):
         if "label" not in (self.dataset.features or {}):
             return None
         return stack_labels(self.dataset)
+
+    def describe_data(self) -> str:
+        """Names the images by their number and digest."""
+        if not isinstance(self.dataset, datasets.Dataset):
+            return super().describe_data()
+        return f"{super().describe_data()} of digest {images_digest(self.dataset)}"
 
     def __getitem__(self, number: int) -> Sample:
         return self.__getitems__([number])[0]
@@ -423,39 +434,6 @@ def _path_of(row: dict) -> str:
     image = row["image"]
     path = image.get("path") if isinstance(image, dict) else None
     return path or "-"
-
-
-class FeatureSamples(Samples):
-    """Features that were computed once, in the order that `ImageSamples` have.
-
-    Args:
-        features: (N, D).
-        labels: (N,), or (N, K) of several labels an image.
-    """
-
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor):
-        self.features = features
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def all_labels(self) -> torch.Tensor:
-        """Gives the labels of all images."""
-        return self.labels
-
-    def __getitem__(self, number: int) -> Batch:
-        return self.__getitems__([number])
-
-    def __getitems__(self, numbers: Sequence[int]) -> Batch:
-        """Makes a whole batch at once, for a sample is too small to be handled alone."""
-        index = torch.tensor(numbers) % len(self)  # (B,)
-        return {
-            "features": self.features[index],
-            "labels": self.labels[index],
-            "index": index,
-            "bad_images": [],
-        }
 
 
 def collate(samples: list[Sample] | Batch) -> Batch:

@@ -26,6 +26,7 @@ from torch.utils.data import Sampler
 from ..errors import BadImageError
 from ..output_folder import STREAM_FILE
 from .data_files import can_be_read, load_by_datasets, load_local
+from .digests import shards_digest
 from .samples import (
     MAX_REPLACEMENTS,
     Batch,
@@ -258,6 +259,10 @@ class ImageStream(ImageSamples):
             sample["read_shards"] = []
         samples[0]["read_shards"] = self._reader.take_notes()
         return samples
+
+    def describe_data(self) -> str:
+        """Names the images by their shards."""
+        return f"{self.dataset.num_shards} shards of digest {shards_digest(self.dataset)}"
 
     # what a trainer asks for ---------------------------------------------------------------------
 

@@ -58,6 +58,10 @@ class MAEPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": MAELayer, "attentions": MAEAttention}
     _left_over_keys: frozenset[str] = frozenset()  # of the files that it was loaded from
 
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Computes the encoder's `pooler_output` (B, D) of images (B, C, H, W), none masked."""
+        return self.base_model(pixel_values, return_dict=True).pooler_output
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Gives a module the authors' init: xavier for what multiplies, normal for tokens."""

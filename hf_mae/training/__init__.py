@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     )
     from .pretraining import MAETrainer
     from .recipes import parse_recipe_and_flags
+    from .resuming import resume_point
     from .run import (
         describe_classifier,
         find_doubts,
@@ -60,6 +61,7 @@ _LAZY = {
     "print_result": ".run",
     "print_results": ".run",
     "reconstruction_panel": ".visualization",
+    "resume_point": ".resuming",
     "select_results": ".run",
     "train_and_evaluate": ".run",
     "write_output_folder": ".run",
@@ -88,6 +90,7 @@ __all__ = [
     "print_result",
     "print_results",
     "reconstruction_panel",
+    "resume_point",
     "select_results",
     "train_and_evaluate",
     "write_output_folder",
