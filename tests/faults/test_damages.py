@@ -26,6 +26,7 @@ FILES = (
     "trainer_state.json",
     "preprocessor_config.json",
     "training_args.bin",
+    "manifest.json",
 )
 QUICK = [("model.safetensors", "a bit flipped"), ("optimizer.pt", "gone")]
 QUICK += [("trainer_state.json", "half"), ("scheduler.pt", "zeros")]

@@ -3,15 +3,19 @@
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers import ROOT, TINY_FLAGS, kill_tree, run_script, trace
+
+from hf_mae.checkpoints import find_checkpoint
 
 
 FOLDER = ROOT / "scripts" / "accelerate"
@@ -190,3 +194,80 @@ def test_deepspeed(tmp_path):
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed isn't installed; its configuration is read, not run")
     assert len(told_by("deepspeed_zero2.yaml", tmp_path, "--num_processes=2")) == 2
+
+
+# what srun and scontrol do on a single machine, for slurm.sh
+SRUN = """#!/bin/bash
+shift  # --wait
+for ((rank = 0; rank < SLURM_NTASKS; rank++)); do
+    SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" &
+    tasks+=($!)
+    echo $! >> "$TASKS"
+done
+highest=0
+for task in "${tasks[@]}"; do
+    wait "$task"
+    status=$?
+    highest=$((status > highest ? status : highest))
+done
+exit $highest
+"""
+SCONTROL = """#!/bin/bash
+case $1 in
+show) echo 127.0.0.1 ;;
+requeue) echo "$2" >> "$REQUEUED" ;;
+esac
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """The environment of a job of two tasks on this machine."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_ID": str(free_port()),  # of which slurm.sh makes the port
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_NTASKS": "2",
+        "TASKS": str(tmp_path / "tasks"),
+        "REQUEUED": str(tmp_path / "requeued"),
+    }
+
+
+def test_slurm(slurm, tmp_path):
+    """USR1 before the time is up: put back into the queue, and started again it goes on."""
+    script = ["scripts/run_mae.py", *RUN, "--per_device_train_batch_size=16", "--max_steps=24"]
+    script += ["--save_strategy=steps", "--save_steps=6"]
+    run_script("run_mae.py", *script[1:], "--output_dir", tmp_path / "whole", processes=2)
+    output = tmp_path / "run"
+    command = ["bash", str(FOLDER / "slurm.sh"), *script, f"--output_dir={output}"]
+    job = subprocess.Popen(command, cwd=ROOT, env=slurm, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 300
+        while not (output.is_dir() and find_checkpoint(output)):
+            assert job.poll() is None, job.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for task in Path(slurm["TASKS"]).read_text().split():
+            os.kill(int(task), signal.SIGUSR1)
+        _, stderr = job.communicate(timeout=300)
+    finally:
+        if job.poll() is None:
+            kill_tree(job)
+    assert job.returncode == 128 + signal.SIGUSR1, stderr
+    assert "Traceback" not in stderr
+    assert Path(slurm["REQUEUED"]).read_text() == f"{slurm['SLURM_JOB_ID']}\n"
+    assert not (output / "README.md").exists()
+
+    Path(slurm["REQUEUED"]).unlink()
+    done = subprocess.run(command, cwd=ROOT, env=slurm, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "resuming checkpoint-" in done.stdout
+    assert not Path(slurm["REQUEUED"]).exists()
+    assert trace(output) == trace(tmp_path / "whole")

@@ -20,7 +20,7 @@ from helpers import (
 )
 from safetensors.torch import load_file
 
-from hf_mae.output_folder import find_checkpoint
+from hf_mae.checkpoints import find_checkpoint
 
 
 RESTART = ROOT / "scripts" / "accelerate" / "restart.sh"
