@@ -61,6 +61,8 @@ class StepCallback(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         guard = self.trainer.nonfinite
+        if args.device.type != "cuda":  # the verdict is there
+            guard.wait_for_verdict()
         if guard.is_stopping:
             control.should_save, control.should_evaluate = True, False
         # with each save a line of the log, so that the mean of the next line doesn't reach back

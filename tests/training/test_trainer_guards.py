@@ -9,11 +9,14 @@ import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from helpers import TINY, logged_losses
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae.checkpoints import find_checkpoint
 from hf_mae.errors import BadImageError, NonFiniteLossError
+from hf_mae.training.nonfinite import nonfinite_weights
 
 
 class Poisoned(MAEForPreTraining):
@@ -95,6 +98,77 @@ def test_nonfinite_loss_can_be_skipped(poisoned):
     assert trainer.state.global_step == 30
     assert all(torch.isfinite(tensor).all() for tensor in trainer.model.state_dict().values())
     assert logged_losses(trainer)[-1] < logged_losses(trainer)[0]
+
+
+def spoil_gradients(trainer, steps, value=float("nan")):
+    """Makes the gradient of some updates not finite, under a finite loss."""
+
+    def spoil(gradient):
+        if trainer.state.global_step + 1 in steps:
+            gradient = gradient.clone()
+            gradient[0] = value
+        return gradient
+
+    trainer.model.vit.layernorm.weight.register_hook(spoil)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_a_gradient_that_is_not_finite(make_trainer, value, optim):
+    """1e30: its square is none that float32 holds, and AdamW keeps squares."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    trainer = make_trainer(optim=optim, **saving)
+    spoil_gradients(trainer, {3}, value)
+    with pytest.raises(NonFiniteLossError, match=r"step 3 is finite and its gradient is not; the "):
+        trainer.train()
+    assert nonfinite_weights(trainer.model) == []
+    saved = load_file(trainer.output_dir / "checkpoint-2" / "model.safetensors")
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+    skipping = make_trainer(folder="skipping", optim=optim, nonfinite="skip", **saving)
+    spoil_gradients(skipping, {3}, value)
+    skipping.train()
+    assert skipping.nonfinite.skipped == 1
+    assert nonfinite_weights(skipping.model) == []
+    assert len(set(logged_losses(skipping))) == 6
+
+
+def test_skipping_stops_after_some_in_a_row(make_trainer):
+    trainer = make_trainer(max_steps=20, nonfinite="skip", max_skipped=3)
+    spoil_gradients(trainer, {2, 3, 5, 6, 8, 9, 10, 11})
+    with pytest.raises(NonFiniteLossError, match=r"step 10 .* 3 updates in a row were dropped"):
+        trainer.train()
+    assert trainer.nonfinite.skipped == 7
+
+
+@pytest.mark.parametrize("nonfinite", ["raise", "skip"])
+def test_weights_that_are_not_finite_are_not_saved_and_not_denied(make_trainer, nonfinite):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(nonfinite=nonfinite, **saving)
+    spoiled = trainer.model.decoder.decoder_norm.weight
+    trainer.add_callback(At(3, lambda: spoiled.data.fill_(float("nan"))))
+    with pytest.raises(NonFiniteLossError, match=r"after step 3 weights are not finite .*norm"):
+        trainer.train()
+    assert find_checkpoint(trainer.output_dir).name == "checkpoint-2"
+    with pytest.raises(NonFiniteLossError, match="weights are not finite"):
+        trainer.save_model()
+    assert not (trainer.output_dir / "model.safetensors").exists()
+    from_such = make_trainer(
+        folder="other", model=trainer.model, nonfinite=nonfinite, max_skipped=3
+    )
+    with pytest.raises(NonFiniteLossError, match="the weights were not finite before it"):
+        from_such.train()
+
+
+class At(TrainerCallback):
+    """Does something at the end of a step."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
 
 
 @pytest.fixture
