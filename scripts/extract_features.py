@@ -34,6 +34,7 @@ from hf_mae.inference.feature_pictures import draw_features
 from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
 from hf_mae.inference.images import find_images_once
 from hf_mae.inference.parts import Parts, compute_parts, default_workers
+from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
 def main() -> None:
@@ -117,10 +118,12 @@ def parse_arguments() -> argparse.Namespace:
         help="folder to draw patches.png, map.png and neighbours.png into",
     )
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--batch_size", type=int, default=64, help="images a device (default: 64)")
+    speed.add_argument(
+        "--batch_size", type=whole(1), default=64, help="images a device (default: 64)"
+    )
     speed.add_argument(
         "--num_workers",
-        type=int,
+        type=whole(0, MOST_WORKERS),
         help="processes that decode ahead, for each device (default: half of the cores)",
     )
     speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
@@ -144,8 +147,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"index {args.index} is a folder; name a file")
     if args.picture and args.picture.exists() and not args.picture.is_dir():
         parser.error(f"picture {args.picture} is a file; name a folder")
-    if args.batch_size < 1 or (args.num_workers or 0) < 0:
-        parser.error("batch_size must be at least 1 and num_workers at least 0")
 
 
 def check_places(args: argparse.Namespace) -> None:

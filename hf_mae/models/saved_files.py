@@ -60,8 +60,7 @@ def told_of(source: str | os.PathLike | None) -> Iterator[None]:
         raise ValueError(f"{source}: {error}") from error
     except _DAMAGE as error:
         raise ValueError(
-            f"{source} can't be used, it is damaged or another's: "
-            f"{type(error).__name__}: {error}"
+            f"{source} can't be used, it is damaged or another's: {type(error).__name__}: {error}"
         ) from error
 
 

@@ -303,6 +303,15 @@ class LinearProbeTrainer(ClassifierTrainer):
 
     args: LinearProbeArguments
 
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        batch_size = self.args.per_device_train_batch_size
+        if batch_size < 2 and self.model.config.head_batch_norm:
+            raise ValueError(
+                f"per_device_train_batch_size is {batch_size}; the head's batch norm needs at least "
+                "2 images"
+            )
+
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             groups = lars_groups(model or self.model, self.args.weight_decay)
