@@ -33,10 +33,11 @@ setup(
         "tensorboard>=2.20",  # training curves
         "pyyaml>=6.0",  # recipes
         "jinja2>=3.1",  # model cards
-        "filelock>=3.16",  # one run at a time keeps answers in a folder
+        "filelock>=3.24",  # one run at a time writes a folder
         "fsspec>=2025.3",  # images inside archives
         "psutil>=7.0",  # the benchmarks' memory
         "tqdm>=4.67",
+        "xxhash>=3.5",  # what checkpoints hold
     ],
     extras_require={
         # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed

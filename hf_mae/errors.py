@@ -2,12 +2,15 @@
 """What goes wrong, by name, and the one place that tells the user of it."""
 
 import contextlib
+import errno
 import os
+import re
 import signal
 import struct
 import sys
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError
@@ -43,11 +46,20 @@ class BadImageError(RuntimeError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of an update is NaN or infinite."""
+    """The loss or gradient of an update, or a weight, is NaN or infinite."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The user stopped it; the message says what is kept."""
+    """It was asked to stop.
+
+    Args:
+        message: What is kept; empty where another process says so.
+        number: The signal that asked.
+    """
+
+    def __init__(self, message: str, number: signal.Signals = signal.SIGINT):
+        super().__init__(message)
+        self.number = number
 
 
 # what is for the user to mend: a value, a file, an image, the network
@@ -60,20 +72,133 @@ USER_ERRORS = (
     *NETWORK_ERRORS,
 )
 
-# of these, what can come up in training; any other error in there is a mistake of ours
+# of these, what can come up in training; any other error in there, but for what `explain` knows, is
+# a mistake of ours
 TRAINING_ERRORS = (BadImageError, NonFiniteLossError)
+
+_MEMORY_OF_WORKERS = (
+    "lower --dataloader_num_workers (--num_workers), --per_device_train_batch_size or "
+    "--max_image_pixels"
+)
+_MORE_FILES = "raise the limit (ulimit -n), or lower --dataloader_num_workers (--num_workers)"
+# what an operating system answers → what to do
+_BY_NUMBER = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the quota is used up; make room",
+    errno.EFBIG: "no larger file is allowed here; raise the limit (ulimit -f)",
+    errno.EROFS: "the folder is read-only; name another, or make it writable",
+    errno.EACCES: "that isn't allowed to you; change the permissions, or name another place",
+    errno.EPERM: "that isn't allowed to you; change the permissions, or name another place",
+    errno.ENOENT: "a file or folder isn't there, or no more",
+    errno.EEXIST: "there is a file in the place of a folder; move it away",
+    errno.ENOTDIR: "there is a file in the place of a folder; move it away",
+    errno.EISDIR: "there is a folder in the place of a file; move it away",
+    errno.EMFILE: f"too many files are open; {_MORE_FILES}",
+    errno.ENFILE: f"too many files are open; {_MORE_FILES}",
+    errno.ENOMEM: f"memory is used up; {_MEMORY_OF_WORKERS}",
+}
+# what libraries say of the same, and of other processes → what has happened, and what to do; what
+# they said follows it
+_BY_TEXT = {
+    r"inline_container\.cc|PytorchStreamWriter failed writing": (
+        "a file couldn't be written to its end, as it is when a disk or quota is full or no larger "
+        "file is allowed (ulimit -f); make room"
+    ),
+    r"received \d+ items of ancdata|Too many open files": f"too many files are open; {_MORE_FILES}",
+    r"out of shared memory|unable to (?:mmap|write to file|open shared memory)": (
+        "shared memory, which brings images from one process to another, is used up; enlarge "
+        "/dev/shm (docker run --shm-size), or lower --dataloader_num_workers (--num_workers)"
+    ),
+    r"(?i)CUDA.* out of memory|HIP out of memory|CUBLAS_STATUS_ALLOC_FAILED": (
+        "the GPU's memory is used up; lower --per_device_train_batch_size (--batch_size), and to "
+        "train the same raise --gradient_accumulation_steps by as much"
+    ),
+    r"is killed by signal|exited unexpectedly": (
+        f"a process that loads images was killed, probably for want of memory; {_MEMORY_OF_WORKERS}"
+    ),
+    r"can't allocate memory|Cannot allocate memory": f"memory is used up; {_MEMORY_OF_WORKERS}",
+    r"Timed out waiting|Watchdog caught collective operation timeout|wait timeout after": (
+        "another process of this run didn't answer within --ddp_timeout; look at its host"
+    ),
+    r"GLHF|Connection (?:closed|reset) by (?:peer|remote peer)|Broken pipe|"
+    r"ncclRemoteError|NCCL communicator was aborted|Socket closed|failed to recv, got 0 bytes": (
+        "another process of this run has ended; its own line says why"
+    ),
+}
+_OF_LIBRARIES = (RuntimeError, OSError, SafetensorError, MemoryError)
+_OS_NUMBER = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
+_LONGEST = 300
+
+
+def explain(error: Exception) -> str | None:
+    """Says what has happened and what to do about it, of errors that the surroundings make.
+
+    These are files and folders, disks, memory, and other processes; what a process that loads
+    images has raised is told from the data loader's report of it.
+
+    Returns:
+        A sentence; None of any other error.
+
+    Example:
+
+    >>> explain(OSError(28, "No space left on device", "checkpoint-8"))
+    "the disk is full; make room ([Errno 28] No space left on device: 'checkpoint-8')"
+    >>> explain(RuntimeError("shapes differ")) is None
+    True
+    """
+    if not isinstance(error, _OF_LIBRARIES):
+        return None
+    said = own_words(error)
+    number = _os_number(error, said)
+    if number in _BY_NUMBER and not isinstance(error, ConnectionError):
+        return f"{_BY_NUMBER[number]} ({_shortened(said)})"
+    text = f"{error} {error.__cause__ or ''}"
+    for pattern, sentence in _BY_TEXT.items():
+        if re.search(pattern, text):
+            return f"{sentence} ({_shortened(said)})"
+    if isinstance(error, MemoryError):
+        return f"memory is used up; {_MEMORY_OF_WORKERS}"
+    return said if isinstance(error, OSError | SafetensorError) else None
+
+
+def own_words(error: Exception) -> str:
+    """What an error says, in one line; of a data loader's process without the traceback."""
+    text = str(error)
+    if " in DataLoader worker process " in text.partition("\n")[0]:
+        starts = re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, re.MULTILINE)
+        text = text[max((start.end() for start in starts), default=0) :]
+    return " ".join(text.split())
+
+
+def _os_number(error: Exception, said: str) -> int | None:
+    number = getattr(error, "errno", None)
+    match = _OS_NUMBER.search(said)
+    if number is None and match is not None:
+        number = int(match[1] or match[2])
+    return number
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 @contextlib.contextmanager
-def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) -> Iterator[None]:
+def reported_as(
+    script: str,
+    errors: tuple[type[Exception], ...] = USER_ERRORS,
+    kept: Callable[[], str] | None = None,
+) -> Iterator[None]:
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
-    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130, and
-    without a line a reader who closes the pipe, as `head` does, with 141.
+    The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130, other
+    signals that `Stopped` tells of with 128 and their number, and without a line a reader who
+    closes the pipe, as `head` does, with 141.
 
     Args:
         script: Its name, which starts the line.
-        errors: What the user can mend; any other error keeps its traceback.
+        errors: What the user can mend, beside what `explain` knows; any other error keeps its
+            traceback.
+        kept: Says what is still there, which ends the line.
 
     Example:
 
@@ -83,16 +208,49 @@ def reported_as(script: str, errors: tuple[type[Exception], ...] = USER_ERRORS) 
     SystemExit: predict.py: error: no such model
     """
     try:
-        yield
+        with _threads_report_as(script):
+            yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print goes nowhere
         sys.exit(128 + 13)  # SIGPIPE, which not all systems have
-    except errors as error:
-        message = " ".join(str(error).splitlines())
-        token = get_token()
-        if token:  # whoever put it there
-            message = message.replace(token, "(token)")
-        sys.exit(f"{script}: error: {message}")
+    except Exception as error:
+        message = explain(error)
+        if message is None and isinstance(error, errors):
+            message = own_words(error)
+        if message is None:
+            raise
+        if kept is not None:
+            message += f"; {kept()}"
+        sys.exit(f"{script}: error: {_without_token(message)}")
+    except Stopped as stop:
+        if str(stop):
+            print(f"{script}: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt as stop:
         print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # as shells have it
+
+
+@contextlib.contextmanager
+def _threads_report_as(script: str) -> Iterator[None]:
+    """Has other threads, as TensorBoard's, say in a line what `explain` knows."""
+    hook = threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        error = args.exc_value
+        message = explain(error) if isinstance(error, Exception) else None
+        if message is None:
+            hook(args)
+        else:
+            print(f"{script}: {_without_token(message)}", file=sys.stderr)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+
+
+def _without_token(message: str) -> str:
+    token = get_token()  # whoever put it there
+    return message.replace(token, "(token)") if token else message

@@ -1,19 +1,14 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""The output folder of a run: the names of its files, what they say, where to go on from."""
+"""The output folder of a run: the names of its files, and what they say."""
 
 import json
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
-
-
-if TYPE_CHECKING:  # takes seconds to import
-    from transformers import TrainingArguments
 
 
 RECIPE_FILE = "arguments.yaml"  # what repeats the run
@@ -24,7 +19,6 @@ PANEL_FILE = "reconstructions.png"
 CURVES_FILE = "curves.png"
 BAD_IMAGES_FILE = "bad_images.tsv"
 STREAM_FILE = "stream.json"  # of a checkpoint
-BALANCE_FILE = "class_balance.json"  # of a checkpoint, where classes are weighted or sampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,62 +132,6 @@ def _read_recipe(path: Path) -> dict[str, Any] | None:
             f"{path} is no recipe; mend it, or delete it to go on ({error})"
         ) from error
     return recipe
-
-
-def find_checkpoint(output_dir: str | Path) -> Path | None:
-    """Finds the newest whole checkpoint in a folder.
-
-    Those that a killed run left half written are passed over.
-    """
-    numbered = []
-    for path in Path(output_dir).glob("checkpoint-*"):
-        number = path.name.split("-")[1]
-        if number.isdecimal():
-            numbered.append((int(number), path))
-    for _, path in sorted(numbered, reverse=True):
-        if is_whole_checkpoint(path):
-            return path
-    return None
-
-
-def is_whole_checkpoint(folder: str | Path) -> bool:
-    """Whether a checkpoint was written to its end.
-
-    The Trainer writes `trainer_state.json` last.
-    """
-    folder = Path(folder)
-    try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    states = [*folder.glob("*.pt"), *folder.glob("*.pth")]
-    return bool(states) and all(map(zipfile.is_zipfile, states))
-
-
-def resume_point(args: "TrainingArguments") -> str | None:
-    """Finds the checkpoint that `--resume_from_checkpoint` (a folder, or "last") means.
-
-    Returns:
-        The folder, or None for a fresh start.
-
-    Raises:
-        ValueError: the folder holds no whole checkpoint; or nothing is to be resumed and the output
-            folder holds some.
-    """
-    wanted = args.resume_from_checkpoint
-    newest = find_checkpoint(str(args.output_dir))
-    if wanted is None and newest is not None:
-        raise ValueError(
-            f"output_dir {args.output_dir} already holds {newest.name}; go on by "
-            "--resume_from_checkpoint last, or name another folder"
-        )
-    if wanted in (None, "last"):
-        return str(newest) if newest else None
-    if not is_whole_checkpoint(wanted):
-        raise ValueError(
-            f"resume_from_checkpoint {wanted} is not a whole checkpoint (and not the word 'last')"
-        )
-    return str(wanted)
 
 
 def append_new_lines(file: Path, lines: Iterable[str]) -> None:

@@ -34,6 +34,7 @@ from hf_mae.inference.feature_pictures import draw_features
 from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
 from hf_mae.inference.images import find_images_once
 from hf_mae.inference.parts import Parts, compute_parts, default_workers
+from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
@@ -50,7 +51,9 @@ def main() -> None:
         dataset = load_images(args, state)
         device: Any = state.device
         encoder.to(device)
-        extractor = FeatureExtractor(encoder, processor, dataset, args.features)
+        extractor = FeatureExtractor(
+            encoder, processor, dataset, args.features, args.max_image_pixels
+        )
         parts = extractor.parts(args.output.with_name(f"{args.output.name}.parts"))
         if args.num_workers is None:
             args.num_workers = default_workers(len(dataset), args.batch_size, state)
@@ -97,6 +100,14 @@ def parse_arguments() -> argparse.Namespace:
     images.add_argument("--image_column", help="(default: found)")
     images.add_argument(
         "--label_column", nargs="+", help="one, or several of 0 and 1 (default: found, if any)"
+    )
+    images.add_argument(
+        "--max_image_pixels",
+        type=whole(1, 2**62),
+        default=MAX_IMAGE_PIXELS,
+        metavar="N",
+        help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
+        "100,000,000)",
     )
     features = parser.add_argument_group("features")
     features.add_argument(

@@ -39,6 +39,7 @@ from hf_mae.inference.predictions import (
 )
 from hf_mae.inference.tables import check_table_file
 from hf_mae.models.loading import num_channels
+from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION, answer_scores
 from hf_mae.whole_numbers import MOST_WORKERS, whole
 
@@ -55,7 +56,13 @@ def main() -> None:
         images = find_images_once(args.images, state)
         model, processor = load_classifier(args.model_name_or_path)
         model.to(state.device)  # pyright: ignore[reportArgumentType]
-        samples = ImageSamples(images, ProcessorTransform(processor), num_channels(model), seed=0)
+        samples = ImageSamples(
+            images,
+            ProcessorTransform(processor),
+            num_channels(model),
+            seed=0,
+            max_image_pixels=args.max_image_pixels,
+        )
         if args.num_workers is None:
             args.num_workers = default_workers(len(samples), args.batch_size, state)
         if args.output:
@@ -92,6 +99,14 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="write a table instead, a row an image: .csv, .parquet or .json",
+    )
+    parser.add_argument(
+        "--max_image_pixels",
+        type=whole(1, 2**62),
+        default=MAX_IMAGE_PIXELS,
+        metavar="N",
+        help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
+        "100,000,000)",
     )
     speed = parser.add_argument_group("speed")
     speed.add_argument(

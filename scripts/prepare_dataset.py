@@ -23,6 +23,7 @@ from hf_mae.data.preparation import Preparation
 from hf_mae.data.prepared_shards import SHARDS
 from hf_mae.errors import Stopped, reported_as
 from hf_mae.file_names import print_any_name, printable
+from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.output_folder import BAD_IMAGES_FILE
 from hf_mae.whole_numbers import MOST_WORKERS, whole
 
@@ -99,6 +100,14 @@ def parse() -> argparse.Namespace:
         default=cores(),
         metavar="N",
         help="worker processes; the result is the same for any number (default: a core each)",
+    )
+    parser.add_argument(
+        "--max_image_pixels",
+        type=whole(1, 2**62),
+        default=MAX_IMAGE_PIXELS,
+        metavar="N",
+        help="larger images are decoded at reduced scale (JPEG), or left out (default: "
+        "100,000,000)",
     )
     return parser.parse_args()
 

@@ -40,6 +40,7 @@ from hf_mae.inference.images import images_digest
 from hf_mae.inference.parts import Parts, default_workers
 from hf_mae.inference.predictions import ROWS, describe_classifier
 from hf_mae.models.loading import num_channels
+from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
 from hf_mae.training.evaluation import (
     Evaluation,
@@ -79,9 +80,16 @@ def main() -> None:
             )
         config: Any = model.config
         numbers = torch.tensor(match_labels(dataset.features["label"], config))
-        samples = ImageSamples(dataset, ProcessorTransform(processor), num_channels(model), seed=0)
+        samples = ImageSamples(
+            dataset,
+            ProcessorTransform(processor),
+            num_channels(model),
+            seed=0,
+            max_image_pixels=args.max_image_pixels,
+        )
         labels = to_models_numbers(samples.all_labels(), numbers, config.num_labels)
         about = {**describe_classifier(model, processor), "data": images_digest(dataset)}
+        about["max_image_pixels"] = samples.max_image_pixels
         parts = Parts(find_parts_folder(args, state), len(samples), ROWS, about)
         speed = answer_all(model, samples, parts, args, state)
         if state.is_main_process:
@@ -125,6 +133,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--image_column", help="(default: found)")
     parser.add_argument(
         "--label_column", nargs="+", help="one, or several of 0 and 1 (default: found)"
+    )
+    parser.add_argument(
+        "--max_image_pixels",
+        type=whole(1, 2**62),
+        default=MAX_IMAGE_PIXELS,
+        metavar="N",
+        help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
+        "100,000,000)",
     )
     results = parser.add_argument_group("results")
     results.add_argument("--output_dir", type=Path, help="folder to write the report to")

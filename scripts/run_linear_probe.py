@@ -22,22 +22,25 @@ from hf_mae import (
 )
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import ClassifierCard
-from hf_mae.output_folder import resume_point
 from hf_mae.training import (
     DataArguments,
     LinearProbeModelArguments,
     describe_classifier,
+    describe_kept,
     describe_method,
+    describe_trained,
     find_doubts,
     leave_together,
     load_labelled_images,
     parse_recipe_and_flags,
     print_plan,
     print_results,
+    resume_point,
     select_results,
     train_and_evaluate,
     write_output_folder,
 )
+from hf_mae.training.world_size import check_world_size
 
 
 SCRIPT = "run_linear_probe.py"
@@ -53,6 +56,7 @@ def main() -> None:
         (LinearProbeModelArguments, DataArguments, LinearProbeArguments)
     )
     with reported_as(SCRIPT):
+        check_world_size(args.world_size)
         checkpoint = resume_point(args)
         set_seed(args.seed)
         images = load_labelled_images(data_args, args)
@@ -60,7 +64,7 @@ def main() -> None:
         model = model_args.build_model(class_names, problem_type)
         processor = model_args.build_processor(model.config)
         about_values = model_args.fit_value_range(
-            processor, images["train"], images.get("validation")
+            processor, images["train"], images.get("validation"), data_args.max_image_pixels
         )
         trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
@@ -69,19 +73,20 @@ def main() -> None:
             "Probing a frozen encoder", about_model, trainer, data_args, about_values, checkpoint
         )
 
-    with reported_as(SCRIPT, TRAINING_ERRORS):
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_kept(trainer)):
         metrics = train_and_evaluate(trainer, checkpoint)
 
-    if trainer.is_world_process_zero():
-        method = describe_method(METHOD_CACHED if args.cache_features else METHOD, args)
-        results = select_results(metrics)
-        doubts = find_doubts(trainer, results)
-        facts = {"results": results, "doubts": doubts, "method": method}
-        facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
-        facts |= {"label_columns": data_args.label_column or []}
-        write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
-        print_results(trainer, results, method, doubts)
-    leave_together(trainer)
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_trained(trainer)):
+        if trainer.is_world_process_zero():
+            method = describe_method(METHOD_CACHED if args.cache_features else METHOD, args)
+            results = select_results(metrics)
+            doubts = find_doubts(trainer, results)
+            facts = {"results": results, "doubts": doubts, "method": method}
+            facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
+            facts |= {"label_columns": data_args.label_column or []}
+            write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
+            print_results(trainer, results, method, doubts)
+        leave_together(trainer)
 
 
 def build_trainer(
@@ -96,6 +101,7 @@ def build_trainer(
         "num_channels": config.num_channels,
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
+        "max_image_pixels": data_args.max_image_pixels,
     }
     center_crop = CenterCropTransform(config, processor)
     transform = center_crop if args.cache_features else LinearProbeTransform(config, processor)

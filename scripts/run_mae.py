@@ -27,18 +27,22 @@ from hf_mae import (
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import PreTrainingCard
 from hf_mae.models.costs import parameter_counts
-from hf_mae.output_folder import PANEL_FILE, resume_point
+from hf_mae.output_folder import PANEL_FILE
 from hf_mae.training import (
     ModelArguments,
     StreamArguments,
+    describe_kept,
+    describe_trained,
     find_doubts,
     leave_together,
     parse_recipe_and_flags,
     print_plan,
     print_result,
+    resume_point,
     train_and_evaluate,
     write_output_folder,
 )
+from hf_mae.training.world_size import check_world_size
 
 
 SCRIPT = "run_mae.py"
@@ -49,30 +53,34 @@ def main() -> None:
         (ModelArguments, StreamArguments, MAETrainingArguments)
     )
     with reported_as(SCRIPT):
+        check_world_size(args.world_size)
         checkpoint = resume_point(args)
         set_seed(args.seed)
         images = open_stream(data_args, args) if data_args.streaming else load(data_args, args)
         model = model_args.build_model()
         processor = model_args.build_processor(model.config)
-        about_values = model_args.fit_value_range(processor, images.train, images.held_out)
+        about_values = model_args.fit_value_range(
+            processor, images.train, images.held_out, data_args.max_image_pixels
+        )
         trainer = build_trainer(model, processor, images, data_args, args)
         trainer.check_resume(checkpoint)
         title = "Pre-training a masked autoencoder"
         print_plan(title, describe(model), trainer, data_args, about_values, checkpoint)
 
-    with reported_as(SCRIPT, TRAINING_ERRORS):
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_kept(trainer)):
         metrics = train_and_evaluate(trainer, checkpoint)
 
-    if trainer.is_world_process_zero():
-        losses = select_losses(metrics)
-        knn_accuracy = metrics.get("eval_knn_accuracy")
-        doubts = []
-        if knn_accuracy is not None:
-            doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
-        facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
-        write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
-        print_losses(trainer, losses, knn_accuracy, doubts)
-    leave_together(trainer)
+    with reported_as(SCRIPT, TRAINING_ERRORS, lambda: describe_trained(trainer)):
+        if trainer.is_world_process_zero():
+            losses = select_losses(metrics)
+            knn_accuracy = metrics.get("eval_knn_accuracy")
+            doubts = []
+            if knn_accuracy is not None:
+                doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
+            facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
+            write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
+            print_losses(trainer, losses, knn_accuracy, doubts)
+        leave_together(trainer)
 
 
 class Images(NamedTuple):
@@ -127,6 +135,7 @@ def build_trainer(
         "num_channels": config.num_channels,
         "seed": args.seed,
         "on_bad_image": data_args.on_bad_image,
+        "max_image_pixels": data_args.max_image_pixels,
     }
     of_training = {**common, "crops_per_image": args.crops_per_image}
     transform = PretrainingTransform(config, processor)

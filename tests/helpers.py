@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -137,6 +138,16 @@ def script_error(name, *arguments):
     text = stderr.getvalue() if isinstance(caught.value.code, int) else caught.value.code
     assert "error: " in text
     return text
+
+
+def train_jobs(jobs, processes):
+    """Trains jobs of `elastic_runs.py` in so many processes: name → report."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "jobs.json")
+        file.write_text(json.dumps(jobs))
+        stdout = run_script("../tests/elastic_runs.py", file, processes=processes)
+    lines = [line for line in stdout.splitlines() if line.startswith("[")]
+    return dict(map(json.loads, lines))
 
 
 def kill_tree(process):

@@ -39,6 +39,7 @@ from ..models.model_files import PRETRAINING_FOLDER
 from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining, MAEModel
+from ..models.permissions import share_weights
 from .comparison import check_differences, relative_difference
 
 
@@ -155,6 +156,7 @@ def _write(
     native.config.save_pretrained(folder)
     tensors = {name: tensor.detach().contiguous() for name, tensor in native.tensors.items()}
     save_torch_state_dict(tensors, folder)
+    share_weights(folder)
     _native_processor(processor, num_channels).save_pretrained(folder)
     _compare_processors(processor, folder, model.config.num_channels, num_channels)
     return _compare_models(model, folder, native.architecture, num_channels)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub import DatasetCard
 from transformers.utils import logging
 
 from ..file_names import printable
+from .damaged_files import naming_files
 from .folders import (
     IMAGE_EXTENSIONS,
     describe_files,
@@ -23,6 +24,7 @@ from .folders import (
     load_image_folder,
     read_contents,
 )
+from .row_names import remember_files
 from .shards import Fields, load_shards
 from .split_names import find_split_column, split_by_column, split_files
 from .tables import TABLE_EXTENSIONS, load_tables, names_files
@@ -167,7 +169,8 @@ def _load_as_described(
             f"dataset_name {printable(folder)}: datasets takes the brackets, * or ? in its name "
             "for a pattern; rename it, or name a file in it"
         )
-    return load_by_datasets(str(folder), config, image_column, streaming, whole)
+    with naming_files(folder):
+        return load_by_datasets(str(folder), config, image_column, streaming, whole)
 
 
 def load_by_datasets(
@@ -190,6 +193,20 @@ def load_by_datasets(
         return load_shards(files, _fields(image_column, whole or not streaming), streaming)
     loaded = datasets.load_dataset(name, config, streaming=streaming)
     return {str(split): own for split, own in cast(dict, loaded).items()}
+
+
+def load_saved(path: Path) -> Dataset | DatasetDict:
+    """Loads what `save_to_disk` has saved.
+
+    Raises:
+        ValueError: it can't be read; the message names the file that is damaged.
+    """
+    with naming_files(path):
+        loaded = datasets.load_from_disk(path)
+    splits = loaded if isinstance(loaded, DatasetDict) else {"": loaded}
+    for split, dataset in splits.items():
+        remember_files(dataset, {printable(path / str(split)): len(dataset.data)})
+    return loaded
 
 
 def digest_files(name: str, config: str | None) -> str:

@@ -6,10 +6,9 @@ nvImageCodec decodes the crop of a common JPEG, and what `models/picture_files.p
 
 import contextlib
 import functools
-import io
-import math
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,9 @@ from PIL import Image
 
 from ..errors import DECODE_ERRORS, NETWORK_ERRORS, ImageDecodeError
 from ..file_names import find_file
-from ..models.picture_files import ARRAY_TURNS, Raster, exif_orientation, read_picture
+from ..models.orientation import ARRAY_TURNS, exif_orientation
+from ..models.picture_files import Raster, read_picture
+from ..models.picture_size import MAX_IMAGE_PIXELS, find_scan, is_reduced, open_by_pil
 from ..models.pictures import HTTP, Picture, Values, picture_values, read_http, to_pixels
 
 
@@ -29,7 +30,6 @@ from ..models.pictures import HTTP, Picture, Values, picture_values, read_http, 
 # less
 _LARGE = 3000
 _BASELINE = (0xC0, 0xC1)
-_START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")  # PIL names the file so, anew each time
 # in the scan of a baseline file there is none but the end
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -100,13 +100,14 @@ class Jpeg:
         with _as_decode_error():
             pixels = self._decode_region((0, 0, height, width))
             if pixels is None:
-                pixels = to_pixels(Image.open(io.BytesIO(self._data)), self._num_channels)
+                picture = open_by_pil(self._data, sys.maxsize)
+                pixels = to_pixels(picture, self._num_channels)
             return pixels
 
     @functools.cached_property
     def _is_whole_baseline(self) -> bool:
         """Whether it has a single scan without a marker in it that ends with the file's end."""
-        scan = self._frame.scan or _find_scan(self._data)
+        scan = self._frame.scan or find_scan(self._data)
         if scan is None:
             return False
         end = _MARKER.search(self._data, scan)
@@ -114,7 +115,7 @@ class Jpeg:
 
     def _decode_reduced(self, box: Box, scale: int, target: tuple[int, int]) -> np.ndarray:
         """A box resized to `target`, decoded at a fraction of the scale, as libjpeg does faster."""
-        file = Image.open(io.BytesIO(self._data))
+        file = open_by_pil(self._data, sys.maxsize)
         file.draft(file.mode, (file.width // scale, file.height // scale))
         picture = _as_picture(to_pixels(file, self._num_channels))
         # PIL resizes boxes that end within a pixel
@@ -155,7 +156,12 @@ class Jpeg:
 DecodedImage = np.ndarray | Jpeg  # (H, W, C), upright; uint8, or float32 of deeper ones
 
 
-def open_image(value: Any, num_channels: int, values: Values | None = None) -> DecodedImage:
+def open_image(
+    value: Any,
+    num_channels: int,
+    values: Values | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> DecodedImage:
     """Opens what an image column holds.
 
     Args:
@@ -164,14 +170,16 @@ def open_image(value: Any, num_channels: int, values: Values | None = None) -> D
         num_channels: C.
         values: Which bands are taken, and the values of black and white. Without it deep images
             come as the file has them.
+        max_pixels: A picture that has more is decoded at reduced scale, if it is a JPEG file that
+            has no more then, and else is an error.
 
     Returns:
         An array (H, W, C), upright, or a `Jpeg`, which decodes what is asked for. With `values` it
         holds pixels from 0 to 255: uint8, or float32 of what is deeper.
 
     Raises:
-        ImageDecodeError: it is damaged, or no image of so many channels; or its values don't tell
-            which are black and white.
+        ImageDecodeError: it is damaged, too large, or no image of so many channels; or its values
+            don't tell which are black and white.
 
     Example:
 
@@ -182,12 +190,12 @@ def open_image(value: Any, num_channels: int, values: Values | None = None) -> D
         as_it_is = values in (None, Values())
         if as_it_is and isinstance(value, dict):
             data = _read_file(value)
-            frame = _plain_frame(data)
+            frame = _plain_frame(data, max_pixels)
             if frame is not None:
                 return Jpeg(data, num_channels, frame)
             value = {**value, "bytes": data}
-        picture, data = open_value(value)
-        if as_it_is and isinstance(picture, Image.Image) and _is_jpeg(picture):
+        picture, data = open_value(value, max_pixels)
+        if as_it_is and isinstance(picture, Image.Image) and _is_whole_jpeg(picture):
             frame = _Frame(picture.width, picture.height, picture.mode == "L")
             return Jpeg(data, num_channels, frame, exif_orientation(picture))
         if values is None:
@@ -196,12 +204,17 @@ def open_image(value: Any, num_channels: int, values: Values | None = None) -> D
         return to_pixels(picture, num_channels, values)
 
 
-def _is_jpeg(picture: Image.Image) -> bool:
-    return picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L")
+def _is_whole_jpeg(picture: Image.Image) -> bool:
+    is_jpeg = picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L")
+    return is_jpeg and not is_reduced(picture)
 
 
-def open_value(value: Any) -> tuple[Picture, bytes]:
+def open_value(value: Any, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[Picture, bytes]:
     """Opens what an image column holds, with all that is in it.
+
+    Args:
+        value: As for `open_image`.
+        max_pixels: As for `open_image`.
 
     Returns:
         What `models.pictures` takes for a picture, not decoded yet, and the file, if it is one.
@@ -212,7 +225,7 @@ def open_value(value: Any) -> tuple[Picture, bytes]:
     if not isinstance(value, dict):
         return Raster(np.asarray(value), is_array=True), b""
     data = _read_file(value)
-    return read_picture(data), data
+    return read_picture(data, max_pixels), data
 
 
 def _read_file(value: dict[str, Any]) -> bytes:
@@ -281,7 +294,7 @@ class _Frame(NamedTuple):
     scan: int | None = None
 
 
-def _plain_frame(data: bytes) -> _Frame | None:
+def _plain_frame(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> _Frame | None:
     """Reads the header of a baseline JPEG that has nothing but the picture in it, or None.
 
     That is quicker than PIL; what has anything else, or is damaged there, is for PIL to judge.
@@ -298,7 +311,7 @@ def _plain_frame(data: bytes) -> _Frame | None:
         if marker == 0xDA:  # the scan
             return frame and frame._replace(scan=position + 2 + length)
         if marker in _BASELINE and frame is None and body[:1] == b"\x08":
-            frame = _frame_of(body)
+            frame = _frame_of(body, max_pixels)
             if frame is None:
                 return None
         elif marker == 0xDB:
@@ -311,26 +324,13 @@ def _plain_frame(data: bytes) -> _Frame | None:
     return None
 
 
-def _frame_of(body: bytes) -> _Frame | None:
+def _frame_of(body: bytes, max_pixels: int) -> _Frame | None:
     height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
     bands = body[5] if len(body) > 5 else 0
     is_known = bands in (1, 3) and len(body) == 6 + 3 * bands
-    if not is_known or not 0 < height * width <= (Image.MAX_IMAGE_PIXELS or math.inf):
+    if not is_known or not 0 < height * width <= max_pixels:
         return None
     return _Frame(width, height, bands == 1)
-
-
-def _find_scan(data: bytes) -> int | None:
-    """Finds where the first scan of a JPEG starts, if it is a baseline one."""
-    position, frame = 2, None
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        marker = data[position + 1]
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:  # the scan
-            return position if frame in _BASELINE else None
-        if marker in _START_OF_FRAME:
-            frame = marker
-    return None
 
 
 # nvImageCodec ------------------------------------------------------------------------------------

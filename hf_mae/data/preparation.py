@@ -21,6 +21,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
 
 from ..file_names import printable
+from ..models.picture_size import MAX_IMAGE_PIXELS, check_limit
 from ..output_folder import BAD_IMAGES_FILE, CARD_FILE
 from .columns import Split, digest, unify_columns
 from .data_files import digest_files
@@ -68,6 +69,7 @@ def prepare_dataset(
     quality: int = 90,
     images_per_shard: int = 1000,
     num_proc: int = 1,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Preparation:
     """Writes a data set of any kind as shards of images whose shortest edge is at most so long.
 
@@ -85,6 +87,7 @@ def prepare_dataset(
         quality: Of JPEG, 1 to 100. Files at 90 are two thirds of those at 95.
         images_per_shard: Rows of the source that become a shard.
         num_proc: Worker processes; the result is the same for any number.
+        max_image_pixels: Larger images are decoded at reduced scale, if they can be, or not at all.
 
     Raises:
         ValueError: something isn't there or can't be read, or the folder holds something else.
@@ -101,6 +104,9 @@ def prepare_dataset(
         **{"file_format": file_format, "images_per_shard": images_per_shard},
     }
     _check_options({**options, "num_proc": num_proc})
+    check_limit(max_image_pixels)
+    if max_image_pixels != MAX_IMAGE_PIXELS:
+        options["max_image_pixels"] = max_image_pixels
     source: dict[str, Any] = {
         "dataset_name": dataset_name,
         "dataset_config": dataset_config,
@@ -128,7 +134,9 @@ def prepare_dataset(
             return Preparation(output, finished, features, left_out, was_finished=True)
         with writing(output):
             (output / "data").mkdir(exist_ok=True)
-        with Workers(num_proc, shortest_edge, quality) as workers, _progress_bar(splits) as bar:
+        shrinking = {"shortest_edge": shortest_edge, "quality": quality}
+        shrinking["max_image_pixels"] = max_image_pixels
+        with Workers(num_proc, **shrinking) as workers, _progress_bar(splits) as bar:
             summaries = {}
             for name, split in splits.items():
                 own_root = "validation_dir" if name == "validation" else ""

@@ -19,11 +19,14 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import BadImageError, ImageDecodeError
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
+from .digests import images_digest
 from .labels import label_tensor, stack_labels
 from .resolution import ResolutionSchedule
+from .row_names import name_row
 from .transforms import Sample
 
 
@@ -194,6 +197,10 @@ class Samples(Dataset, abc.ABC):
         """Reads the labels of all images, as `stack_labels` does; None if there are none."""
         return None
 
+    def describe_data(self) -> str:
+        """Names the images, so that a run that is resumed with others is told."""
+        return f"{len(self):,} images"
+
     def _classes(self) -> torch.Tensor:
         """The class number (N,) of each image, for classes to be balanced."""
         labels = self.all_labels()
@@ -250,6 +257,7 @@ class ImageSamples(Samples):
         on_bad_image: `"skip"` replaces an image that can't be decoded by another one, chosen by
             (seed, epoch, index), and reports it in the sample; `"raise"` raises `BadImageError`.
         crops_per_image: Samples that are made of an image when it is decoded.
+        max_image_pixels: Larger images are decoded at reduced scale, if they can be, or not at all.
 
     Attributes:
         schedule: `ResolutionSchedule` that says which transform an epoch has, or None for the same
@@ -278,6 +286,7 @@ class ImageSamples(Samples):
         seed: int,
         on_bad_image: str = "skip",
         crops_per_image: int = 1,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
         if on_bad_image not in ("skip", "raise"):
             raise ValueError(f"on_bad_image is {on_bad_image!r}; it must be 'skip' or 'raise'")
@@ -287,6 +296,7 @@ class ImageSamples(Samples):
         self.seed = seed
         self.on_bad_image = on_bad_image
         self.crops_per_image = crops_per_image
+        self.max_image_pixels = max_image_pixels
         self.schedule: ResolutionSchedule | None = None
         self.values: Values = getattr(transform, "values", Values())
         self._dtype = array_dtype(dataset)
@@ -299,6 +309,12 @@ class ImageSamples(Samples):
         if "label" not in (self.dataset.features or {}):
             return None
         return stack_labels(self.dataset)
+
+    def describe_data(self) -> str:
+        """Names the images by their number and digest."""
+        if not isinstance(self.dataset, datasets.Dataset):
+            return super().describe_data()
+        return f"{super().describe_data()} of digest {images_digest(self.dataset)}"
 
     def __getitem__(self, number: int) -> Sample:
         return self.__getitems__([number])[0]
@@ -359,7 +375,7 @@ class ImageSamples(Samples):
             try:
                 samples = self.make_samples(row, seed, crops, epoch)
             except ImageDecodeError as error:
-                path = _path_of(row)
+                path = self.name_row(number, row)
                 if self.on_bad_image == "raise":
                     message = f"image {number} ({path}) can't be decoded: {error}"
                     raise BadImageError(message) from error
@@ -375,12 +391,16 @@ class ImageSamples(Samples):
             f"{reason}"
         )
 
+    def name_row(self, number: int, row: dict) -> str:
+        """Names an image to people: its file, or its table and row."""
+        return name_row(self.dataset, number, row["image"])
+
     def open(self, row: dict) -> DecodedImage:
         """Opens a row's image; ImageDecodeError if it can't be decoded."""
         value = row["image"]
         if not isinstance(value, dict):  # an array, which comes as lists
             value = np.asarray(value, self._dtype)
-        return open_image(value, self.num_channels, self.values)
+        return open_image(value, self.num_channels, self.values, self.max_image_pixels)
 
     def make_samples(
         self, row: dict, seed: list[int], crops: Iterable[int], epoch: int
@@ -417,45 +437,6 @@ def array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | N
     if feature is None or isinstance(feature, datasets.Image):
         return None
     return feature.dtype
-
-
-def _path_of(row: dict) -> str:
-    image = row["image"]
-    path = image.get("path") if isinstance(image, dict) else None
-    return path or "-"
-
-
-class FeatureSamples(Samples):
-    """Features that were computed once, in the order that `ImageSamples` have.
-
-    Args:
-        features: (N, D).
-        labels: (N,), or (N, K) of several labels an image.
-    """
-
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor):
-        self.features = features
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def all_labels(self) -> torch.Tensor:
-        """Gives the labels of all images."""
-        return self.labels
-
-    def __getitem__(self, number: int) -> Batch:
-        return self.__getitems__([number])
-
-    def __getitems__(self, numbers: Sequence[int]) -> Batch:
-        """Makes a whole batch at once, for a sample is too small to be handled alone."""
-        index = torch.tensor(numbers) % len(self)  # (B,)
-        return {
-            "features": self.features[index],
-            "labels": self.labels[index],
-            "index": index,
-            "bad_images": [],
-        }
 
 
 def collate(samples: list[Sample] | Batch) -> Batch:

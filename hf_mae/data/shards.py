@@ -27,6 +27,7 @@ from ..file_names import printable
 
 logger = logging.get_logger(__name__)
 _BLOCK = 512  # of tar's
+_MANY_BLOCKS = 2**20
 _SAMPLES_TO_LOOK_AT = 50
 _PACKED = {
     b"\x1f\x8b": ("compressed by gzip", "gzip -dc old.tar > new.tar"),
@@ -249,6 +250,7 @@ def _read_members(path: str, with_data: bool = True) -> Iterator[tuple[str, byte
                     data = tar.extractfile(target) if target and with_data else None
                     yield name, data.read() if data else None
                 whole = _ends_at(file, tar.offset)
+                file.seek(0, os.SEEK_END)
                 if whole and file.tell() == tar.offset:
                     _say_unmarked(path, name)
         except (tarfile.TarError, EOFError) as error:
@@ -280,12 +282,16 @@ def _way(name: str) -> str:
 
 
 def _ends_at(file: IO[bytes], offset: int) -> bool:
-    """Whether a tar file ends there: by blocks of zeros, or with the last of its files."""
+    """Whether a tar file ends there: by nothing but zeros, or with the last of its files."""
     file.seek(0, os.SEEK_END)
     size = file.tell()
     file.seek(offset)
     block = file.read(_BLOCK)
-    return not block.strip(b"\0") if block else offset == size
+    if not block:
+        return offset == size
+    while block and not block.strip(b"\0"):  # to the end, for what follows would be lost
+        block = file.read(_MANY_BLOCKS)
+    return not block
 
 
 def _say_unmarked(path: str, name: str) -> None:

@@ -17,14 +17,15 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DECODE_ERRORS, ImageDecodeError
+from ..models.orientation import upright
 from ..models.picture_files import (
     Raster,
     check_whole,
     has_deep_band,
     raster_of_band,
     state_range,
-    upright,
 )
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.pictures import channels_last, check_values
 from .decoding import open_value
 
@@ -58,7 +59,9 @@ class ShrunkImage(NamedTuple):
     is_resized: bool
 
 
-def shrink_image(value: Any, shortest_edge: int, quality: int) -> ShrunkImage:
+def shrink_image(
+    value: Any, shortest_edge: int, quality: int, max_image_pixels: int = MAX_IMAGE_PIXELS
+) -> ShrunkImage:
     """Makes a file of a picture whose shortest edge is at most so long.
 
     Files that are small enough stay as they are, byte for byte; arrays become PNG or, of other
@@ -71,6 +74,7 @@ def shrink_image(value: Any, shortest_edge: int, quality: int) -> ShrunkImage:
         value: What an image column holds: {"bytes": …, "path": …}, or an array.
         shortest_edge: Pixels.
         quality: Of JPEG, 1 to 100.
+        max_image_pixels: Larger images are decoded at reduced scale, if they can be, or not at all.
 
     Raises:
         ImageDecodeError: it can't be read.
@@ -82,7 +86,7 @@ def shrink_image(value: Any, shortest_edge: int, quality: int) -> ShrunkImage:
     (40, 30)
     """
     try:
-        picture, data = open_value(value)
+        picture, data = open_value(value, max_image_pixels)
         if isinstance(picture, Image.Image) and not has_deep_band(picture):
             return _shrink_picture(picture, data, value, shortest_edge, quality)
         if isinstance(picture, Image.Image):

@@ -97,11 +97,11 @@ class Workers:
 
     Args:
         num_proc: How many; with one, this process does it.
-        shortest_edge, quality: As for `shrink_image`.
+        options: shortest_edge, quality and max_image_pixels, as for `shrink_image`.
     """
 
-    def __init__(self, num_proc: int, shortest_edge: int, quality: int):
-        self._work = partial(_shrink_values, shortest_edge=shortest_edge, quality=quality)
+    def __init__(self, num_proc: int, **options: int):
+        self._work = partial(_shrink_values, **options)
         self._ahead = num_proc * _CHUNKS_AHEAD
         self._pool = ProcessPoolExecutor(num_proc, initializer=_set_up) if num_proc > 1 else None
 
@@ -152,13 +152,13 @@ def _killed() -> ValueError:
     )
 
 
-def _shrink_values(values: list[Any], shortest_edge: int, quality: int) -> list[ShrunkImage | str]:
+def _shrink_values(values: list[Any], **options: int) -> list[ShrunkImage | str]:
     shrunk: list[ShrunkImage | str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about files that it reads all the same
         for value in values:
             try:
-                shrunk.append(shrink_image(value, shortest_edge, quality))
+                shrunk.append(shrink_image(value, **options))
             except ImageDecodeError as error:
                 shrunk.append(str(error))
     return shrunk

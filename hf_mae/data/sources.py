@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from ..file_names import find_file, printable
 from .class_names import composed
-from .data_files import can_be_read, load_by_datasets, load_local
+from .data_files import can_be_read, load_by_datasets, load_local, load_saved
 from .folders import load_image_folder
 from .labels import find_label_columns, take_labels, the_only_column, unify_labels
 from .splits import choose_splits, first_held_out, hold_out, only_split, pick_split
@@ -369,7 +369,7 @@ def _load_named(
         return {"train": _load_digits()}
     path = Path(name).expanduser()
     if any(os.path.exists(path / mark) for mark in _MARKS):
-        loaded = datasets.load_from_disk(path)
+        loaded = load_saved(path)
     elif path.is_dir() or can_be_read(path):
         label_columns = _listed(label_column)
         loaded = load_local(path, config, labels, image_column, label_columns, whole=whole)

@@ -11,6 +11,7 @@ processes and workers: a run that is resumed goes there.
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +23,15 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Features, IterableDataset
 from datasets import Image as ImageFeature
 from torch.utils.data import Sampler
+from transformers.utils import logging
 
 from ..errors import BadImageError
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..output_folder import STREAM_FILE
+from .damaged_files import ADVICE, FILE_ERRORS, own_cause
 from .data_files import can_be_read, load_by_datasets, load_local
+from .digests import shards_digest
+from .row_names import name_shard
 from .samples import (
     MAX_REPLACEMENTS,
     Batch,
@@ -39,6 +45,7 @@ from .sources import find_image_column, holds_arrays
 from .splits import choose_splits
 
 
+logger = logging.get_logger(__name__)
 HELD_OUT_ROWS = 1000
 _MAX_EMPTY_PASSES = 1000
 _ROWS_AT_ONCE = 32
@@ -208,7 +215,8 @@ class ImageStream(ImageSamples):
 
     Args:
         dataset: `datasets.IterableDataset` with a column `image`.
-        transform, num_channels, seed, on_bad_image, crops_per_image: As for `ImageSamples`.
+        transform, num_channels, seed, on_bad_image, crops_per_image, max_image_pixels: As for
+            `ImageSamples`.
         epoch_samples: Samples that count as an epoch: the rows of the data set, if known.
         shuffle_buffer: Rows that a worker reads at a time and hands out in an order chosen by
             (seed, pass, stream).
@@ -227,11 +235,13 @@ class ImageStream(ImageSamples):
         seed: int,
         on_bad_image: str = "skip",
         crops_per_image: int = 1,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
         *,
         epoch_samples: int,
         shuffle_buffer: int,
     ):
-        super().__init__(dataset, transform, num_channels, seed, on_bad_image, crops_per_image)
+        of_samples = (num_channels, seed, on_bad_image, crops_per_image, max_image_pixels)
+        super().__init__(dataset, transform, *of_samples)
         self.epoch_samples = epoch_samples
         self.shuffle_buffer = shuffle_buffer
         self.plan = StreamPlan(1, epoch_samples, num_processes=1, num_workers=0)
@@ -240,6 +250,15 @@ class ImageStream(ImageSamples):
 
     def __len__(self) -> int:
         return self.epoch_samples
+
+    def name_row(self, number: int, row: dict) -> str:
+        """Names an image to people: its shard's file, and its own name there or its row."""
+        shard, place = divmod(number, _SHARD)
+        image = row["image"]
+        path = image.get("path") if isinstance(image, dict) else None
+        if path and os.path.isabs(path):
+            return path
+        return f"{name_shard(self.dataset, shard)} {path or f'row {place}'}"
 
     def __getitems__(self, slots: Sequence[int]) -> list[Sample]:
         """Makes the samples of a batch of consecutive slots."""
@@ -258,6 +277,10 @@ class ImageStream(ImageSamples):
             sample["read_shards"] = []
         samples[0]["read_shards"] = self._reader.take_notes()
         return samples
+
+    def describe_data(self) -> str:
+        """Names the images by their shards."""
+        return f"{self.dataset.num_shards} shards of digest {shards_digest(self.dataset)}"
 
     # what a trainer asks for ---------------------------------------------------------------------
 
@@ -463,5 +486,14 @@ class _Reader:
     def _read_shard(self, shard: int) -> Iterator[Any]:
         """Yields what is in the column `image` of a shard."""
         stream = self._images.dataset.shard(self._images.dataset.num_shards, shard)
-        # by `iter`, for in a worker's process a plain loop would take a part of the shards only
-        return itertools.chain.from_iterable(batch["image"] for batch in stream.iter(_ROWS_AT_ONCE))
+        name, is_empty = name_shard(self._images.dataset, shard), True
+        try:
+            # by `iter`, for in a worker's process a plain loop would take a part of the shards only
+            for batch in stream.iter(_ROWS_AT_ONCE):
+                is_empty = False
+                yield from batch["image"]
+        except FILE_ERRORS as error:
+            cause = own_cause(error)
+            raise BadImageError(f"{name} can't be read: {cause}; {ADVICE}") from error
+        if is_empty:
+            logger.warning_once(f"there are no rows in {name}")

@@ -6,6 +6,7 @@ a table starts from the folder that the table lies in.
 """
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset, LargeList, List, Value
 from datasets.data_files import DataFilesList
-from datasets.exceptions import DatasetGenerationError
 
 from ..file_names import find_file, printable
+from .damaged_files import FILE_ERRORS, find_damaged
+from .row_names import remember_files
 
 
 _READERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,16 +103,27 @@ def _load_split(files: Sequence[Path], streaming: bool) -> Table:
     parts = []
     for folder, own in by_folder.items():
         parts.append(_complete_paths(_read(own, kinds, streaming), folder))
-    if len(parts) == 1:
-        return parts[0]
     try:
-        return datasets.concatenate_datasets(parts)
+        whole = parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
     except ValueError as error:
         cause = " ".join(str(error).split())
         raise ValueError(
             f"{printable(files[0])} and tables in other folders have columns of different kinds; "
             f"name one of the files ({cause})"
         ) from error
+    if isinstance(whole, Dataset):
+        read_in_order = itertools.chain.from_iterable(by_folder.values())
+        remember_files(whole, _count_rows(list(read_in_order), len(whole)))
+    return whole
+
+
+def _count_rows(files: Sequence[Path], rows: int) -> dict[str, int]:
+    """File → its rows; of several that don't say, the first stands for all."""
+    if len(files) == 1:
+        return {printable(files[0]): rows}
+    if files[0].suffix.lower() == ".parquet":
+        return {printable(file): pq.read_metadata(file).num_rows for file in files}
+    return {f"{printable(files[0])} and {len(files) - 1} more,": rows}
 
 
 def _read(files: Sequence[Path], kinds: Mapping[str, set[str]], streaming: bool) -> Table:
@@ -127,12 +141,12 @@ def _open(files: Sequence[Path], streaming: bool, **options: Any) -> Table:
     reader, own = _READERS[files[0].suffix.lower()]
     data_files: Any = {"train": as_data_files(files)}
     with _named(files):
-        table = datasets.load_dataset(
-            reader, data_files=data_files, split="train", streaming=streaming, **own, **options
-        )
-        if not isinstance(table, IterableDataset) or table.features is not None:
-            return table
         try:
+            table = datasets.load_dataset(
+                reader, data_files=data_files, split="train", streaming=streaming, **own, **options
+            )
+            if not isinstance(table, IterableDataset) or table.features is not None:
+                return table
             return table._resolve_features()  # what the first rows have
         except StopIteration:
             raise _NoRowsError("there are no rows in it") from None
@@ -143,12 +157,14 @@ def _named(files: Sequence[Path]) -> Iterator[None]:
     """Has errors of datasets name the file."""
     try:
         yield
-    except (DatasetGenerationError, ValueError, OSError) as error:
+    except FILE_ERRORS as error:
         cause = " ".join(str(error.__cause__ or error).split())
-        first = printable(files[0])
-        where = first if len(files) == 1 else f"{first} or one of {len(files) - 1} more"
+        where = printable(files[0])
+        if len(files) > 1:
+            damaged = find_damaged(files)
+            where = f"{where} or one of {len(files) - 1} more" if damaged is None else damaged
         kind = _NoRowsError if isinstance(error, _NoRowsError) else ValueError
-        raise kind(f"{where} can't be read: {cause}") from error
+        raise kind(f"{printable(where)} can't be read: {cause}") from error
 
 
 def _add_kinds(kinds: dict[str, set[str]], files: Sequence[Path]) -> None:

@@ -61,6 +61,11 @@ def random_crop_box(
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
+def drop_path_noise(num_layers: int, rng: np.random.Generator) -> torch.Tensor:
+    """Uniform noise (layers, 2) that decides which branches one sample passes by."""
+    return torch.from_numpy(rng.random((num_layers, 2), dtype=np.float32))
+
+
 class RandomCropFlip:
     """Image → (C, h, w) of the model's size: random resized crop and flip.
 
@@ -103,10 +108,11 @@ class RandomCropFlip:
 class PretrainingTransform:
     """Image → crop of 20 to 100 % and flip, and mask noise (MAE paper, Appendix A.1).
 
-    Returns `images` (C, h, w) and `noise` (N,).
+    Returns `images` (C, h, w) and `noise` (N,); where layers are dropped also `drop_path_noise`
+    (layers, 2), which decides which of them the sample passes by.
 
     Args:
-        config: `MAEConfig`, for the size of images and patches.
+        config: `MAEConfig`, for the size of images and patches, layers and `drop_path_rate`.
         processor: The model's image processor; by default the one of its configuration.
     """
 
@@ -117,7 +123,10 @@ class PretrainingTransform:
         self.num_patches = config.num_patches
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
-        return {"images": self.crop(image, rng), "noise": mask_noise(self.num_patches, rng)}
+        sample = {"images": self.crop(image, rng), "noise": mask_noise(self.num_patches, rng)}
+        if self.config.drop_path_rate:  # drawn last, for samples are the same with and without it
+            sample["drop_path_noise"] = drop_path_noise(self.config.num_hidden_layers, rng)
+        return sample
 
     def at_size(self, pixels: int) -> "PretrainingTransform":
         """Copies the transform for images of `pixels` by `pixels`.
@@ -193,12 +202,11 @@ class FineTuningTransform:
                 pixels = augment_pixels(self.augment, pixels)
             erased = choose_erasing(self.random_erasing, pixels.shape)
         mix_seed = int(rng.integers(2**32))
-        drop_path_noise = torch.from_numpy(rng.random((self.num_layers, 2), dtype=np.float32))
         return {
             "images": pixels,
             "erased": erased,
             "mix_seed": mix_seed,
-            "drop_path_noise": drop_path_noise,
+            "drop_path_noise": drop_path_noise(self.num_layers, rng),
         }
 
 

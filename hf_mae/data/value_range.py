@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..errors import DECODE_ERRORS
 from ..models.picture_files import Range
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.pictures import check_8_bits, check_values, picture_values, share_beyond
 from .decoding import open_value
 from .samples import array_dtype
@@ -66,6 +67,7 @@ def fit_value_range(
     images: Dataset | IterableDataset,
     num_channels: int,
     wanted: Sequence[float] | Literal["auto"] | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> str:
     """Gives an image processor the value range of a data set.
 
@@ -78,6 +80,7 @@ def fit_value_range(
         images: With a column `image`.
         num_channels: Of the model.
         wanted: (black, white); or "auto" for the percentiles 0.1 and 99.9 of the sample.
+        max_image_pixels: As for `ImageSamples`.
 
     Returns:
         A line that says how deep the images are, and what is black and white.
@@ -94,7 +97,7 @@ def fit_value_range(
     """
     inherited = processor.value_range
     needs_all = wanted == "auto" or (wanted or inherited) is not None
-    found = _look(images, num_channels, processor.bands, needs_all)
+    found = _look(images, num_channels, processor.bands, needs_all, max_image_pixels)
     if wanted == "auto":
         return _set(processor, found, _percentiles(found), "value_range auto, by percentiles")
     if wanted is not None:
@@ -110,10 +113,16 @@ def fit_value_range(
     return _set(processor, found, _told(found), "told by the sample; --value_range says another")
 
 
-def check_value_range(processor: Any, images: Dataset | IterableDataset, num_channels: int) -> None:
+def check_value_range(
+    processor: Any,
+    images: Dataset | IterableDataset,
+    num_channels: int,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+) -> None:
     """Raises ValueError if held-out images don't have the values of the training's."""
     value_range = processor.value_range
-    found = _look(images, num_channels, processor.bands, value_range is not None)
+    needs_all = value_range is not None
+    found = _look(images, num_channels, processor.bands, needs_all, max_image_pixels)
     if value_range is None and not found.has_8_bits and None in found.own_ranges:
         raise ValueError(
             f"the held-out images hold {found}, and those to train on have 8 bits; bring them to "
@@ -193,6 +202,7 @@ def _look(
     num_channels: int,
     bands: Sequence[int] | None,
     needs_all: bool,
+    max_image_pixels: int,
 ) -> SampledValues:
     """Looks at a sample; at the values of images of 8 bits only if these are needed.
 
@@ -205,7 +215,7 @@ def _look(
     own_ranges, reason, opaque = set(), "there is none", 0
     for number, value in enumerate(_sample(images)):
         try:
-            picture, _ = open_value(value)
+            picture, _ = open_value(value, max_image_pixels)
             if isinstance(picture, Image.Image):
                 opaque += num_channels == 4 and not picture.has_transparency_data
                 if not needs_all:

@@ -206,6 +206,7 @@ class TrainingCard(Card):
     steps: int
     total_batch_size: int
     learning_rate: float
+    dropped_updates: int = 0
     hardware: str
     versions: str
     command: str

@@ -25,6 +25,7 @@ from ..data.labels import unify_labels
 from ..data.samples import ImageSamples
 from ..data.transforms import ProcessorTransform
 from ..models.loading import num_channels
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from .images import ImageBatch, find_images, images_digest, read_batches
 from .parts import Parts, weights_digest
 
@@ -131,6 +132,7 @@ class FeatureExtractor:
         processor: Its image processor.
         dataset: Images, and perhaps labels.
         kind: One of `KINDS`.
+        max_image_pixels: As for `ImageSamples`.
 
     Attributes:
         encoder: The model that is asked.
@@ -149,6 +151,7 @@ class FeatureExtractor:
         processor: BaseImageProcessor,
         dataset: Dataset,
         kind: Kind = "mean",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
         if kind not in KINDS:
             raise ValueError(f"features is {kind!r}; it must be one of {', '.join(KINDS)}")
@@ -156,7 +159,11 @@ class FeatureExtractor:
         self.processor = processor
         self.kind: Kind = kind
         self.samples = ImageSamples(
-            dataset, ProcessorTransform(processor), num_channels(model), seed=0
+            dataset,
+            ProcessorTransform(processor),
+            num_channels(model),
+            seed=0,
+            max_image_pixels=max_image_pixels,
         )
         self.grid, self.width = grid_and_width(self.encoder)
         num_patches = self.grid[0] * self.grid[1]
@@ -211,6 +218,7 @@ class FeatureExtractor:
             "image processor": f"{zlib.crc32(processor.encode()):08x}",
             "features": self.kind,
             "data": images_digest(self.samples.dataset),
+            "max_image_pixels": self.samples.max_image_pixels,
         }
 
     def parts(self, folder: str | os.PathLike) -> Parts:

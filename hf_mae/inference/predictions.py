@@ -170,6 +170,7 @@ def open_parts(
 ) -> Parts:
     """Names the parts of a classifier's answers for images that `find_images` found."""
     about = {**describe_classifier(model, processor), "data": images_digest(samples.dataset)}
+    about["max_image_pixels"] = samples.max_image_pixels
     return Parts(folder, len(samples), ROWS, about)
 
 

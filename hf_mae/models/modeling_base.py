@@ -22,6 +22,7 @@ from .configuration_mae import MAEConfig, read_fields
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
+from .permissions import share_weights
 from .saved_files import check_weights
 
 
@@ -58,6 +59,10 @@ class MAEPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": MAELayer, "attentions": MAEAttention}
     _left_over_keys: frozenset[str] = frozenset()  # of the files that it was loaded from
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Computes the encoder's `pooler_output` (B, D) of images (B, C, H, W), none masked."""
+        return self.base_model(pixel_values, return_dict=True).pooler_output
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -96,6 +101,12 @@ class MAEPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         encoder: Any = self.base_model
         encoder.embeddings.patch_embeddings = value
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the model, as transformers does, in files that all may read who may others."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if Path(save_directory).is_dir():
+            share_weights(save_directory)
 
     @classmethod
     def from_pretrained(

@@ -22,6 +22,44 @@ from .problem_types import REGRESSION, SINGLE_LABEL, classification_loss, find_p
 logger = logging.get_logger(__name__)
 
 
+class HeadBatchNorm(nn.BatchNorm1d):
+    """Batch norm without affine parameters, which can be told the statistics of its batch.
+
+    So features that are spread over processes and accumulation steps are normalised as one batch.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-6, affine=False)
+
+    def forward(self, features: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """Normalises features (B, D); in training by `statistics`, or if None by their own.
+
+        Args:
+            features: (B, D).
+            statistics: (B, 2, D), mean and variance, the same for all.
+        """
+        if statistics is None or not self.training:
+            return super().forward(features)
+        mean, variance = statistics.unbind(dim=1)  # (B, D)
+        return (features - mean) * torch.rsqrt(variance + self.eps)
+
+    @torch.no_grad()
+    def track(self, statistics: Tensor, count: int) -> None:
+        """Takes a batch's statistics into the running ones, unless they are not finite.
+
+        Args:
+            statistics: (2, D), mean and variance.
+            count: Features in the batch.
+        """
+        mean, variance = statistics
+        unbiased = variance * count / max(count - 1, 1)
+        is_finite = torch.isfinite(statistics).all()
+        norm: Any = self  # torch's types have it without running statistics, too
+        for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            running.copy_(torch.where(is_finite, running.lerp(value, norm.momentum), running))
+        norm.num_batches_tracked += 1
+
+
 class MAEForImageClassification(MAEPreTrainedModel):
     """The encoder with a classification head, for fine-tuning and linear probing.
 
@@ -56,8 +94,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
         self.vit = MAEModel(config, trainable_positions=True)
         norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.fc_norm = nn.Identity() if config.final_norm else norm
-        batch_norm = nn.BatchNorm1d(width, eps=1e-6, affine=False)
-        self.batch_norm = batch_norm if config.head_batch_norm else nn.Identity()
+        self.batch_norm = HeadBatchNorm(width) if config.head_batch_norm else nn.Identity()
         num_labels: Any = config.num_labels  # transformers has given it a value
         self.classifier = nn.Linear(width, num_labels)
         self.encoder_frozen = False
@@ -89,6 +126,7 @@ class MAEForImageClassification(MAEPreTrainedModel):
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         features: Tensor | None = None,
+        batch_statistics: Tensor | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Classifies images.
@@ -103,6 +141,9 @@ class MAEForImageClassification(MAEPreTrainedModel):
                 "single_label_classification".
             features: (B, D), the encoder's `pooler_output` computed before, instead of
                 pixel_values.
+            batch_statistics: (B, 2, D), mean and variance of the features of the whole batch that
+                these are a part of, the same for all: what the head's batch norm goes by in
+                training, instead of its input's own.
             kwargs: `interpolate_pos_encoding` and `drop_path_noise`, as for `MAEModel`.
 
         Returns:
@@ -120,7 +161,10 @@ class MAEForImageClassification(MAEPreTrainedModel):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
                 encoded = self.vit(pixel_values, return_dict=True, **kwargs)
             features = encoded.pooler_output
-        logits = self.classifier(self.batch_norm(self.fc_norm(features)))
+        features = self.fc_norm(features)
+        if isinstance(self.batch_norm, HeadBatchNorm):
+            features = self.batch_norm(features, batch_statistics)
+        logits = self.classifier(features)
         return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits, labels),
             logits=logits,

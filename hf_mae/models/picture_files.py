@@ -9,8 +9,8 @@ by other libraries here, or refused; nothing is made up or left out.
 import contextlib
 import importlib.util
 import io
-import math
 import re
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import DECODE_ERRORS
+from .orientation import exif_orientation, upright, upright_values
+from .picture_size import MAX_IMAGE_PIXELS, check_shape, check_size, open_by_pil
 
 
 Range = tuple[float, float]  # the values of black and white
@@ -38,26 +40,6 @@ _READERS = {
 # in the text of PNG and TIFF files, of prepared sets: the values of black and white
 _STATED_RANGE = re.compile(r"value range: (\S+) to (\S+)")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# (flip rows, flip columns, transpose): what turns the stored pixels of each orientation upright
-ARRAY_TURNS = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (True, True, False),
-    4: (True, False, False),
-    5: (False, False, True),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (False, True, True),
-}
 
 
 class Raster(NamedTuple):
@@ -111,17 +93,19 @@ def extra_that_reads(ending: str) -> str | None:
     return _READERS[ending][1] if ending in _READERS else None
 
 
-def read_picture(data: bytes) -> Image.Image | Raster:
+def read_picture(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image | Raster:
     """Opens a file of any format that is read.
 
     Args:
         data: The file.
+        max_pixels: As many are decoded at most, as `open_by_pil` says.
 
     Returns:
         PIL's image, not decoded yet and not turned; or, of what PIL would change, a raster.
 
     Raises:
-        ValueError: it holds more than can be read, or needs a library that isn't installed.
+        ValueError: it holds more than can be read, or than is allowed, or needs a library that
+            isn't installed.
         One of `errors.DECODE_ERRORS`: it is damaged, or no picture.
 
     Example:
@@ -132,16 +116,16 @@ def read_picture(data: bytes) -> Image.Image | Raster:
     (40, 30)
     """
     if data.startswith(_TIFF_STARTS):
-        return _read_tiff(data)
+        return _read_tiff(data, max_pixels)
     if data.startswith(b"\x89PNG\r\n\x1a\n") and data[24:25] == b"\x10":
-        return _read_deep_png(data)
+        return _read_deep_png(data, max_pixels)
     if data.startswith(b"\x93NUMPY"):
-        return Raster(np.load(io.BytesIO(data), allow_pickle=False), is_array=True)
+        return _read_array(data, max_pixels)
     if data[128:132] == b"DICM" or _is_bare_dicom(data):
-        return _read_dicom(data)
+        return _read_dicom(data, max_pixels)
     if data[4:8] == b"ftyp":
-        return _read_heif(data)
-    picture = Image.open(io.BytesIO(data))
+        return _read_heif(data, max_pixels)
+    picture = open_by_pil(data, max_pixels)
     if picture.format == "JPEG2000":
         return _read_jpeg2000(picture, data)
     if picture.format == "PPM":
@@ -158,40 +142,13 @@ def _import(module: str, extra: str, what: str) -> Any:
         ) from error
 
 
-def _check_size(height: int, width: int) -> None:
-    """Refuses decompression bombs, as PIL does it with its own files."""
-    if height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise ValueError(f"it says that it has {height:,} x {width:,} pixels, which are too many")
-
-
-# orientation -------------------------------------------------------------------------------------
-
-
-def exif_orientation(picture: Image.Image) -> int:
-    """Reads a picture's orientation: 1 to 8; 1, which is upright, where damaged data don't say.
-
-    PIL's own `exif_transpose` fails on more of them.
-    """
-    with contextlib.suppress(*DECODE_ERRORS, AttributeError):
-        return picture.getexif().get(0x0112, 1)
-    return 1
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """Decodes a picture and turns it by its orientation."""
-    picture.load()
-    turn = _TRANSPOSES.get(exif_orientation(picture))
-    return picture if turn is None else picture.transpose(turn)
-
-
-def _upright_values(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns (H, W, C)."""
-    flip_rows, flip_columns, transpose = ARRAY_TURNS.get(orientation, ARRAY_TURNS[1])
-    if flip_rows:
-        values = values[::-1]
-    if flip_columns:
-        values = values[:, ::-1]
-    return values.swapaxes(0, 1) if transpose else values
+def _read_array(data: bytes, max_pixels: int) -> Raster:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    reads = {(1, 0): np.lib.format.read_array_header_1_0}
+    shape, _, _ = reads.get(version, np.lib.format.read_array_header_2_0)(file)
+    check_shape(max_pixels, shape)
+    return Raster(np.load(io.BytesIO(data), allow_pickle=False), is_array=True)
 
 
 # formats of which PIL reads a part ---------------------------------------------------------------
@@ -219,32 +176,34 @@ def check_whole(picture: Image.Image) -> None:
         )
 
 
-def _read_deep_png(data: bytes) -> Raster:
+def _read_deep_png(data: bytes, max_pixels: int) -> Raster:
     """A PNG of 16 bits, of which PIL keeps 8 where it has several bands."""
-    picture = Image.open(io.BytesIO(data))
+    picture = open_by_pil(data, max_pixels)
     value_range = stated_range(picture.info.get("Description"))
     if has_deep_band(picture):
         return raster_of_band(picture)._replace(value_range=value_range)
     codecs = _import("imagecodecs", "scientific", "PNG files with colours of 16 bits")
-    values = _upright_values(codecs.png_decode(data), exif_orientation(picture))
+    values = upright_values(codecs.png_decode(data), exif_orientation(picture))
     return Raster(values, value_range, is_colour=True, has_alpha=values.shape[2] in (2, 4))
 
 
-def _read_heif(data: bytes) -> Image.Image | Raster:
+def _read_heif(data: bytes, max_pixels: int) -> Image.Image | Raster:
     """A HEIC, HEIF or AVIF file; PIL keeps 8 bits of more."""
     start = data.find(b"av1C")
     if start >= 0:  # AVIF: its third byte says how deep it is
+        picture = open_by_pil(data, max_pixels)
         if not data[start + 6] & 0x40:
-            return Image.open(io.BytesIO(data))
+            return picture
         codecs = _import("imagecodecs", "scientific", "AVIF files of more than 8 bits")
         values, bits = codecs.avif_decode(data), 12 if data[start + 6] & 0x20 else 10
     else:
         heif = _import("pillow_heif", "heif", "HEIC and HEIF files")
         heif.register_heif_opener()
+        picture = open_by_pil(data, max_pixels)
         file = heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
         bits = file.info["bit_depth"]
         if bits <= 8:
-            return Image.open(io.BytesIO(data))
+            return picture
         values = np.asarray(file) >> (16 - bits)  # it shifts them up
     values = values.reshape(*values.shape[:2], -1)
     has_alpha = values.shape[2] in (2, 4)
@@ -287,15 +246,17 @@ _ALPHAS = (1, 2)  # of ExtraSamples; 0 is a band like any other
 _DEEP_MODES = {("I;16", 16, 1), ("I;16B", 16, 1), ("I", 16, 2), ("I", 32, 2), ("F", 32, 3)}
 
 
-def _read_tiff(data: bytes) -> Image.Image | Raster:
+def _read_tiff(data: bytes, max_pixels: int) -> Image.Image | Raster:
     """A TIFF: by PIL if it is a plain picture, else by tifffile.
 
     PIL makes three bands of five or six, four of three and an invented one, and the first page of
     many.
     """
     picture = _open_tiff(data)
-    if picture is not None and _is_plain(picture):
-        return picture
+    if picture is not None:
+        check_size(max_pixels, picture.height, picture.width)
+        if _is_plain(picture):
+            return picture
     try:
         tifffile = _import("tifffile", "scientific", "TIFF files of such bands, bits or pages")
     except ValueError:
@@ -307,7 +268,7 @@ def _read_tiff(data: bytes) -> Image.Image | Raster:
         is_first = series.keyframe is file.pages[0] and len(series) == 1
         if picture is not None and is_first and _is_plain(picture, among_others=True):
             return picture
-        return _raster_of(series)
+        return _raster_of(series, max_pixels)
 
 
 def _find_series(file: Any) -> Any:
@@ -331,7 +292,7 @@ def _find_series(file: Any) -> Any:
 
 def _open_tiff(data: bytes) -> TiffImageFile | None:
     with contextlib.suppress(*DECODE_ERRORS):
-        picture = Image.open(io.BytesIO(data))
+        picture = open_by_pil(data, sys.maxsize)
         return picture if isinstance(picture, TiffImageFile) else None
     return None
 
@@ -365,7 +326,7 @@ def _is_single_band(picture: TiffImageFile) -> bool:
     return kind in _DEEP_MODES and is_one and _tag(picture, 262, 1)[0] == 1
 
 
-def _raster_of(series: Any) -> Raster:
+def _raster_of(series: Any, max_pixels: int) -> Raster:
     """The first series of a file read by tifffile; what isn't height or width becomes bands."""
     page = series.keyframe
     kind = page.photometric.name
@@ -374,7 +335,8 @@ def _raster_of(series: Any) -> Raster:
             f"it is a TIFF of {page.bitspersample} bits whose values mean {kind}; give it as grey "
             "values or colours"
         )
-    _check_size(page.imagelength, page.imagewidth)
+    num_bands = series.size // (page.imagelength * page.imagewidth)
+    check_size(max_pixels, page.imagelength, page.imagewidth, num_bands)
     values = series.asarray()
     rows, columns = series.axes.index("Y"), series.axes.index("X")
     values = np.moveaxis(values, (rows, columns), (0, 1))
@@ -391,11 +353,11 @@ def _raster_of(series: Any) -> Raster:
     turn = int(orientation.value) if orientation else 1
     packed_range = (0, 2**bits - 1) if bits % 8 else None  # of 12 bits
     return Raster(
-        _upright_values(values, turn),
+        upright_values(values, turn),
         value_range=stated_range(page.description) or packed_range,
         is_colour=len(series) == 1 and kind == "RGB",
         has_alpha=len(series) == 1 and any(extra in _ALPHAS for extra in page.extrasamples),
-        missing=None if missing is None else _upright_values(missing, turn),
+        missing=None if missing is None else upright_values(missing, turn),
     )
 
 
@@ -411,7 +373,7 @@ def _is_bare_dicom(data: bytes) -> bool:
     return data[:4] in (b"\2\0\0\0", b"\2\0\1\0", b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x16\0")
 
 
-def _read_dicom(data: bytes) -> Raster:
+def _read_dicom(data: bytes, max_pixels: int) -> Raster:
     """A DICOM file: its values after rescale slope and intercept, black the lowest.
 
     What it calls black and white is its first window or, for want of that and of a rescaling, all
@@ -420,14 +382,15 @@ def _read_dicom(data: bytes) -> Raster:
     pydicom = _import("pydicom", "scientific", "DICOM files")
     slide = pydicom.dcmread(io.BytesIO(data), force=True)
     try:
-        return _raster_of_dicom(slide)
+        return _raster_of_dicom(slide, max_pixels)
     except (AttributeError, NotImplementedError) as error:  # pydicom's: elements, compressions
         raise ValueError(f"it is a DICOM file without a readable picture: {error}") from error
 
 
-def _raster_of_dicom(slide: Any) -> Raster:
+def _raster_of_dicom(slide: Any, max_pixels: int) -> Raster:
     pixels = importlib.import_module("pydicom.pixels")
-    _check_size(slide.Rows, slide.Columns)
+    num_bands = slide.SamplesPerPixel * int(slide.get("NumberOfFrames") or 1)
+    check_size(max_pixels, slide.Rows, slide.Columns, num_bands)
     stored = pixels.pixel_array(slide)
     kind = slide.PhotometricInterpretation
     if slide.SamplesPerPixel == 3:

@@ -21,6 +21,7 @@ from transformers.image_utils import ChannelDimension, infer_channel_dimension_f
 from transformers.utils import logging
 
 from ..errors import DECODE_ERRORS
+from .orientation import upright
 from .picture_files import (
     Range,
     Raster,
@@ -28,7 +29,6 @@ from .picture_files import (
     has_deep_band,
     raster_of_band,
     read_picture,
-    upright,
 )
 
 

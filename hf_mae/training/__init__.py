@@ -21,8 +21,11 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     )
     from .pretraining import MAETrainer
     from .recipes import parse_recipe_and_flags
+    from .resuming import resume_point
     from .run import (
         describe_classifier,
+        describe_kept,
+        describe_trained,
         find_doubts,
         leave_together,
         load_labelled_images,
@@ -51,7 +54,9 @@ _LAZY = {
     "StreamArguments": ".data_arguments",
     "TopKAccuracy": ".metrics",
     "describe_classifier": ".run",
+    "describe_kept": ".run",
     "describe_method": ".balance",
+    "describe_trained": ".run",
     "find_doubts": ".run",
     "leave_together": ".run",
     "load_labelled_images": ".run",
@@ -60,6 +65,7 @@ _LAZY = {
     "print_result": ".run",
     "print_results": ".run",
     "reconstruction_panel": ".visualization",
+    "resume_point": ".resuming",
     "select_results": ".run",
     "train_and_evaluate": ".run",
     "write_output_folder": ".run",
@@ -79,7 +85,9 @@ __all__ = [
     "StreamArguments",
     "TopKAccuracy",
     "describe_classifier",
+    "describe_kept",
     "describe_method",
+    "describe_trained",
     "find_doubts",
     "leave_together",
     "load_labelled_images",
@@ -88,6 +96,7 @@ __all__ = [
     "print_result",
     "print_results",
     "reconstruction_panel",
+    "resume_point",
     "select_results",
     "train_and_evaluate",
     "write_output_folder",

@@ -147,7 +147,7 @@ def check_choices(args: Any) -> None:
     """
     for name, (value, reason) in _DO_NOT_APPLY.items():
         found = getattr(args, name, value)  # older versions of transformers lack some
-        if found != value:
+        if found not in (value, {}):
             raise ValueError(f"{name} doesn't apply: {reason}; it is {found!r}, leave it out")
     if args.lr_scheduler_type != "linear" or args.warmup_steps:  # transformers' defaults
         raise ValueError(

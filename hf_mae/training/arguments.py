@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The arguments of pre-training, fine-tuning and linear probing, with the paper's values."""
 
+import datetime
+import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
@@ -50,9 +53,25 @@ class ImageTrainingArguments(TrainingArguments):
         default="raise",
         metadata={
             "choices": ["raise", "skip"],
-            "help": "On a loss that is not finite: stop before the weights are touched, or "
-            "drop the update and count it.",
+            "help": "On a loss or gradient that is not finite: stop before the weights are "
+            "touched, or drop the update and count it.",
         },
+    )
+    max_skipped: int = field(
+        default=10,
+        metadata={"help": "Updates dropped in a row at which --nonfinite skip stops."},
+    )
+    allow_changed: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What may differ from the run that is resumed, by name, as learning_rate data. "
+            "Processes, workers and accumulation at the same total batch size, saving and logging "
+            "may without it."
+        },
+    )
+    ddp_timeout: int = field(
+        default=600,
+        metadata={"help": "Seconds to wait for another process before the run ends."},
     )
     bf16: bool | None = field(
         default=None, metadata={"help": "bfloat16 autocast (default: where the GPU has it)."}
@@ -95,6 +114,7 @@ class ImageTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         explicit_rate = self.learning_rate
         self.learning_rate = explicit_rate or 0.0  # TrainingArguments wants a number
+        self._connect()
         try:
             super().__post_init__()
         except (ImportError, OSError, TypeError) as error:  # deepspeed's, accelerator_config's
@@ -117,6 +137,13 @@ class ImageTrainingArguments(TrainingArguments):
                 f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the "
                 f"peak, {peak}"
             )
+
+    def _connect(self) -> None:
+        """Connects processes on CPUs, to which transformers doesn't pass `ddp_timeout` on."""
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        if self.use_cpu and processes > 1 and not dist.is_initialized():
+            patience = datetime.timedelta(seconds=self.ddp_timeout)
+            dist.init_process_group(self.ddp_backend or "gloo", timeout=patience)
 
     @property
     def total_batch_size(self) -> int:

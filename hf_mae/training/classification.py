@@ -3,27 +3,24 @@
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from accelerate.utils import broadcast
 from timm.optim.lars import Lars
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from ..data.augmentation import PairMixing, erase
+from ..data.feature_samples import FeatureSamples
 from ..data.labels import has_label, own_images, own_labels
-from ..data.samples import Batch, BatchShape, FeatureSamples, Samples, collate
+from ..data.samples import Batch, BatchShape, Samples, collate
 from ..models.image_processing_mae import MAEImageProcessor
-from ..models.modeling_classification import MAEForImageClassification
+from ..models.modeling_classification import HeadBatchNorm, MAEForImageClassification
 from ..models.problem_types import MULTI_LABEL, REGRESSION, classification_loss
-from ..output_folder import BALANCE_FILE
 from .arguments import ClassifierArguments, FineTuningArguments, LinearProbeArguments
 from .balance import balanced_weights, weights_of
 from .metrics import measure, metric_names
@@ -109,32 +106,6 @@ class ClassifierTrainer(ImageTrainer):
             raise ValueError("class_weights needs labels, and the training images have none")
         config: Any = self.model.config
         return balanced_weights(labels, config.num_labels)
-
-    def check_resume(self, checkpoint: str | None) -> None:
-        super().check_resume(checkpoint)
-        if not checkpoint:
-            return
-        file, now = Path(checkpoint, BALANCE_FILE), self._balance()
-        before = dict.fromkeys(now, "none")
-        if file.is_file():
-            before |= json.loads(file.read_text(encoding="utf-8"))
-        for name, value in now.items():
-            if before[name] != value:
-                raise ValueError(
-                    f"{name} is {value} and was {before[name]} in the run that is to be resumed "
-                    f"({checkpoint}); give the same, or start another run"
-                )
-
-    def _balance(self) -> dict[str, str]:
-        return {name: getattr(self.args, name) for name in ("class_weights", "class_sampling")}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if "balanced" in self._balance().values() and self.is_world_process_zero():
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder = Path(self._get_output_dir(trial), name)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / BALANCE_FILE).write_text(json.dumps(self._balance()), encoding="utf-8")
-        super()._save_checkpoint(model, trial)
 
     def compute_loss(
         self,
@@ -308,8 +279,8 @@ class LinearProbeTrainer(ClassifierTrainer):
         batch_size = self.args.per_device_train_batch_size
         if batch_size < 2 and self.model.config.head_batch_norm:
             raise ValueError(
-                f"per_device_train_batch_size is {batch_size}; the head's batch norm needs at least "
-                "2 images"
+                f"per_device_train_batch_size is {batch_size}; the head's batch norm needs "
+                "at least 2 images"
             )
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
@@ -337,6 +308,8 @@ class LinearProbeTrainer(ClassifierTrainer):
         """Encodes every image of both data sets, once, and goes on with the features."""
         if isinstance(self.train_dataset, FeatureSamples):
             return
+        if self.args.should_save:
+            _ = self.data_facts  # of the images, while they are here
         features, labels = self.encode(self.train_dataset, "train")
         decoded = has_label(labels)
         self.train_dataset = FeatureSamples(features[decoded], labels[decoded])
@@ -344,14 +317,43 @@ class LinearProbeTrainer(ClassifierTrainer):
             self.eval_dataset = FeatureSamples(*self.encode(self.eval_dataset, "validation"))
         self._report_bad_images()
 
-    def evaluate(
-        self,
-        eval_dataset: Samples | dict[str, Samples] | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Measures the head on held-out samples; as transformers' Trainer."""
-        # the batch norm's, of which each process has its own and the first's is saved
-        for buffer in self.model.buffers():
-            broadcast(buffer)
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor | int | None]:
+        """Encodes the batches of an update, all before the head is trained on the first.
+
+        So its batch norm goes by all of them, on all processes.
+        """
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not (batches and self.has_shared_batch_norm):
+            return batches, count
+        batches = [self._encode_batch(batch) for batch in batches]
+        statistics = self._measure_features([batch["features"] for batch in batches])  # (2, D)
+        batch_norm = cast(HeadBatchNorm, self.model.batch_norm)
+        batch_norm.track(statistics, self.args.total_batch_size)
+        for batch in batches:
+            batch["batch_statistics"] = statistics.expand(len(batch["features"]), -1, -1)
+        return batches, count
+
+    @property
+    def has_shared_batch_norm(self) -> bool:
+        """Whether there is a batch norm, and it goes by the features of all processes."""
+        model = self.model
+        if not (isinstance(model.batch_norm, HeadBatchNorm) and model.encoder_frozen):
+            return False
+        return isinstance(model.fc_norm, nn.Identity)  # what comes before it isn't trained
+
+    def _encode_batch(self, batch: Batch) -> Batch:
+        """Puts an image batch's features in the place of its images."""
+        if "features" not in batch:
+            images = {name: batch.pop(name) for name in ("images", "pixel_values") if name in batch}
+            batch["features"] = self.encode_images(self._prepare_inputs(images)["pixel_values"])
+        return batch | {"features": batch["features"].to(self.args.device)}
+
+    def _measure_features(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Measures mean and variance (2, D) of features (B, D) each, over all processes."""
+        features = torch.cat(parts)
+        mean: Any = self.accelerator.reduce(features.mean(dim=0), reduction="mean")
+        squares = (features - mean).square().mean(dim=0)
+        variance: Any = self.accelerator.reduce(squares, reduction="mean")
+        return torch.stack([mean, variance])

@@ -12,6 +12,7 @@ from ..data.labels import describe_labels
 from ..data.sources import load_image_dataset
 from ..data.streaming import load_image_stream
 from ..file_names import printable
+from ..models.picture_size import MAX_IMAGE_PIXELS, check_limit
 from ..models.problem_types import REGRESSION, SINGLE_LABEL
 
 
@@ -69,6 +70,16 @@ class DataArguments:
             "stop.",
         },
     )
+    max_image_pixels: int = field(
+        default=MAX_IMAGE_PIXELS,
+        metadata={
+            "help": "Larger images are decoded at reduced scale (JPEG), or count as such that "
+            "can't be."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_image_pixels)
 
     def load(self, seed: int, labels: bool) -> DatasetDict:
         """Loads the images, with labels if asked for.
@@ -80,7 +91,8 @@ class DataArguments:
         Raises:
             ValueError: something isn't there.
         """
-        names = [each.name for each in fields(DataArguments) if each.name != "on_bad_image"]
+        of_decoding = ("on_bad_image", "max_image_pixels")
+        names = [each.name for each in fields(DataArguments) if each.name not in of_decoding]
         sources = {name: getattr(self, name) for name in names}
         return load_image_dataset(**sources, seed=seed, labels=labels)
 
@@ -151,6 +163,7 @@ class StreamArguments(DataArguments):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         folders = [name for name in ("train_dir", "validation_dir") if getattr(self, name)]
         if self.streaming and folders:
             raise ValueError(

@@ -18,6 +18,7 @@ from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
+from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.problem_types import SINGLE_LABEL
 from .recipes import read_yaml
 
@@ -180,6 +181,7 @@ class BaseModelArguments:
         processor: MAEImageProcessor,
         images: Dataset | IterableDataset,
         held_out: Dataset | None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> str:
         """Gives the image processor the images' value range; returns a line that says which.
 
@@ -188,9 +190,10 @@ class BaseModelArguments:
                 those that are held out have other values.
         """
         num_channels = len(cast(Sequence[float], processor.image_mean))
-        line = fit_value_range(processor, images, num_channels, self._wanted_range())
+        wanted = self._wanted_range()
+        line = fit_value_range(processor, images, num_channels, wanted, max_image_pixels)
         if held_out is not None:
-            check_value_range(processor, held_out, num_channels)
+            check_value_range(processor, held_out, num_channels, max_image_pixels)
         return line
 
     def _wanted_range(self) -> list[float] | Literal["auto"] | None:

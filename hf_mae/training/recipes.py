@@ -14,7 +14,7 @@ from transformers.hf_argparser import string_to_bool
 
 
 # what another run doesn't repeat, or must not be published with the model
-_NOT_IN_RECIPE = ("output_dir", "resume_from_checkpoint", "hub_token")
+_NOT_IN_RECIPE = ("output_dir", "resume_from_checkpoint", "allow_changed", "hub_token")
 
 
 class _OneOfEachKey(yaml.SafeLoader):

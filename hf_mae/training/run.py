@@ -13,6 +13,7 @@ from typing import Any, cast
 from datasets import DatasetDict
 from transformers.image_utils import PILImageResampling
 
+from ..checkpoints import find_checkpoint
 from ..data.folders import describe_left_out
 from ..data.labels import has_label
 from ..file_names import print_any_name, printable
@@ -88,7 +89,9 @@ def print_plan(
         "batch": _describe_batch(args),
         "lr": _describe_learning_rate(args),
         "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
-        "device": f"{hardware(args.device, args.world_size)}, {_precision(args)}",
+        "device": _describe_device(trainer),
+        **_describe_patience(args),
+        **_describe_spread(trainer),
         "output": str(args.output_dir),
     }
     num_held_out = _count_images(trainer)[1]
@@ -99,6 +102,10 @@ def print_plan(
         )
     if checkpoint:
         rows["output"] += f", resuming {Path(checkpoint).name}"
+        if trainer.changed:
+            rows["changed"] = "; ".join(trainer.changed)
+    elif args.resume_from_checkpoint:
+        rows["output"] += ", nothing to resume, from the start"
     print_any_name()
     if trainer.is_world_process_zero():
         print(title)
@@ -217,10 +224,46 @@ def _describe_learning_rate(args: ImageTrainingArguments) -> str:
     return f"{peak}, {args.warmup_epochs:g} epochs of warm-up, cosine to {args.min_learning_rate:g}"
 
 
+def _describe_patience(args: ImageTrainingArguments) -> dict[str, str]:
+    """Says how long processes wait for each other, if there are several."""
+    if args.world_size == 1:
+        return {}
+    return {"waits": f"{args.ddp_timeout:,} s for a process that doesn't answer (ddp_timeout)"}
+
+
+def _describe_device(trainer: ImageTrainer) -> str:
+    args = trainer.args
+    text = f"{hardware(args.device, args.world_size)}, {_precision(args)}"
+    if trainer.state_dict_type is not None:
+        text += f", the model sharded over them (FSDP, {trainer.state_dict_type})"
+    elif args.fsdp:
+        text += ", the whole model on each (--fsdp shards over accelerators only)"
+    return text
+
+
 def _precision(args: ImageTrainingArguments) -> str:
     if args.bf16:
         return "bf16"
     return "fp16" if args.fp16 else "fp32"
+
+
+def _describe_spread(trainer: ImageTrainer) -> dict[str, str]:
+    """Names what depends on the number of processes and of accumulated batches."""
+    config = trainer.model.config
+    encoder_frozen = getattr(trainer.model, "encoder_frozen", False)
+    names = []
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if getattr(config, name) and not encoder_frozen:
+            names.append(f"{name} {getattr(config, name):g}")
+    has_batch_norm = isinstance(trainer.args, ClassifierArguments) and config.head_batch_norm
+    if has_batch_norm and not getattr(trainer, "has_shared_batch_norm", False):
+        names.append("head_batch_norm behind what is trained")
+    if not names:
+        return {}
+    return {
+        "spread": f"with {' and '.join(names)}, losses depend on the number of processes and of "
+        "accumulated batches: keep both to repeat or resume this run"
+    }
 
 
 def _count_images(trainer: ImageTrainer) -> tuple[int, int]:
@@ -245,13 +288,33 @@ def train_and_evaluate(trainer: ImageTrainer, checkpoint: str | None) -> dict[st
 
     Raises:
         BadImageError: too many images can't be decoded.
-        NonFiniteLossError: a loss is not finite.
+        NonFiniteLossError: a loss, gradient or weight is not finite.
+        Stopped: the run was asked to stop by a signal, and has saved a checkpoint.
     """
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with trainer.stop.listening():
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()  # before anything else can go wrong
     metrics = _final_metrics(trainer)
     trainer.save_state()
     return metrics
+
+
+def describe_kept(trainer: ImageTrainer) -> str:
+    """Says what is still there of a run that has ended before its time, and how to go on."""
+    folder = Path(str(trainer.args.output_dir))
+    newest = find_checkpoint(folder)
+    if newest is None:
+        return f"there is no whole checkpoint in {printable(folder)}, so start again"
+    return f"{newest.name} is whole: go on by --resume_from_checkpoint last"
+
+
+def describe_trained(trainer: ImageTrainer) -> str:
+    """Says what is there when what lies beside the trained model can't be written."""
+    folder = printable(Path(str(trainer.args.output_dir)))
+    return (
+        f"the trained model is in {folder}, and card, curves or arguments may be missing: the same "
+        "command with --resume_from_checkpoint last writes them"
+    )
 
 
 def _final_metrics(trainer: ImageTrainer) -> dict[str, float]:
@@ -316,6 +379,7 @@ def write_output_folder(
         steps=trainer.state.global_step,
         total_batch_size=args.total_batch_size,
         learning_rate=cast(float, args.learning_rate),
+        dropped_updates=trainer.nonfinite.skipped,
         hardware=hardware(args.device, args.world_size),
         versions=package_versions(),
         pictures=[name for name in (CURVES_FILE, PANEL_FILE) if (folder / name).is_file()],
@@ -388,6 +452,8 @@ def print_result(trainer: ImageTrainer, lines: Sequence[str], **places: str | Pa
             speeds.append(entry["images_per_second"])
     if speeds:
         print(f"{'images/s (median)':34} {statistics.median(speeds):13,.0f}")
+    if trainer.nonfinite.skipped:
+        print(f"{'updates dropped, not finite':34} {trainer.nonfinite.skipped:13,}")
     folder = Path(cast(str, trainer.args.output_dir))
     print(f"{'model, card, arguments':34} {folder}")
     print(f"{'curves':34} tensorboard --logdir {folder}")

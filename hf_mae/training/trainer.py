@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What all our Trainers share: samples, schedule, guards against bad images and losses."""
 
-import json
+import functools
 import math
 import operator
 import time
@@ -19,19 +19,15 @@ from tqdm import tqdm
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
 )
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
     PredictionOutput,
     TrainOutput,
 )
-from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from ..data.labels import own_labels
 from ..data.samples import Batch, BatchShape, Samples, collate
@@ -43,44 +39,15 @@ from ..output_folder import BAD_IMAGES_FILE, append_new_lines
 from .arguments import ImageTrainingArguments
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
+from .resumable import ResumableTrainer
+from .step_callback import StepCallback
+from .stopping import StopRequest, start_worker
 
 
 MAX_BAD_SHARE = 0.01
 
 
-class _StepCallback(TrainerCallback):
-    """Tells the sampler its epoch, and the guard of each update before the optimizer makes it."""
-
-    def __init__(self, trainer: "ImageTrainer"):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs):
-        skipped = [entry.get("nonfinite_skipped", 0) for entry in state.log_history]
-        self.trainer.nonfinite.skipped = int(max(skipped, default=0))  # of the run that is resumed
-
-    def on_epoch_begin(self, args, state: TrainerState, control: TrainerControl, **kwargs):
-        # from the count of updates, for accelerate's set_epoch doesn't reach a sampler below two
-        # wrappers (a resumed run on several processes), and state.epoch is a fraction
-        self.trainer.epoch_sampler.epoch = state.global_step // self.trainer.updates_per_epoch
-
-    def on_pre_optimizer_step(self, args, state: TrainerState, control: TrainerControl, **kwargs):
-        guard, step = self.trainer.nonfinite, state.global_step + 1
-        guard.before_update(step, kwargs["model"], self.trainer.optimizer)
-
-    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **kwargs):
-        # with each save a line of the log, so that the mean of the next line doesn't reach back
-        # across a resume
-        control.should_log |= control.should_save
-        if control.should_log or control.should_evaluate or control.should_training_stop:
-            self.trainer.nonfinite.wait_for_verdict()
-
-    on_epoch_end = on_step_end
-
-    def on_train_end(self, args, state: TrainerState, control: TrainerControl, **kwargs):
-        self.trainer.nonfinite.wait_for_verdict()
-
-
-class ImageTrainer(Trainer):
+class ImageTrainer(ResumableTrainer):
     """transformers' Trainer on `Samples`: what pre-training, fine-tuning and probing share.
 
     - The learning rate comes from `base_learning_rate`, with a warm-up and a cosine by step.
@@ -106,13 +73,6 @@ class ImageTrainer(Trainer):
 
     # the loss is a mean over the batch: the Trainer has to divide it by the accumulation steps
     loss_is_scaled_for_ga = False
-
-    # what the constructor takes; transformers' own types are wider
-    args: ImageTrainingArguments
-    model: Any
-    train_dataset: Samples
-    eval_dataset: Samples | None
-    processing_class: MAEImageProcessor
 
     def __init__(
         self,
@@ -140,9 +100,10 @@ class ImageTrainer(Trainer):
             model_init=model_init,
         )
         self.check_arguments()
-        self.add_callback(_StepCallback(self))
+        self.add_callback(StepCallback(self))
         self.epoch_sampler: Any = None  # with a settable `epoch`
         self.nonfinite = NonFiniteGuard(args, self.accelerator)
+        self.stop = StopRequest()
         self._evaluated_split = "validation"
         self._other_splits: dict[str, Samples] = {}  # that were evaluated, beside eval_dataset
         self._bad_images: dict[tuple[str, int], str] = {}  # (split, index) → path
@@ -223,38 +184,10 @@ class ImageTrainer(Trainer):
         self.epoch_sampler = dataset.sampler(self.batch_shape)
         return self.epoch_sampler
 
-    def check_resume(self, checkpoint: str | None) -> None:
-        """Lets the data set take from a checkpoint what it has to know.
-
-        Args:
-            checkpoint: Folder; None for a fresh start.
-
-        Raises:
-            ValueError: the run that is to be resumed read other images, or the same ones otherwise,
-                or normalised them otherwise.
-        """
-        if checkpoint:
-            self.train_dataset.load_state(Path(checkpoint), self.batch_shape)
-            self._check_processor(Path(checkpoint, IMAGE_PROCESSOR_NAME))
-
-    def _check_processor(self, file: Path) -> None:
-        if self.processing_class is None or not file.is_file():
-            return
-        before = json.loads(file.read_text(encoding="utf-8"))
-        now = json.loads(self.processing_class.to_json_string())
-        for name in ("image_mean", "image_std", "size", "resample", "value_range", "bands"):
-            if before.get(name) != now.get(name):
-                raise ValueError(
-                    f"{name} is {now.get(name)} and was {before.get(name)} in the run that is to "
-                    f"be resumed ({file}); give the same, or start another run"
-                )
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # before the rest, whose last file says that a checkpoint is whole
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        folder = Path(self._get_output_dir(trial), name)
-        self.train_dataset.save_state(folder, self.batch_shape)
-        super()._save_checkpoint(model, trial)
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        loader: Any = super()._get_dataloader(*args, **kwargs)
+        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
+        return loader
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         inputs = super()._prepare_inputs(inputs)
@@ -372,7 +305,18 @@ class ImageTrainer(Trainer):
             checkpoint = best
         self._load_from_checkpoint(checkpoint)
         self.state = state
+        self.nonfinite.skipped = self.skipped_before(state)
         return TrainOutput(state.global_step, float("nan"), {})
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run goes on from a checkpoint."""
+        return self._resumed_from_step > 0
+
+    def skipped_before(self, state: TrainerState) -> int:
+        """Counts the updates that the run which is resumed dropped."""
+        skipped = [entry.get("nonfinite_skipped", 0) for entry in state.log_history]
+        return int(max(skipped, default=0))
 
     def training_step(
         self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
@@ -382,6 +326,11 @@ class ImageTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._images += self.args.train_batch_size * self.args.world_size
         return self.nonfinite.record_loss(loss, indices)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm: Any = super()._get_grad_norm(model, grad_norm)
+        self.nonfinite.record_gradient_norm(norm)
+        return norm
 
     def floating_point_ops(self, inputs: Batch) -> int:
         return 0  # transformers takes every pixel for a token; no figure is better than that
@@ -470,8 +419,7 @@ class ImageTrainer(Trainer):
                 raise ValueError(f"the {split} images have no labels")
             self._take_notes(inputs, split)
             inputs = self._prepare_inputs(inputs)
-            with self.accelerator.autocast():
-                pooled = self.model.vit(inputs["pixel_values"]).pooler_output.float()
+            pooled = self.encode_images(inputs["pixel_values"])
             pooled, known = self.accelerator.gather_for_metrics((pooled, inputs["labels"]))
             features.append(pooled.cpu())
             labels.append(known.cpu())

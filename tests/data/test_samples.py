@@ -6,10 +6,10 @@ from datasets import Image as ImageFeature
 from helpers import TINY
 
 from hf_mae import MAEConfig
+from hf_mae.data.feature_samples import FeatureSamples
 from hf_mae.data.samples import (
     BatchShape,
     EpochSampler,
-    FeatureSamples,
     ImageSamples,
     Samples,
     collate,

@@ -56,6 +56,26 @@ def test_crop_boxes_of_odd_images(height, width):
         assert w > 0
 
 
+def test_noise_for_dropped_layers_comes_with_the_sample(config, photos):
+    """Drawn after all else: without a rate, samples are what they are with one."""
+    array, dropping = np.array(photos[0]), config.changed(drop_path_rate=0.2)
+    plain = PretrainingTransform(config)(array, np.random.default_rng(3))
+    assert plain.keys() == {"images", "noise"}
+    noises = []
+    for pixels in (32, 16):
+        transform = PretrainingTransform(dropping).at_size(pixels)
+        sample = transform(array, np.random.default_rng(3))
+        noise = sample.pop("drop_path_noise")
+        assert noise.shape == (config.num_hidden_layers, 2)
+        assert (noise.min() >= 0) & (noise.max() < 1)
+        assert torch.equal(transform(array, np.random.default_rng(3))["drop_path_noise"], noise)
+        noises.append(transform(array, np.random.default_rng(4))["drop_path_noise"])
+        assert not torch.equal(noises[-1], noise)
+        if pixels == 32:
+            assert sample.keys() == plain.keys()
+            assert all(torch.equal(sample[name], plain[name]) for name in plain)
+
+
 def test_training_crop_is_torchvisions_resize(config, photos):
     """The crop of a sample, cut and resized by PIL, bicubic and antialiased."""
     array = np.array(photos[0])

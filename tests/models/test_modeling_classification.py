@@ -71,6 +71,32 @@ def test_what_the_head_sees(images):
     assert (probe.batch_norm.eps, isinstance(probe.vit.layernorm, nn.LayerNorm)) == (1e-6, True)
 
 
+def test_batch_norm_by_the_statistics_of_a_larger_batch():
+    """Two parts that are told what they are parts of are normalised and tracked as the whole."""
+    torch.manual_seed(0)
+    features = torch.randn(12, 48) * 3 + 1
+    whole, parts = classifier(**PROBE), classifier(**PROBE)
+    assert torch.equal(whole.classifier.weight, parts.classifier.weight)
+    statistics = torch.stack([features.mean(0), features.var(0, unbiased=False)])
+    expected = whole(features=features).logits
+    given = [
+        parts(features=part, batch_statistics=statistics.expand(len(part), -1, -1)).logits
+        for part in features.split([4, 8])
+    ]
+    torch.testing.assert_close(torch.cat(given), expected)
+    assert not parts.batch_norm.num_batches_tracked  # what was given is tracked by who knows it all
+    parts.batch_norm.track(statistics, 12)
+    for name, tensor in whole.batch_norm.state_dict().items():
+        torch.testing.assert_close(parts.batch_norm.state_dict()[name], tensor)
+    before = parts.batch_norm.running_var.clone()
+    parts.batch_norm.track(statistics * torch.tensor([[1.0], [torch.inf]]), 12)
+    assert torch.equal(parts.batch_norm.running_var, before)
+    parts.eval()
+    plain = parts(features=features).logits
+    told = parts(features=features, batch_statistics=statistics.expand(12, -1, -1)).logits
+    assert torch.equal(plain, told)
+
+
 def test_every_parameter_is_trained(images):
     for fields in ({}, {"pooling": "cls"}, PROBE):
         model = classifier(**fields)

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForPreTraining
 
 from hf_mae import MAEConfig, MAEForPreTraining
-from hf_mae.output_folder import find_checkpoint, is_whole_checkpoint
+from hf_mae.checkpoints import find_checkpoint, find_flaw
 
 
 RUN = [
@@ -84,7 +84,7 @@ def test_finished_folder(photo_folder, tmp_path):
     image = Image.open(output / "reconstructions.png")
     assert image.size[1] > image.size[0]
     assert (output / "training_args.bin").is_file()
-    assert is_whole_checkpoint(output / "checkpoint-8")
+    assert find_flaw(output / "checkpoint-8") is None
 
     state = json.loads((output / "trainer_state.json").read_text())
     assert state["global_step"] == 8

@@ -146,11 +146,11 @@ def test_resumed_amid_an_epoch(make_classifier_trainer, labelled_digits, balance
 
     (name,) = balance
     plain = make_classifier_trainer(folder="plain", **options)
-    with pytest.raises(ValueError, match=f"{name} is none and was balanced in the run"):
+    with pytest.raises(ValueError, match=f"{name} is none, and was balanced"):
         plain.check_resume(checkpoint)
     (other,) = {"class_weights", "class_sampling"} - {name}
     changed = make_classifier_trainer(folder="changed", **{other: "balanced"}, **options)
-    with pytest.raises(ValueError, match="in the run that is to be resumed"):
+    with pytest.raises(ValueError, match="is balanced, and was none; "):
         changed.check_resume(checkpoint)
 
 
@@ -158,7 +158,7 @@ def test_a_plain_run_is_not_resumed_with_weights(make_classifier_trainer):
     plain = make_classifier_trainer(max_steps=1, save_strategy="steps", save_steps=1)
     plain.train()
     weighted = make_classifier_trainer(folder="other", class_weights="balanced")
-    with pytest.raises(ValueError, match="class_weights is balanced and was none"):
+    with pytest.raises(ValueError, match="class_weights is balanced, and was none"):
         weighted.check_resume(str(plain.output_dir / "checkpoint-1"))
 
 

@@ -11,7 +11,8 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import Lars
 from torch import nn
 
-from hf_mae.data.samples import FeatureSamples, ImageSamples, collate
+from hf_mae.data.feature_samples import FeatureSamples
+from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.transforms import CenterCropTransform
 from hf_mae.models.image_processing_mae import normalize_images
 from hf_mae.training.arguments import FineTuningArguments

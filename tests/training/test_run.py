@@ -9,7 +9,13 @@ from helpers import ROOT, TINY_FLAGS
 
 import hf_mae.training
 from hf_mae import MAEForImageClassification, MAEForPreTraining
-from hf_mae.training import FineTuningTrainer, LinearProbeTrainer, MAETrainer
+from hf_mae.training import (
+    DataArguments,
+    FineTuningTrainer,
+    LinearProbeTrainer,
+    MAETrainer,
+    print_plan,
+)
 
 
 def test_every_name_of_the_face_is_there():
@@ -27,6 +33,31 @@ def test_optimization_needs_no_data_libraries():
         "from hf_mae.training.optimization import parameter_groups"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "named"),
+    [
+        ("finetune", {"drop_path_rate": 0.3}, None),
+        ("finetune", {"hidden_dropout_prob": 0.1}, "hidden_dropout_prob 0.1"),
+        ("finetune", {"attention_probs_dropout_prob": 0.2}, "attention_probs_dropout_prob 0.2"),
+        ("finetune", {"head_batch_norm": True}, "head_batch_norm behind what is trained"),
+        ("probe", {"hidden_dropout_prob": 0.1}, None),  # the encoder is frozen
+        ("probe of the mean", {}, "head_batch_norm behind what is trained"),
+    ],
+)
+def test_the_plan_names_what_depends_on_how_a_batch_is_spread(
+    make_classifier_trainer, capsys, kind, fields, named
+):
+    trainer = make_classifier_trainer(kind.split()[0], fields=fields)
+    if kind == "probe of the mean":  # whose norm is trained, and comes before the batch norm
+        config = trainer.model.config.changed(pooling="mean")
+        trainer.model = MAEForImageClassification(config).freeze_encoder()
+    print_plan("Training", "a model", trainer, DataArguments("digits"), "8 bits", None)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  spread")]
+    assert len(lines) == (named is not None)
+    if named:
+        assert f"with {named}, losses depend on the number of processes" in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from helpers import TINY, script_environment
+from helpers import ROOT, TINY, TINY_FLAGS, run_script, script_environment, train_jobs
+from safetensors.torch import load_file
+
+from hf_mae import MAEForPreTraining, load_model
 
 
 PROGRAM = """
@@ -148,3 +151,105 @@ def test_a_loss_that_is_not_finite_on_one_process(run, tmp_path, nonfinite):
         assert "step 3 is not finite on another process" in first[5]
         assert "step 3 is not finite (training samples" in second[5]
         assert str(second[1]) in second[5]
+
+
+# whole trainings ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of `elastic_runs.py`, of four updates, saved after two."""
+
+    def job(name, kind, resumed=None, **options):
+        arguments = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+        if kind == "pretrain":
+            arguments["resolution_schedule"] = None
+        if resumed:
+            arguments["resume_from_checkpoint"] = str(tmp_path / resumed / "checkpoint-2")
+        arguments |= options.pop("arguments", {})
+        folder = str(tmp_path / name)
+        return {"name": name, "kind": kind, "folder": folder, "arguments": arguments, **options}
+
+    return job
+
+
+def test_trainers_on_sharded_models(job, tmp_path):
+    """Their losses are those of DDP, and their folders as good as its."""
+    skipping = {"nonfinite": "skip"}
+    full, sharded = {"sharded": "FULL_STATE_DICT"}, {"sharded": "SHARDED_STATE_DICT"}
+    jobs = [
+        job("pretrain", "pretrain"),
+        job("pretrain full", "pretrain", **full),
+        job("pretrain sharded", "pretrain", **sharded),
+        job("pretrain full resumed", "pretrain", resumed="pretrain full", **full),
+        job("pretrain sharded resumed", "pretrain", resumed="pretrain sharded", **sharded),
+        job("finetune", "finetune"),
+        job("finetune sharded", "finetune", **sharded),
+        job("probe", "probe"),
+        job("probe sharded", "probe", **sharded),
+        job("probe resumed", "probe", resumed="probe sharded", **sharded),
+        job("cached", "cached"),
+        job("cached sharded", "cached", **sharded),
+        job("poisoned", "pretrain", poisoned=True, arguments=skipping),
+        job("poisoned sharded", "pretrain", poisoned=True, arguments=skipping, **sharded),
+        job("unlike DDP", "pretrain", resumed="pretrain", **sharded),
+    ]
+    reports = train_jobs(jobs, processes=2)
+    refused = reports.pop("unlike DDP")["refused"]
+    assert "this run is sharded by --fsdp with state_dict_type SHARDED_STATE_DICT" in refused
+    assert "was not sharded; go on as before" in refused
+    for name, report in reports.items():
+        expected = reports[name.split()[0]]
+        assert report["losses"] == pytest.approx(expected["losses"], rel=1e-6), name
+        assert report["skipped"] == ("poisoned" in name), name
+        is_sharded = any(job["name"] == name and "sharded" in job for job in jobs)
+        assert (report["sharded"] is not None) == is_sharded, name
+        assert_same_folders(tmp_path / name, tmp_path / name.split()[0])
+
+
+def assert_same_folders(folder, expected):
+    names = ["config.json", "preprocessor_config.json"]
+    for place in ("", "checkpoint-4"):
+        for name in names:
+            assert (folder / place / name).read_text() == (expected / name).read_text()
+        weights = load_file(folder / place / "model.safetensors")
+        others = load_file(expected / "model.safetensors")
+        assert weights.keys() == others.keys()
+        for key, tensor in weights.items():
+            assert tensor.allclose(others[key], rtol=1e-5, atol=1e-7), (folder, key)
+
+
+SHARDED_SCRIPT = """
+import runpy, sys
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from hf_mae.training.sharding import ShardingTrainer
+
+plain = ShardingTrainer.create_accelerator_and_postprocess
+def create(trainer):
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_HPU
+    plain(trainer)
+ShardingTrainer.create_accelerator_and_postprocess = create
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_script_on_a_sharded_model(tmp_path, make_trainer):
+    program, output_dir = tmp_path / "program.py", tmp_path / "run"
+    program.write_text(SHARDED_SCRIPT)
+    flags = ["--dataset_name=digits", "--max_steps=2", "--warmup_epochs=0", "--use_cpu"]
+    flags += ["--fsdp", '--fsdp_config={"state_dict_type": "SHARDED_STATE_DICT"}', *TINY_FLAGS]
+    flags += ["--save_strategy=steps", "--save_steps=1", f"--output_dir={output_dir}"]
+    stdout = run_script(program, ROOT / "scripts" / "run_mae.py", *flags, processes=2)
+    assert "the model sharded over them (FSDP, SHARDED_STATE_DICT)" in stdout
+    assert isinstance(load_model(output_dir)[0], MAEForPreTraining)
+    assert (output_dir / "README.md").is_file()
+    exported = tmp_path / "exported"
+    run_script("export.py", f"--model_name_or_path={output_dir}", f"--output_dir={exported}")
+    checkpoint = output_dir / "checkpoint-1"
+    assert isinstance(load_model(checkpoint)[0], MAEForPreTraining)
+    with pytest.raises(ValueError, match="this run is not sharded, and .* was sharded by --fsdp"):
+        make_trainer().check_resume(str(checkpoint))
+    stdout = run_script("run_mae.py", *flags[:-1], f"--output_dir={tmp_path / 'cpu'}", processes=2)
+    assert "the whole model on each (--fsdp shards over accelerators only)" in stdout

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae.checkpoints import find_checkpoint
 from hf_mae.data.samples import EpochSampler, ImageSamples
 from hf_mae.models.functional import baseline_losses, patchify, pixel_target
 from hf_mae.models.image_processing_mae import normalize_images
-from hf_mae.output_folder import find_checkpoint, resume_point
+from hf_mae.training import resume_point
 
 
 # what is trained on ------------------------------------------------------------------------------

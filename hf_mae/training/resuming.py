@@ -1,0 +1,122 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Where a run starts from: one decision for all its processes, in a folder that it alone writes."""
+
+import atexit
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list, gather_object
+from filelock import SoftFileLock, Timeout
+
+from ..checkpoints import (
+    content_digest,
+    find_checkpoint,
+    find_flaw,
+    numbered_checkpoints,
+    read_facts,
+)
+from .arguments import ImageTrainingArguments
+
+
+LOCK_FILE = "run.lock"
+
+
+def resume_point(args: ImageTrainingArguments) -> str | None:
+    """Finds the checkpoint that `--resume_from_checkpoint` (a folder, or "last") means.
+
+    Process 0 decides, and keeps other runs away from the output folder until it ends; all others
+    check that they see the same checkpoint.
+
+    Returns:
+        The folder, or None for a fresh start.
+
+    Raises:
+        ValueError: on every process, if another run writes the output folder; the checkpoint isn't
+            whole, or none is; nothing is to be resumed and the output folder holds checkpoints; or
+            a process sees another checkpoint than process 0, or none.
+        OSError: on every process, if the output folder can't be written.
+    """
+    decision: list[Any] = [None, None]  # the checkpoint, an error
+    if args.process_index == 0:
+        try:
+            _lock(Path(str(args.output_dir)))
+            decision[0] = _choose(args)
+        except (ValueError, OSError) as error:
+            decision[1] = error
+    broadcast_object_list(decision)
+    checkpoint, error = decision
+    if error is not None:
+        raise error
+    if checkpoint is not None:
+        _check_all_see(checkpoint)
+    return checkpoint
+
+
+def _choose(args: ImageTrainingArguments) -> str | None:
+    output_dir, wanted = str(args.output_dir), args.resume_from_checkpoint
+    present = numbered_checkpoints(output_dir)
+    if wanted is None and present:
+        raise ValueError(
+            f"output_dir {output_dir} already holds {present[0].name}; go on by "
+            "--resume_from_checkpoint last, or name another folder"
+        )
+    if wanted is None:
+        return None
+    if wanted != "last":
+        flaw = find_flaw(wanted)
+        if flaw:
+            raise ValueError(
+                f"resume_from_checkpoint {wanted} is not a whole checkpoint (and not the word "
+                f"'last'): {flaw}"
+            )
+        return str(wanted)
+    newest = find_checkpoint(output_dir, tell=_tell)
+    if newest is None and present:
+        raise ValueError(
+            f"output_dir {output_dir} holds {len(present)} checkpoints of which none is whole "
+            f"({present[0].name}: {find_flaw(present[0])}); delete them to start over, or name "
+            "another folder"
+        )
+    if newest is not None and read_facts(newest) is None:
+        _tell(
+            f"{newest} has no manifest, as those of earlier versions: its files are taken as they "
+            "are, and whether the run is the same can't be checked"
+        )
+    return str(newest) if newest else None
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _lock(output_dir: Path) -> None:
+    """Keeps other runs away from a folder for as long as this process lives."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock = SoftFileLock(output_dir / LOCK_FILE)
+    if lock.is_lock_held_by_us:  # by an earlier run of this process
+        return
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        holder = " ".join((output_dir / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
+        raise ValueError(
+            f"output_dir {output_dir} is being written by another run (process and host {holder}); "
+            f"wait for it, or name another folder; if that host is gone, delete {LOCK_FILE} there"
+        ) from error
+    atexit.register(lock.release)
+
+
+def _check_all_see(checkpoint: str) -> None:
+    """Raises ValueError, on all processes, unless all have the same checkpoint there."""
+    seen = gather_object([(socket.gethostname(), content_digest(checkpoint))])
+    host, content = seen[0]
+    for index, (other_host, other) in enumerate(seen):
+        if other != content:
+            found = "none" if not other else "another one of that name"
+            raise ValueError(
+                f"process {index} on {other_host} sees {found} where process 0 on {host} sees "
+                f"{checkpoint}; give all hosts the same output folder, or copy the checkpoint to "
+                "each"
+            )

@@ -1,0 +1,96 @@
+# Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
+"""Signals that ask a run to stop: it finishes the update, saves a checkpoint and ends."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+# a terminal's, a scheduler's, and those of a machine that is shut down
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_ONE_KEYSTROKE = 1.0  # seconds in which a launcher sends on what the terminal sent already
+_WORKERS_LAST = 60  # seconds in which a data loader's worker goes on after SIGTERM
+
+
+class StopRequest:
+    """Whether this process was asked to stop.
+
+    That is by a signal of `STOP_SIGNALS` or, under torchrun or accelerate, by the end of the
+    launcher, whom nobody else would tell. A second Ctrl-C raises KeyboardInterrupt at once.
+
+    Attributes:
+        received: The signal, or None.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._at = 0.0
+        self._process, self._parent = os.getpid(), os.getppid()
+        launchers = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+        self._is_launched = any(name in os.environ for name in launchers)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it was asked to stop."""
+        return self.received is not None or self._launcher_is_gone()
+
+    @property
+    def reason(self) -> str:
+        """What asked, in words."""
+        if self.received is not None:
+            return f"by {self.received.name}"
+        return "with its launcher" if self._launcher_is_gone() else "with another process"
+
+    @property
+    def signal(self) -> signal.Signals:
+        """What the exit status tells of: the signal, or SIGTERM where there was none."""
+        return self.received or signal.SIGTERM
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes note of signals instead of ending by them.
+
+        What is ignored, as SIGHUP under nohup, stays so. Only the main thread can listen.
+        """
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in STOP_SIGNALS:
+                number = getattr(signal, name, None)  # not all systems have all
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                    before[number] = signal.signal(number, self._take_note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take_note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data loader's worker, which its owner ends
+            return
+        elapsed = time.monotonic() - self._at
+        if number == signal.SIGINT and self.received == number and elapsed > _ONE_KEYSTROKE:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received, self._at = signal.Signals(number), time.monotonic()
+
+    def _launcher_is_gone(self) -> bool:
+        return self._is_launched and os.getppid() != self._parent
+
+
+def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:
+    """Starts a data loader's worker that lasts until a run which is asked to stop has stopped.
+
+    Schedulers send SIGTERM to all processes of a job. Its owner ends a worker otherwise.
+
+    Args:
+        initialise: What else is done at its start.
+        number: The worker's.
+    """
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_LAST))
+    if initialise is not None:
+        initialise(number)

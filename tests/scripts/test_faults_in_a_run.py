@@ -1,0 +1,240 @@
+"""What goes wrong around a run: a line that says what, what is still there, and what to do."""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import ROOT, TINY_FLAGS, kill_tree, run_script, script_command, script_environment
+from PIL import Image
+
+
+RUN = [
+    *TINY_FLAGS,
+    *("--dataset_name=digits", "--per_device_train_batch_size=16", "--warmup_epochs=0"),
+    *("--use_cpu", "--report_to=none", "--disable_tqdm=true", "--eval_strategy=no"),
+    *("--save_strategy=steps", "--save_steps=2", "--logging_steps=1"),
+]
+ENDLESS = [*RUN, "--max_steps=100000", "--save_total_limit=2"]
+GO_ON = re.compile(r"checkpoint-\d+ is whole: go on by --resume_from_checkpoint last")
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A file system of so many bytes; skips where that takes more rights."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def line_of(status, stderr, script="run_mae.py"):
+    """The one line that a script has ended with, status 1 and no traceback."""
+    assert status == 1, stderr
+    stderr = stderr.partition("Exception ignored in: <function _MultiProcessingDataLoader")[0]
+    assert "Traceback" not in stderr, stderr
+    lines = [line for line in stderr.splitlines() if f"{script}: error: " in line]
+    assert len(lines) == 1, stderr
+    return lines[0]
+
+
+def disturb(flags, moment, disturbance, processes=1, limits=None):
+    """Runs run_mae.py, does something when `moment()` is true; (status, stderr) once it ends."""
+    process = subprocess.Popen(
+        script_command("run_mae.py", *flags, processes=processes),
+        cwd=ROOT,
+        env={**script_environment(processes), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limits,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not moment():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        disturbance(process)
+        _, stderr = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            kill_tree(process)
+    return process.returncode, stderr
+
+
+def has_checkpoint(folder, number=2):
+    return lambda: any(
+        int(path.parent.name.split("-")[1]) >= number
+        for path in Path(folder).glob("checkpoint-*/trainer_state.json")
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_ends_in_a_line_and_the_run_goes_on_once_there_is_room(processes, tmp_path):
+    flags = [*RUN, "--max_steps=12", "--output_dir", tmp_path / "disk" / "run"]
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        status, _, stderr = run_script("run_mae.py", *flags, processes=processes, check=False)
+        if processes == 1:
+            line = line_of(status, stderr)
+        else:
+            assert status == 1
+            assert "Traceback" not in stderr, stderr
+            lines = [line for line in stderr.splitlines() if " error: " in line]
+            line = next(line for line in lines if "make room" in line)
+            assert all("another process" in other for other in lines if other != line)
+        assert "disk" in line
+        assert GO_ON.search(line)
+        subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
+        again = [*flags, "--resume_from_checkpoint=last"]
+        assert "resuming checkpoint-" in run_script("run_mae.py", *again, processes=processes)
+        assert (disk / "run" / "model.safetensors").is_file()
+
+
+def test_a_file_that_is_larger_than_allowed(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    flags = [*ENDLESS, "--output_dir", tmp_path / "run"]
+    status, stderr = disturb(flags, lambda: True, lambda process: None, limits=limit)
+    line = line_of(status, stderr)
+    assert "ulimit -f" in line
+    assert "no whole checkpoint" in line
+
+
+@pytest.mark.parametrize("report_to", ["none", "tensorboard"])
+def test_an_output_folder_that_vanishes(report_to, tmp_path):
+    """The checkpoints may be gone and the folder too; TensorBoard's file isn't written anew."""
+    output = tmp_path / "run"
+    flags = [*ENDLESS, "--output_dir", output, f"--report_to={report_to}"]
+
+    def take_away(process):
+        shutil.rmtree(output, ignore_errors=True)
+        output.with_suffix("").parent.joinpath("run").touch()  # a file in its place
+
+    status, stderr = disturb(flags, has_checkpoint(output), take_away)
+    line = line_of(status, stderr)
+    assert str(output) in line
+    assert "start again" in line
+
+
+def test_a_file_in_the_place_of_a_checkpoint(tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "checkpoint-4").touch()
+    flags = [*RUN, "--max_steps=6", "--output_dir", output]
+    status, _, stderr = run_script("run_mae.py", *flags, check=False)
+    line = line_of(status, stderr)
+    assert "checkpoint-4" in line
+    assert "move it away" in line
+    assert "checkpoint-2 is whole" in line
+
+
+def test_a_read_only_output_folder(tmp_path):
+    """Read-only from the start, or from a moment on."""
+    flags = [*RUN, "--max_steps=6", "--output_dir", tmp_path / "disk" / "run"]
+    with small_disk(tmp_path / "disk", "60m") as disk:
+        (disk / "run").mkdir()
+        (disk / "run" / "bad_images.tsv").touch()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        status, _, stderr = run_script("run_mae.py", *flags, check=False)
+        assert "read-only" in line_of(status, stderr).lower()
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+        def make_read_only(process):
+            while subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=False).returncode:
+                time.sleep(0.02)  # a file is open for writing
+
+        flags = [*ENDLESS, "--output_dir", disk / "run"]
+        status, stderr = disturb(flags, has_checkpoint(disk / "run"), make_read_only)
+        line = line_of(status, stderr)
+        assert "read-only" in line.lower()
+        assert GO_ON.search(line)
+
+
+def test_a_worker_that_is_killed(tmp_path):
+    def kill_worker(process):
+        workers = psutil.Process(process.pid).children(recursive=True)
+        loaders = [each for each in workers if "resource_tracker" not in " ".join(each.cmdline())]
+        os.kill(loaders[-1].pid, signal.SIGKILL)
+
+    output = tmp_path / "run"
+    flags = [*ENDLESS, "--output_dir", output, "--dataloader_num_workers=2"]
+    status, stderr = disturb(flags, has_checkpoint(output), kill_worker)
+    line = line_of(status, stderr)
+    assert "--dataloader_num_workers" in line
+    assert "memory" in line
+    assert GO_ON.search(line)
+
+
+def test_one_of_two_processes_that_is_killed(tmp_path):
+    def kill_rank(process):
+        ranks = psutil.Process(process.pid).children()
+        ranks[-1].kill()
+
+    output = tmp_path / "run"
+    flags = [*ENDLESS, "--output_dir", output]
+    status, stderr = disturb(flags, has_checkpoint(output), kill_rank, processes=2)
+    assert status == 1
+    assert 'run_mae.py", line' not in stderr, stderr  # the launcher has a traceback of its own
+    assert "another process of this run has ended" in stderr or "SIGTERM" in stderr
+
+
+def test_too_many_open_files(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+    flags = [*ENDLESS, "--output_dir", tmp_path / "run", "--dataloader_num_workers=24"]
+    status, stderr = disturb(flags, lambda: True, lambda process: None, limits=limit)
+    assert "ulimit -n" in line_of(status, stderr)
+
+
+def test_what_a_worker_raises_is_its_last_line(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(40):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(images / f"{number:02}.png")
+    (images / "07.png").write_bytes(b"no picture")
+    flags = [flag for flag in RUN if flag != "--dataset_name=digits"]
+    flags += ["--train_dir", images, "--max_steps=3", "--dataloader_num_workers=2"]
+    flags += ["--train_val_split=0", "--on_bad_image=raise", "--output_dir", tmp_path / "run"]
+    status, _, stderr = run_script("run_mae.py", *flags, check=False)
+    line = line_of(status, stderr)
+    assert re.search(r"error: image 7 \(\S+07\.png\) can't be decoded: ", line)
+
+
+def test_images_that_vanish_are_bad_ones(tmp_path):
+    images, output = tmp_path / "images", tmp_path / "run"
+    images.mkdir()
+    for number in range(40):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(images / f"{number:02}.png")
+    flags = [flag for flag in ENDLESS if flag != "--dataset_name=digits"]
+    flags += ["--train_dir", images, "--train_val_split=0", "--output_dir", output]
+    status, stderr = disturb(flags, has_checkpoint(output), lambda process: shutil.rmtree(images))
+    assert "can't be decoded" in line_of(status, stderr)
+    assert "No such file" in line_of(status, stderr) or "bad_images.tsv" in line_of(status, stderr)
+
+
+def test_what_cant_be_written_after_training_doesnt_lose_the_model(tmp_path):
+    output = tmp_path / "run"
+    (output / "curves.png").mkdir(parents=True)
+    flags = [*RUN, "--max_steps=2", "--output_dir", output]
+    status, _, stderr = run_script("run_mae.py", *flags, check=False)
+    line = line_of(status, stderr)
+    assert "curves.png" in line
+    assert f"the trained model is in {output}" in line
+    (output / "curves.png").rmdir()
+    run_script("run_mae.py", *flags, "--resume_from_checkpoint=last")
+    assert (output / "curves.png").is_file()
+    assert (output / "README.md").is_file()
