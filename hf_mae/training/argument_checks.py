@@ -88,6 +88,7 @@ LIMITS = {
     "eval_delay": _COUNT_OR_NONE,
     "save_total_limit": _COUNT_OR_NONE,
     "knn_images": _COUNT_OR_NONE,
+    "max_skipped": _COUNT,
     "dataloader_num_workers": Limits(0, 4096),  # more cores than a machine has
     "dataloader_prefetch_factor": _COUNT,
     "torch_empty_cache_steps": _COUNT,
