@@ -128,19 +128,22 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="folder to draw patches.png, map.png and neighbours.png into",
     )
-    speed = parser.add_argument_group("speed")
-    speed.add_argument(
+    add_speed(parser.add_argument_group("speed"))
+    args = parser.parse_args()
+    check_arguments(parser, args)
+    return args
+
+
+def add_speed(group: Any) -> None:
+    group.add_argument(
         "--batch_size", type=whole(1), default=64, help="images a device (default: 64)"
     )
-    speed.add_argument(
+    group.add_argument(
         "--num_workers",
         type=whole(0, MOST_WORKERS),
         help="processes that decode ahead, for each device (default: half of the cores)",
     )
-    speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
-    args = parser.parse_args()
-    check_arguments(parser, args)
-    return args
+    group.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

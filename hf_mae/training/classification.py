@@ -276,11 +276,10 @@ class LinearProbeTrainer(ClassifierTrainer):
 
     def check_arguments(self) -> None:
         super().check_arguments()
-        batch_size = self.args.per_device_train_batch_size
-        if batch_size < 2 and self.model.config.head_batch_norm:
+        if self.args.total_batch_size < 2 and self.model.config.head_batch_norm:
             raise ValueError(
-                f"per_device_train_batch_size is {batch_size}; the head's batch norm needs "
-                "at least 2 images"
+                "an update has 1 image, and the head's batch norm needs at least 2; raise "
+                "per_device_train_batch_size"
             )
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:

@@ -4,7 +4,9 @@ import dataclasses
 import math
 
 import pytest
+from helpers import TINY
 
+from hf_mae import LinearProbeTrainer, MAEConfig, MAEForImageClassification
 from hf_mae.training.argument_checks import LIMITS, Limits
 from hf_mae.training.arguments import (
     FineTuningArguments,
@@ -137,3 +139,18 @@ def test_flags_are_refused_in_a_line(flag, message, tmp_path, capsys):
     assert stopped.value.code == 2
     assert shown.endswith(f"error: {message}\n")
     assert len(shown.splitlines()) == 1
+
+
+def test_a_batch_norm_needs_two_images(make):
+    config = MAEConfig(**TINY, head_batch_norm=True, pooling="cls")
+    model = MAEForImageClassification(config).freeze_encoder()
+    args = make(LinearProbeArguments, per_device_train_batch_size=1, eval_strategy="no")
+    with pytest.raises(ValueError, match="an update has 1 image, and the head's batch norm needs"):
+        LinearProbeTrainer(model, args)
+    args = make(
+        LinearProbeArguments,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        eval_strategy="no",
+    )
+    LinearProbeTrainer(model, args)
