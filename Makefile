@@ -13,7 +13,7 @@ PEER_TESTS = $(VENV)/peer-tests
 PEERS = $(VENV)/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test peer-tests test-slow test-gpu test-oldest lint format cards oldest-transformers peers clean
+.PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards oldest-transformers peers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -23,8 +23,14 @@ demo: $(STAMP)  ## pre-train a tiny model on scanned digits, into runs/demo
 	$(BIN)/python scripts/run_mae.py scripts/recipes/pretrain/demo-digits.yaml
 
 test: lint oldest-transformers peer-tests  ## what continuous integration runs, on two cores
-	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal -m "not slow and not gpu" --durations=10 \
-		--ignore tests/peers
+	$(BIN)/python -m pytest tests -q -n 2 --dist worksteal --durations=10 \
+		-m "not slow and not gpu and not campaign and not soak" --ignore tests/peers
+
+faults: $(STAMP)  ## break runs in every way, and count what is lost, hangs, differs or is unclear: tens of minutes
+	$(BIN)/python -m pytest tests/faults -q -n 2 --dist worksteal -m "not soak"
+
+soak: $(STAMP)  ## half an hour of training, with memory and descriptors watched
+	$(BIN)/python -m pytest tests/faults -q -m soak
 
 peer-tests: $(PEER_TESTS)/.unpacked  ## our models under transformers' own tests of models
 	$(BIN)/python -m pytest tests/peers -q -n 2 --dist worksteal -m "not slow"

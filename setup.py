@@ -50,6 +50,7 @@ setup(
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
         "test": [
             "hf-mae[heif,onnx,scientific,search]",
+            "hypothesis>=6.150",  # flags, recipes and folders that nobody would write
             "optuna>=5.0",  # hyperparameter_search
             "parameterized>=0.9",  # transformers' own tests of models
             "peft>=0.21",  # adapters on our models

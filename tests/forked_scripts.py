@@ -11,6 +11,7 @@ import runpy
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -37,38 +38,68 @@ _FORKS.set_forkserver_preload(
 
 def run_forked(name, arguments, processes=1):
     """Runs scripts/NAME to its end, in one process or several: (status, stdout, stderr)."""
-    port = _free_port()
-    ranks = [_rank_environment(rank, processes, port) for rank in range(processes)]
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "stdout"), Path(folder, "stderr")
-        out.touch()
-        err.touch()
-        forks = [
-            _FORKS.Process(target=_run, args=(name, arguments, rank, out, err)) for rank in ranks
-        ]
-        for fork in forks:
+    with ForkedRun(name, arguments, processes) as run:
+        return run.wait(), *run.texts()
+
+
+class ForkedRun:
+    """scripts/NAME in one process or several, started; what is left of it is killed at the end."""
+
+    def __init__(self, name, arguments, processes=1):
+        port = _free_port()
+        ranks = [_rank_environment(rank, processes, port) for rank in range(processes)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = [Path(self._folder.name, stream) for stream in ("stdout", "stderr")]
+        for file in self._files:
+            file.touch()
+        self.forks = []
+        for rank in ranks:
+            fork = _FORKS.Process(target=_run, args=(name, arguments, rank, *self._files))
             fork.start()
-        status = _wait(forks)
-        return status, out.read_text(), err.read_text()
+            self.forks.append(fork)
 
+    def __enter__(self):
+        return self
 
-def _wait(forks):
-    """The first status that isn't 0, or 0; when one process fails the others are ended."""
-    running = list(forks)
-    while running:
-        ready = multiprocessing.connection.wait([f.sentinel for f in running], TIMEOUT_SECONDS)
-        ended = [fork for fork in running if fork.sentinel in ready]
-        running = [fork for fork in running if fork not in ended]
-        for fork in ended:
+    def __exit__(self, *_):
+        self.kill()
+        self._folder.cleanup()
+
+    def texts(self):
+        """What it wrote so far to stdout and stderr."""
+        return [file.read_text(errors="replace") for file in self._files]
+
+    def has_ended(self):
+        return all(fork.exitcode is not None for fork in self.forks)
+
+    def kill(self):
+        """Kills its processes, hard."""
+        for fork in self.forks:
+            fork.kill()
             fork.join()
-        if not ended or any(fork.exitcode for fork in ended):
-            for fork in running:
-                fork.kill()
+
+    def wait(self, seconds=TIMEOUT_SECONDS):
+        """The first status that isn't 0, or 0; when one process fails the others are ended.
+
+        Raises:
+            TimeoutError: it takes longer.
+        """
+        running = list(self.forks)
+        deadline = time.monotonic() + seconds
+        while running:
+            left = max(deadline - time.monotonic(), 0)
+            ready = multiprocessing.connection.wait([fork.sentinel for fork in running], left)
+            if not ready:
+                raise TimeoutError(f"the script didn't end within {seconds} s")
+            ended = [fork for fork in running if fork.sentinel in ready]
+            running = [fork for fork in running if fork not in ended]
+            for fork in ended:
                 fork.join()
-            running = []
-            if not ended:
-                raise TimeoutError(f"the script didn't end within {TIMEOUT_SECONDS} s")
-    return next((fork.exitcode for fork in forks if fork.exitcode), 0)
+            if any(fork.exitcode for fork in ended):
+                break
+        failed = [fork.exitcode for fork in self.forks if fork.exitcode]
+        self.kill()
+        return failed[0] if failed else 0
 
 
 def _rank_environment(rank, processes, port):
