@@ -25,6 +25,7 @@ from hf_mae.conversion.zoo import ZOO, PublishedModel, published_model
 from hf_mae.errors import reported_as
 from hf_mae.models.model_files import PRETRAINING_FOLDER
 from hf_mae.output_folder import PROVENANCE_FILE
+from hf_mae.whole_numbers import whole
 
 
 UNTOLD_FIELDS = (
@@ -75,15 +76,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output_dir", metavar="DIR", help="where the model goes")
     parser.add_argument(
         "--image_size",
-        type=int,
+        type=whole(1),
         nargs="+",
         metavar="PIXELS",
         help="height and width, or the side of a square; only sin-cos positions tell it",
     )
     parser.add_argument(
-        "--num_attention_heads", type=int, help="of the encoder, which no tensor tells"
+        "--num_attention_heads", type=whole(1), help="of the encoder, which no tensor tells"
     )
-    parser.add_argument("--decoder_num_attention_heads", type=int, help="of the decoder")
+    parser.add_argument("--decoder_num_attention_heads", type=whole(1), help="of the decoder")
     parser.add_argument(
         "--norm_pix_loss",
         action=argparse.BooleanOptionalAction,
@@ -91,7 +92,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="list the published models")
     args = parser.parse_args()
-    if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
+    if args.image_size and len(args.image_size) > 2:
         parser.error(
             f"--image_size is {args.image_size}; it must be a positive number, or height and width"
         )

@@ -35,6 +35,7 @@ from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
 from hf_mae.inference.images import find_images_once
 from hf_mae.inference.parts import Parts, compute_parts, default_workers
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
+from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     images.add_argument(
         "--max_image_pixels",
-        type=int,
+        type=whole(1, 2**62),
         default=MAX_IMAGE_PIXELS,
         metavar="N",
         help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
@@ -127,17 +128,22 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="folder to draw patches.png, map.png and neighbours.png into",
     )
-    speed = parser.add_argument_group("speed")
-    speed.add_argument("--batch_size", type=int, default=64, help="images a device (default: 64)")
-    speed.add_argument(
-        "--num_workers",
-        type=int,
-        help="processes that decode ahead, for each device (default: half of the cores)",
-    )
-    speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
+    add_speed(parser.add_argument_group("speed"))
     args = parser.parse_args()
     check_arguments(parser, args)
     return args
+
+
+def add_speed(group: Any) -> None:
+    group.add_argument(
+        "--batch_size", type=whole(1), default=64, help="images a device (default: 64)"
+    )
+    group.add_argument(
+        "--num_workers",
+        type=whole(0, MOST_WORKERS),
+        help="processes that decode ahead, for each device (default: half of the cores)",
+    )
+    group.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -155,10 +161,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"index {args.index} is a folder; name a file")
     if args.picture and args.picture.exists() and not args.picture.is_dir():
         parser.error(f"picture {args.picture} is a file; name a folder")
-    if args.max_image_pixels < 1:
-        parser.error("max_image_pixels must be at least 1")
-    if args.batch_size < 1 or (args.num_workers or 0) < 0:
-        parser.error("batch_size must be at least 1 and num_workers at least 0")
 
 
 def check_places(args: argparse.Namespace) -> None:

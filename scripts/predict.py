@@ -41,6 +41,7 @@ from hf_mae.inference.tables import check_table_file
 from hf_mae.models.loading import num_channels
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION, answer_scores
+from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
 THRESHOLD = 0.5  # of a label's probability, to be printed
@@ -101,7 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--max_image_pixels",
-        type=int,
+        type=whole(1, 2**62),
         default=MAX_IMAGE_PIXELS,
         metavar="N",
         help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
@@ -109,19 +110,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     speed = parser.add_argument_group("speed")
     speed.add_argument(
-        "--batch_size", type=int, default=32, help="images a device at once (default: 32)"
+        "--batch_size", type=whole(1), default=32, help="images a device at once (default: 32)"
     )
     speed.add_argument(
         "--num_workers",
-        type=int,
+        type=whole(0, MOST_WORKERS),
         help="processes that decode ahead, for each device (default: half of the cores)",
     )
     speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
     args = parser.parse_args()
-    if args.max_image_pixels < 1:
-        parser.error("max_image_pixels must be at least 1")
-    if args.batch_size < 1 or (args.num_workers or 0) < 0:
-        parser.error("batch_size must be at least 1 and num_workers at least 0")
     if args.json and args.output:
         parser.error("--json prints, and --output writes a file; give one of them")
     return args

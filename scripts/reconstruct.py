@@ -17,6 +17,7 @@ from hf_mae.file_names import print_any_name
 from hf_mae.models.loading import load_pretraining_model
 from hf_mae.models.masking import seeded_noise
 from hf_mae.training import reconstruction_panel
+from hf_mae.whole_numbers import whole
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
         "--model_name_or_path", required=True, help="pre-training model: folder or Hub id"
     )
     parser.add_argument("--output", required=True, help="PNG file to write")
-    parser.add_argument("--seed", type=int, default=0, help="decides the masks")
+    parser.add_argument("--seed", type=whole(0, 2**63 - 1), default=0, help="decides the masks")
     return parser.parse_args()
 
 

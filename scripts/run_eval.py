@@ -59,6 +59,7 @@ from hf_mae.training.metrics import (
     value_metrics,
 )
 from hf_mae.versions import PACKAGES, hardware, version
+from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
 def main() -> None:
@@ -135,7 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--max_image_pixels",
-        type=int,
+        type=whole(1, 2**62),
         default=MAX_IMAGE_PIXELS,
         metavar="N",
         help="larger images are decoded at reduced scale (JPEG), or can't be read (default: "
@@ -146,11 +147,11 @@ def parse_arguments() -> argparse.Namespace:
     results.add_argument("--output", type=Path, help="JSON file to write the figures alone to")
     speed = parser.add_argument_group("speed")
     speed.add_argument(
-        "--batch_size", type=int, default=32, help="images a device at once (default: 32)"
+        "--batch_size", type=whole(1), default=32, help="images a device at once (default: 32)"
     )
     speed.add_argument(
         "--num_workers",
-        type=int,
+        type=whole(0, MOST_WORKERS),
         help="processes that decode ahead, for each device (default: half of the cores)",
     )
     speed.add_argument("--use_cpu", action="store_true", help="leave GPUs alone")
@@ -159,10 +160,6 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"output_dir {args.output_dir} is a file; name a folder")
     if args.output and args.output.is_dir():
         parser.error(f"output {args.output} is a folder; name a file")
-    if args.max_image_pixels < 1:
-        parser.error("max_image_pixels must be at least 1")
-    if args.batch_size < 1 or (args.num_workers or 0) < 0:
-        parser.error("batch_size must be at least 1 and num_workers at least 0")
     return args
 
 

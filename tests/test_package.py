@@ -17,7 +17,15 @@ import hf_mae
 
 
 # the house, from the ground up; a room imports from itself and from what stands below it
-GROUND = ("checkpoints", "errors", "file_names", "output_folder", "versions", "whole_files")
+GROUND = (
+    "checkpoints",
+    "errors",
+    "file_names",
+    "output_folder",
+    "versions",
+    "whole_files",
+    "whole_numbers",
+)
 ROOMS = ("models", "data", "inference", "conversion", "hub", "training")
 LEVELS = [GROUND, ["models"], ["data"], ["inference", "conversion"], ["hub"], ["training"]]
 LEVELS.append(["__init__"])

@@ -251,6 +251,7 @@ def load_classifier(
         model, report = AutoModelForImageClassification.from_pretrained(
             model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
         )
+        _validate(model.config)
     is_ours = isinstance(model, MAEPreTrainedModel)
     left_over = model._left_over_keys if is_ours else report["unexpected_keys"]
     _check_tensors(model_name_or_path, report, report["missing_keys"], left_over)

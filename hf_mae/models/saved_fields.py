@@ -190,7 +190,7 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _is_filter(value: Any) -> bool:
-    return isinstance(value, int) and value in [int(known) for known in PILImageResampling]
+    return isinstance(value, int) and value in list(PILImageResampling)
 
 
 def _is_problem_type(value: Any) -> bool:

@@ -7,6 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub import get_token
 from transformers import Trainer
 from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.integrations.integration_utils import (
@@ -87,6 +88,7 @@ LIMITS = {
     "eval_delay": _COUNT_OR_NONE,
     "save_total_limit": _COUNT_OR_NONE,
     "knn_images": _COUNT_OR_NONE,
+    "max_skipped": _COUNT,
     "dataloader_num_workers": Limits(0, 4096),  # more cores than a machine has
     "dataloader_prefetch_factor": _COUNT,
     "torch_empty_cache_steps": _COUNT,
@@ -103,6 +105,7 @@ _DO_NOT_APPLY = {
     "batch_eval_metrics": (False, "metrics are of all held-out images"),
     "data_seed": (None, "seed decides the order of the images, too"),
     "train_sampling_strategy": ("random", "images have no length to group them by"),
+    "lr_scheduler_kwargs": (None, "the schedule is warmup_epochs, then a cosine"),
     "neftune_noise_alpha": (None, "it is for the embeddings of text"),
 }
 
@@ -145,7 +148,7 @@ def check_choices(args: Any) -> None:
     """
     for name, (value, reason) in _DO_NOT_APPLY.items():
         found = getattr(args, name, value)  # older versions of transformers lack some
-        if found != value:
+        if found not in (value, {}):
             raise ValueError(f"{name} doesn't apply: {reason}; it is {found!r}, leave it out")
     if args.lr_scheduler_type != "linear" or args.warmup_steps:  # transformers' defaults
         raise ValueError(
@@ -175,6 +178,10 @@ def check_choices(args: Any) -> None:
         raise ValueError("deepspeed needs a package: pip install deepspeed")
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise ValueError("use_liger_kernel needs a package: pip install liger-kernel")
+    if args.push_to_hub and not (args.hub_token or get_token()):
+        raise ValueError(
+            "push_to_hub needs a token that may write; run hf auth login, or set HF_TOKEN"
+        )
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
@@ -208,13 +215,17 @@ def check_packages(args: Any) -> None:
         ValueError: a package is missing, or unknown.
     """
     _check_report_to(args.report_to or [])
+    _check_optimizer(args)
+
+
+def _check_optimizer(args: Any) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
-    except (ImportError, RuntimeError) as error:
-        raise ValueError(f"optim is {args.optim.value}: {error}") from error
-    except ValueError as error:
-        if "pass a model" not in str(error):  # some are made for a model, which comes later
-            raise ValueError(f"optim is {args.optim.value}: {error}") from error
+    except (ImportError, RuntimeError, ValueError) as error:
+        if "pass a model" in str(error):  # some are made for a model, which comes later
+            return
+        options = f" with optim_args {args.optim_args!r}" if args.optim_args else ""
+        raise ValueError(f"optim is {args.optim.value}{options}: {error}") from error
 
 
 # where to log: a dependency of ours, and those that transformers doesn't list if installed

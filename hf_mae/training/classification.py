@@ -274,6 +274,14 @@ class LinearProbeTrainer(ClassifierTrainer):
 
     args: LinearProbeArguments
 
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        if self.args.total_batch_size < 2 and self.model.config.head_batch_norm:
+            raise ValueError(
+                "an update has 1 image, and the head's batch norm needs at least 2; raise "
+                "per_device_train_batch_size"
+            )
+
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             groups = lars_groups(model or self.model, self.args.weight_decay)

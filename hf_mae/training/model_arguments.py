@@ -236,8 +236,12 @@ class BaseModelArguments:
                 )
             if not all(map(math.isfinite, values)):
                 raise ValueError(f"{name} is {values}; its values must be finite")
+            if max(map(abs, values)) > 1e6:
+                raise ValueError(f"{name} is {values}; its values must be at most 1e6")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise ValueError(f"image_std is {self.image_std}; its values must be above 0")
+        if self.image_std is not None and min(self.image_std) < 1e-6:
+            raise ValueError(f"image_std is {self.image_std}; its values must be at least 1e-6")
 
     def _check_sources(self) -> None:
         names = ("model_name_or_path", "config_name", "size")

@@ -111,6 +111,7 @@ def save_recipe(explicit_args: dict[str, Any], path: str | Path) -> None:
     recipe = {name: value for name, value in explicit_args.items() if name not in _NOT_IN_RECIPE}
     if "config_overrides" in recipe:
         recipe["config_overrides"] = read_yaml(recipe["config_overrides"])
+    recipe = json.loads(json.dumps(recipe))  # what is chosen from a list as the text that it was
     Path(path).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 

@@ -295,7 +295,7 @@ def test_two_processes_equal_one(classifier, pictures, tmp_path, run_here):
         (["x.png", "--output={folder}"], "its ending"),
         (["{folder}", "--output=x.csv"], "holds no images"),
         (["x.png", "--output=x.csv", "--json"], "--json prints, and --output writes a file"),
-        (["x.png", "--batch_size=0"], "batch_size must be at least 1"),
+        (["x.png", "--batch_size=0"], "--batch_size: it is '0'; it must be a whole number from 1"),
     ],
 )
 def test_refused_before_the_model_loads(arguments, message, tmp_path, run_here):

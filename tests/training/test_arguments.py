@@ -123,6 +123,84 @@ def test_errors_are_one_line(parse, recipe, message, capsys):
     assert shown.count("error:") == 1
 
 
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("seed: 2024-01-01", "seed is datetime.date(2024, 1, 1), which YAML reads as date; quote"),
+        ("run_name: !!binary aGFsbG8=", "run_name is b'hallo', which YAML reads as bytes"),
+        ("run_name: !!set {a, b}", "which YAML reads as set"),
+        ("seed: 2024-13-45", "is not YAML: month must be in 1..12"),
+        ("mask_ratio: [0.5, 0.6]", "mask_ratio is [0.5, 0.6]; it takes one value"),
+        ("size: tiny\nbf16: false\nsize: base", "is not YAML: the key 'size' comes twice in"),
+        ("config_overrides: {hidden_size: 4, hidden_size: 8}", "the key 'hidden_size' comes twice"),
+        ("size: " + "[" * 5000, "is not YAML: it is nested too deeply"),
+        ("seed: *nobody", "is not YAML: found undefined alias 'nobody'"),
+        ("!!python/object/apply:os.getcwd []", "is not YAML: could not determine a constructor"),
+    ],
+)
+def test_what_a_recipe_cannot_hold(parse, recipe, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(recipe)
+    assert error.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "recipe.yaml" in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_recipe_in_another_encoding(tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("run_name: größer".encode("latin-1"))
+    with pytest.raises(SystemExit):
+        parse_recipe_and_flags(TYPES, [str(path)])
+    assert f"{path} is not UTF-8: " in capsys.readouterr().err
+
+
+def test_flags_of_several_choices_are_saved(parse, tmp_path):
+    """As the text that they were."""
+    explicit_args = parse("{}", "--debug", "underflow_overflow")[3]
+    save_recipe(explicit_args, tmp_path / "saved.yaml")
+    assert yaml.safe_load((tmp_path / "saved.yaml").read_text())["debug"] == ["underflow_overflow"]
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("{torch_dtype: nope}", "'torch_dtype'"),
+        ("{id2label: 5}", "'id2label'"),
+        ("{1: 2}", "1"),
+        ("{return_dict: false}", "'return_dict'"),
+        ("{output_attentions: true}", "'output_attentions'"),
+        ("{to_dict: 1}", "'to_dict'"),
+    ],
+)
+def test_only_our_fields_can_be_overridden(parse, field, named):
+    with pytest.raises(ValueError, match=f"config_overrides has {named}, and MAEConfig has no"):
+        parse("size: tiny", f"--config_overrides={field}")[0].build_model()
+
+
+def test_a_configuration_that_is_not_there(parse, tmp_path):
+    """A typo doesn't train the default model."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"config\.json of .*empty is missing or empty"):
+        parse("{}", f"--config_name={tmp_path / 'empty'}")[0].build_model()
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--image_std=1e-300", "image_std is .*; its values must be at least 1e-6"),
+        ("--image_std=1e300", "image_std is .*; its values must be at most 1e6"),
+        ("--image_mean=-1e300", "image_mean is .*; its values must be at most 1e6"),
+        ("--image_mean=nan", "image_mean is .*; its values must be finite"),
+    ],
+)
+def test_statistics_of_pixels(parse, flag, message):
+    model_args = parse("size: tiny\nnum_channels: 1", flag)[0]
+    with pytest.raises(ValueError, match=message):
+        model_args.build_processor(MAEConfig(num_channels=1))
+
+
 def test_switches_and_truth_values_of_yaml(parse):
     model, _, args, explicit_args = parse(
         "eval_strategy: no\nsave_strategy: off",
