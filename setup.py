@@ -35,7 +35,7 @@ setup(
         "jinja2>=3.1",  # model cards
         "filelock>=3.24",  # one run at a time writes a folder
         "fsspec>=2025.3",  # images inside archives
-        "psutil>=7.0",  # the benchmarks' memory
+        "psutil>=7.0",  # memory of benchmarks, and launchers that are gone
         "tqdm>=4.67",
         "xxhash>=3.5",  # what checkpoints hold
     ],

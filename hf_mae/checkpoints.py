@@ -23,6 +23,7 @@ MANIFEST_FILE = "manifest.json"
 _STATE = "trainer_state.json"  # of the Trainer, as is
 _SCHEDULER = "scheduler.pt"
 _UNFINISHED = {"files": None}
+UNFINISHED_FLAW = "it was not written, or not deleted, to its end"
 _CHUNK = 2**22  # bytes
 _NAME = re.compile(r"checkpoint-([0-9]+)")
 
@@ -58,24 +59,28 @@ def delete_checkpoint(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def rotate_checkpoints(output_dir: Path, keep: int | None, best: str | None) -> None:
-    """Deletes the oldest checkpoints.
+def rotate_checkpoints(written: Path, keep: int | None, best: str | None) -> None:
+    """Deletes the oldest checkpoints, now that another one is whole.
 
     Args:
-        output_dir: The output folder.
-        keep: Checkpoints to keep, the newest; None or 0 for all.
+        written: The one that was just written, which stays. Those of later steps are damaged, for
+            else the run would have gone on from them: they go first.
+        keep: Checkpoints to keep; None or 0 for all.
         best: Another one that stays.
     """
     if not keep or keep < 0:
         return
-    checkpoints = numbered_checkpoints(output_dir)
-    spared = {checkpoints[0]}
-    if best:
-        spared.add(Path(best))
-    surplus = len(checkpoints) - max(keep, len(spared))
-    deletable = [path for path in reversed(checkpoints) if path not in spared]
-    for path in deletable[: max(0, surplus)]:
+    others = [path for path in numbered_checkpoints(written.parent) if path.name != written.name]
+    older = [path for path in others if _step_of(path) < _step_of(written)]
+    newer = [path for path in others if path not in older]
+    spared = [path for path in others if best and path.name == Path(best).name]
+    deletable = [path for path in [*older, *newer] if path not in spared]
+    for path in deletable[max(0, keep - 1 - len(spared)) :]:
         delete_checkpoint(path)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
@@ -118,12 +123,11 @@ def _digest(path: Path) -> str:
 
 def numbered_checkpoints(output_dir: str | Path) -> list[Path]:
     """The folders `checkpoint-N` of an output folder, whole or not, the newest first."""
-    numbered = []
+    folders = []
     for path in Path(output_dir).glob("checkpoint-*"):
-        match = _NAME.fullmatch(path.name)
-        if match and path.is_dir():
-            numbered.append((int(match[1]), path))
-    return [path for _, path in sorted(numbered, reverse=True)]
+        if _NAME.fullmatch(path.name) and path.is_dir():
+            folders.append(path)
+    return sorted(folders, key=_step_of, reverse=True)
 
 
 def find_checkpoint(
@@ -200,7 +204,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest == _UNFINISHED:
-            return None, "it was not written, or not deleted, to its end"
+            return None, UNFINISHED_FLAW
         is_right = isinstance(manifest["facts"], dict)
         for size, digest in manifest["files"].values():
             is_right &= isinstance(size, int) and isinstance(digest, str)

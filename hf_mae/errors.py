@@ -11,6 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError
@@ -191,7 +192,7 @@ def reported_as(
     """Ends the program with status 1 and one line on stderr where the user can mend what is wrong.
 
     The user's Hub token is left out of the line. Ctrl-C ends it with a line and status 130, other
-    signals that `Stopped` tells of with 128 and their number, and without a line a reader who
+    signals with a line and 128 and their number, and without a line a reader who
     closes the pipe, as `head` does, with 141.
 
     Args:
@@ -208,7 +209,7 @@ def reported_as(
     SystemExit: predict.py: error: no such model
     """
     try:
-        with _threads_report_as(script):
+        with _threads_report_as(script), _stopped_by_signals():
             yield
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print goes nowhere
@@ -229,6 +230,30 @@ def reported_as(
     except KeyboardInterrupt as stop:
         print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # as shells have it
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Has what would end the process without a word raise `Stopped`, in the main thread."""
+    process, before = os.getpid(), {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:  # not of those that load images, which their owner ends
+            name = signal.Signals(number)
+            raise Stopped(f"stopped by {name.name}", name)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+            number = getattr(signal, name, None)  # not all systems have all
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -120,17 +120,31 @@ def test_names(write, tmp_path):
 
 
 def test_rotation_keeps_the_newest_and_the_best(write, tmp_path):
+    def names():
+        return [path.name for path in numbered_checkpoints(tmp_path)]
+
     for step in (2, 4, 6, 8, 10):
-        write(step)
+        newest = write(step)
     backup = shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-2-backup")
-    rotate_checkpoints(tmp_path, None, None)
-    assert len(numbered_checkpoints(tmp_path)) == 5
-    rotate_checkpoints(tmp_path, 2, str(tmp_path / "checkpoint-4"))
-    names = [path.name for path in numbered_checkpoints(tmp_path)]
-    assert names == ["checkpoint-10", "checkpoint-4"]
+    rotate_checkpoints(newest, None, None)
+    assert len(names()) == 5
+    rotate_checkpoints(newest, 3, "elsewhere/checkpoint-4")
+    assert names() == ["checkpoint-10", "checkpoint-8", "checkpoint-4"]
+    rotate_checkpoints(newest, 1, "elsewhere/checkpoint-4")
+    assert names() == ["checkpoint-10", "checkpoint-4"]
     assert backup.is_dir()
     delete_checkpoint(tmp_path / "checkpoint-4")
-    assert not (tmp_path / "checkpoint-4").exists()
+    assert names() == ["checkpoint-10"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_was_just_written_stays_where_a_later_one_is_damaged(write, tmp_path, keep):
+    for step in (6, 8, 12):
+        folder = write(step)
+    flip_a_bit(folder / "model.safetensors")
+    rotate_checkpoints(write(10), keep, None)
+    names = [path.name for path in numbered_checkpoints(tmp_path)]
+    assert names == ["checkpoint-10", "checkpoint-8"][:keep]
 
 
 def test_content_is_the_same_on_hosts_with_own_folders(write):

@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..checkpoints import begin_checkpoint, finish_checkpoint, read_facts, rotate_checkpoints
+from ..checkpoints import (
+    begin_checkpoint,
+    find_flaw,
+    finish_checkpoint,
+    numbered_checkpoints,
+    read_facts,
+    rotate_checkpoints,
+)
 from ..data.samples import BatchShape, Samples
 from ..errors import NonFiniteLossError
 from ..models.image_processing_mae import MAEImageProcessor
@@ -41,10 +50,13 @@ class ResumableTrainer(ShardingTrainer):
     changed: tuple[str, ...] = ()
 
     @functools.cached_property
-    def data_facts(self) -> dict[str, str]:
+    def data_facts(self) -> dict[str, Any]:
         """Names the images that are trained on and held out; of many files it takes seconds."""
-        held_out = "none" if self.eval_dataset is None else self.eval_dataset.describe_data()
-        return {"data": self.train_dataset.describe_data(), "held_out_data": held_out}
+        facts = {"data": self.train_dataset.describe_data(), "held_out_data": "none"}
+        if self.eval_dataset is not None:
+            facts["held_out_data"] = self.eval_dataset.describe_data()
+        # which images are bad
+        return {**facts, "max_image_pixels": getattr(self.train_dataset, "max_image_pixels", None)}
 
     def _facts(self) -> dict[str, Any]:
         return collect_facts(self.args, self.model.config, self.processing_class, self.data_facts)
@@ -61,17 +73,23 @@ class ResumableTrainer(ShardingTrainer):
 
         Raises:
             ValueError: on every process, if what the run is made of differs and
-                `args.allow_changed` doesn't name it; a stream is to be resumed with other
-                processes or workers; or the model is sharded otherwise.
+                `args.allow_changed` doesn't name it; it does and there are newer checkpoints; the
+                best model so far is damaged; a stream is to be resumed with other processes or
+                workers; or the model is sharded otherwise.
         """
         if not checkpoint:
             return
         self.check_sharding(Path(checkpoint))
         before = read_facts(checkpoint)
         outcome: list[Any] = [(), None]  # what has changed, an error
-        if before is not None and self.is_world_process_zero():
+        if self.is_world_process_zero():
             try:
-                outcome[0] = check_facts(before, self._facts(), self.args.allow_changed or ())
+                self._check_best(Path(checkpoint))
+                if before is not None:
+                    allowed = self.args.allow_changed or ()
+                    outcome[0] = check_facts(before, self._facts(), allowed)
+                if outcome[0]:
+                    self._check_newest(Path(checkpoint))
             except ValueError as error:
                 outcome[1] = error
         broadcast_object_list(outcome)
@@ -79,6 +97,39 @@ class ResumableTrainer(ShardingTrainer):
         if error is not None:
             raise error
         self.train_dataset.load_state(Path(checkpoint), self.batch_shape)
+
+    def steps_done(self, checkpoint: str) -> int:
+        """Counts the updates that a checkpoint has behind it."""
+        return TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
+
+    def best_checkpoint(self, state: TrainerState, output_dir: Path) -> Path | None:
+        """The best checkpoint of a run, wherever its folder lies now; None if there is none."""
+        if not (self.args.load_best_model_at_end and state.best_global_step):
+            return None
+        return output_dir / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+
+    def _check_best(self, checkpoint: Path) -> None:
+        """Raises ValueError if the model that is to be loaded at the end isn't whole."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        best = self.best_checkpoint(state, checkpoint.parent)
+        if best is None or best.name == checkpoint.name:
+            return
+        flaw = find_flaw(best)
+        if flaw:
+            raise ValueError(
+                f"{best} has the best model so far, which load_best_model_at_end is to load at the "
+                f"end, and can't be used: {flaw}; go on without it by --load_best_model_at_end "
+                "false"
+            )
+
+    def _check_newest(self, checkpoint: Path) -> None:
+        """Raises ValueError if newer checkpoints stand beside this one, of the unchanged run."""
+        newest = numbered_checkpoints(checkpoint.parent)[0]
+        if newest.name != checkpoint.name and checkpoint.parent.samefile(self.args.output_dir):
+            raise ValueError(
+                f"{newest} is of the run before it is changed, and newer than {checkpoint.name}; "
+                "delete it, or name another output_dir"
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # the state of a checkpoint, by the arguments of now
@@ -138,7 +189,7 @@ class ResumableTrainer(ShardingTrainer):
             self.args.save_total_limit = limit
         self._finish_checkpoint(folder)
         if self.args.should_save:
-            rotate_checkpoints(folder.parent, limit, self.state.best_model_checkpoint)
+            rotate_checkpoints(folder, limit, self.state.best_model_checkpoint)
 
     def _checkpoint_folder(self, trial: Any) -> Path:
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

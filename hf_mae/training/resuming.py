@@ -4,6 +4,7 @@
 import atexit
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import SoftFileLock, Timeout
 
 from ..checkpoints import (
+    UNFINISHED_FLAW,
     content_digest,
     find_checkpoint,
     find_flaw,
@@ -21,6 +23,7 @@ from .arguments import ImageTrainingArguments
 
 
 LOCK_FILE = "run.lock"
+_OLD = 60  # seconds
 
 
 def resume_point(args: ImageTrainingArguments) -> str | None:
@@ -73,18 +76,20 @@ def _choose(args: ImageTrainingArguments) -> str | None:
             )
         return str(wanted)
     newest = find_checkpoint(output_dir, tell=_tell)
-    if newest is None and present:
+    if newest is None and all(find_flaw(path) == UNFINISHED_FLAW for path in present):
+        return None  # it ended amid its first save: no work is lost
+    if newest is None:
         raise ValueError(
             f"output_dir {output_dir} holds {len(present)} checkpoints of which none is whole "
             f"({present[0].name}: {find_flaw(present[0])}); delete them to start over, or name "
             "another folder"
         )
-    if newest is not None and read_facts(newest) is None:
+    if read_facts(newest) is None:
         _tell(
             f"{newest} has no manifest, as those of earlier versions: its files are taken as they "
             "are, and whether the run is the same can't be checked"
         )
-    return str(newest) if newest else None
+    return str(newest)
 
 
 def _tell(sentence: str) -> None:
@@ -94,15 +99,19 @@ def _tell(sentence: str) -> None:
 def _lock(output_dir: Path) -> None:
     """Keeps other runs away from a folder for as long as this process lives."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    lock = SoftFileLock(output_dir / LOCK_FILE)
+    file = output_dir / LOCK_FILE
+    if file.is_file() and not file.stat().st_size and time.time() - file.stat().st_mtime > _OLD:
+        file.unlink()  # the disk was full, or the machine lost power
+    lock = SoftFileLock(file)
     if lock.is_lock_held_by_us:  # by an earlier run of this process
         return
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        holder = " ".join((output_dir / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
+        process, host = [*file.read_text(encoding="utf-8").split(), "?", "?"][:2]
         raise ValueError(
-            f"output_dir {output_dir} is being written by another run (process and host {holder}); "
+            f"output_dir {output_dir} is being written by another run (process {process} "
+            f"on {host.partition('?')[0]}); "
             f"wait for it, or name another folder; if that host is gone, delete {LOCK_FILE} there"
         ) from error
     atexit.register(lock.release)

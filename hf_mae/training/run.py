@@ -102,6 +102,8 @@ def print_plan(
         )
     if checkpoint:
         rows["output"] += f", resuming {Path(checkpoint).name}"
+        if trainer.steps_done(checkpoint) >= steps:
+            rows["output"] += ", whose updates are all done: nothing is left to train"
         if trainer.changed:
             rows["changed"] = "; ".join(trainer.changed)
     elif args.resume_from_checkpoint:

@@ -2,6 +2,7 @@
 """What a run is made of, and whether one that is resumed is still made of the same."""
 
 import json
+import os
 import textwrap
 from collections.abc import Collection
 from typing import Any
@@ -46,7 +47,6 @@ _FREE = frozenset(
         "prediction_loss_only",
         "batch_eval_metrics",
         "include_for_metrics",
-        "knn_images",
         "bf16_full_eval",
         "fp16_full_eval",
         "load_best_model_at_end",
@@ -71,6 +71,11 @@ _FREE_PREFIXES = ("logging_", "log_", "save_", "eval_", "hub_", "push_", "datalo
 _FREE_PREFIXES += ("fsdp", "trackio_", "include_")
 _OF_IMAGES = ("image_mean", "image_std", "value_range", "bands")
 _OF_IMAGES += ("do_resize", "size", "resample", "do_center_crop", "crop_size")
+# what the weights, or the optimizer's state, have the form of, and what counts the steps
+_FIXED = ("total_batch_size", "optim", "hidden_size", "num_hidden_layers", "num_attention_heads")
+_FIXED += ("intermediate_size", "image_size", "patch_size", "num_channels", "qkv_bias", "pooling")
+_FIXED += ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
+_FIXED += ("decoder_intermediate_size", "final_norm", "head_batch_norm", "id2label")
 _NOT_OF_MODEL = (
     "label2id",
     "architectures",
@@ -102,6 +107,10 @@ def collect_facts(
     for name in _OF_IMAGES:
         facts[name] = getattr(processor, name, None)
     facts |= {name: value for name, value in config.to_dict().items() if name not in _NOT_OF_MODEL}
+    for name in ("image_size", "patch_size"):
+        facts[name] = _sides(facts[name])
+    start = str(config._name_or_path or "")
+    facts["model_name_or_path"] = os.path.abspath(start) if os.path.isdir(start) else start
     facts["total_batch_size"] = args.total_batch_size
     for name, value in args.to_dict().items():
         if name not in _FREE and not name.startswith(_FREE_PREFIXES):
@@ -137,6 +146,13 @@ def check_facts(
     for name in now:
         if name in before and before[name] != now[name]:
             changed[name] = f"{name} is {_shown(now[name])}, and was {_shown(before[name])}"
+    fixed = [name for name in changed if name in _FIXED]
+    if fixed:
+        said = "; ".join(changed[name] for name in fixed)
+        raise ValueError(
+            f"{said}. That can't change in a run that is resumed: give what it had, or start "
+            "another run from its weights by --model_name_or_path"
+        )
     refused = [name for name in changed if name not in allowed]
     if refused:
         said = "; ".join(changed[name] for name in refused)
@@ -145,6 +161,12 @@ def check_facts(
             f"change by --allow_changed {' '.join(refused)}"
         )
     return tuple(changed.values())
+
+
+def _sides(value: Any) -> Any:
+    """A size as it is, or one number if all sides are the same."""
+    is_square = isinstance(value, (list, tuple)) and len(set(value)) == 1
+    return value[0] if is_square else value
 
 
 def _shown(value: Any) -> str:

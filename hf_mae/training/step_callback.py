@@ -7,7 +7,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from ..errors import Stopped
-from .arguments import ImageTrainingArguments
 
 
 class StepCallback(TrainerCallback):
@@ -29,19 +28,8 @@ class StepCallback(TrainerCallback):
         trainer = self.trainer
         trainer.nonfinite.skipped = trainer.skipped_before(state)
         state.compute_steps(args, state.max_steps)  # a checkpoint brings its own intervals
-        if trainer.is_resumed and self._misses_evaluation(args, state):
-            metrics = trainer._evaluate(None, None)
-            trainer._determine_best_metric(metrics, None)
-
-    def _misses_evaluation(self, args: ImageTrainingArguments, state: TrainerState) -> bool:
-        """Whether the run was stopped when it was about to evaluate."""
-        step, is_due = state.global_step, False
-        if args.eval_strategy == "epoch":
-            is_due = step % self.trainer.updates_per_epoch == 0 and args.eval_delay <= state.epoch
-        elif args.eval_strategy == "steps":
-            is_due = step % state.eval_steps == 0 and args.eval_delay <= step
-        done = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
-        return is_due and step not in done
+        if state.global_step > 0 and trainer.misses_evaluation():
+            trainer._make_up_evaluation()
 
     def on_epoch_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+import psutil
+
 
 # a terminal's, a scheduler's, and those of a machine that is shut down
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -32,6 +34,8 @@ class StopRequest:
         self._process, self._parent = os.getpid(), os.getppid()
         launchers = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
         self._is_launched = any(name in os.environ for name in launchers)
+        if self._is_launched and self._parent == 1 and not _is_launcher(1):
+            self._parent = 0  # it was gone before
 
     @property
     def is_asked(self) -> bool:
@@ -79,6 +83,11 @@ class StopRequest:
 
     def _launcher_is_gone(self) -> bool:
         return self._is_launched and os.getppid() != self._parent
+
+
+def _is_launcher(process: int) -> bool:
+    words = " ".join(psutil.Process(process).cmdline())
+    return "torch" in words or "accelerate" in words
 
 
 def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:

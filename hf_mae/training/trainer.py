@@ -186,7 +186,8 @@ class ImageTrainer(ResumableTrainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         loader: Any = super()._get_dataloader(*args, **kwargs)
-        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
+        inner = getattr(loader, "base_dataloader", loader)  # what accelerate's reads from
+        inner.worker_init_fn = functools.partial(start_worker, inner.worker_init_fn)
         return loader
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
@@ -294,24 +295,38 @@ class ImageTrainer(ResumableTrainer):
             return super().train(None, trial, ignore_keys_for_eval)
         state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if state.global_step >= self.planned_updates:
+            state.compute_steps(self.args, state.max_steps)
             return self._load_finished_run(str(resume_from_checkpoint), state)
         self._resumed_from_step = state.global_step
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def _load_finished_run(self, checkpoint: str, state: TrainerState) -> TrainOutput:
         """Loads what a run that is over ended with; transformers would make one more update."""
-        best = state.best_model_checkpoint
-        if self.args.load_best_model_at_end and best and Path(best).is_dir():
-            checkpoint = best
         self._load_from_checkpoint(checkpoint)
         self.state = state
         self.nonfinite.skipped = self.skipped_before(state)
+        if self.misses_evaluation():
+            self._make_up_evaluation()
+        best = self.best_checkpoint(state, Path(checkpoint).parent)
+        if best is not None and best.name != Path(checkpoint).name:
+            self._load_from_checkpoint(str(best))
         return TrainOutput(state.global_step, float("nan"), {})
 
-    @property
-    def is_resumed(self) -> bool:
-        """Whether the run goes on from a checkpoint."""
-        return self._resumed_from_step > 0
+    def misses_evaluation(self) -> bool:
+        """Whether the run was stopped when it was about to evaluate."""
+        args, state = self.args, self.state
+        step, is_due = state.global_step, False
+        if args.eval_strategy == "epoch":
+            is_due = step % self.updates_per_epoch == 0 and args.eval_delay <= (state.epoch or 0)
+        elif args.eval_strategy == "steps":
+            is_due = step % state.eval_steps == 0 or step >= self.planned_updates
+            is_due = is_due and args.eval_delay <= step
+        done = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+        return is_due and step not in done
+
+    def _make_up_evaluation(self) -> None:
+        metrics = self._evaluate(None, None)
+        self._determine_best_metric(metrics, None)
 
     def skipped_before(self, state: TrainerState) -> int:
         """Counts the updates that the run which is resumed dropped."""

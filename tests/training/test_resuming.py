@@ -1,6 +1,7 @@
 """A run goes on with what it was made of; what differs is refused, or let by name and then true."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_mae import MAEConfig
+from hf_mae.checkpoints import begin_checkpoint
 from hf_mae.data.digests import images_digest, shards_digest
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.streaming import load_image_stream
@@ -34,17 +36,19 @@ CHANGES = [
     ({"learning_rate": 0.5}, "learning_rate is 0.5, and was 0.0005"),
     ({"weight_decay": 0.3}, "weight_decay is 0.3, and was 0.05"),
     ({"adam_beta2": 0.5}, "adam_beta2 is 0.5, and was 0.95"),
-    ({"optim": "adamw_torch"}, "optim is adamw_torch, and was"),
     ({"max_steps": 9}, "max_steps is 9, and was 4"),
     ({"warmup_epochs": 0.01}, "warmup_epochs is 0.01, and was 0"),
     ({"seed": 7}, "seed is 7, and was 42"),
     ({"bf16": True}, "bf16 is True, and was False"),
     ({"crops_per_image": 2}, "crops_per_image is 2, and was 1"),
-    ({"per_device_train_batch_size": 32}, "total_batch_size is 32, and was 64"),
     ({"max_grad_norm": 1.0}, "max_grad_norm is 1.0, and was 0.0"),
     ({"config": MAEConfig(**TINY, mask_ratio=0.5)}, "mask_ratio is 0.5, and was 0.75"),
     ({"config": MAEConfig(**TINY, norm_pix_loss=True)}, "norm_pix_loss is True, and was False"),
     ({"config": MAEConfig(**TINY, hidden_act="relu")}, "hidden_act is relu, and was gelu"),
+]
+FIXED = [
+    ({"per_device_train_batch_size": 32}, "total_batch_size is 32, and was 64"),
+    ({"optim": "adamw_torch"}, "optim is adamw_torch, and was"),
     ({"config": MAEConfig(**{**TINY, "patch_size": 16})}, "patch_size is 16, and was 8"),
 ]
 
@@ -55,6 +59,47 @@ def test_what_differs_is_refused(make_trainer, checkpoint):
         with pytest.raises(ValueError, match=message) as caught:
             trainer.check_resume(checkpoint)
         assert f"--allow_changed {message.split()[0]}" in str(caught.value)
+
+
+def test_what_cannot_change_is_refused_even_so(make_trainer, checkpoint):
+    for number, (change, message) in enumerate(FIXED):
+        names = [message.split()[0], "learning_rate"]
+        options = {"max_steps": 4, "allow_changed": names, **change}
+        trainer = make_trainer(folder=f"other{number}", **options)
+        with pytest.raises(ValueError, match=f"{message}.*by --model_name_or_path"):
+            trainer.check_resume(checkpoint)
+
+
+def test_a_size_is_the_same_in_one_number_and_in_two(make_trainer, checkpoint):
+    config = MAEConfig(**{**TINY, "image_size": [32, 32], "patch_size": (8, 8)})
+    make_trainer(folder="other", config=config, max_steps=4).check_resume(checkpoint)
+
+
+def test_a_changed_run_leaves_no_newer_checkpoint_of_the_other(make_trainer, checkpoint):
+    options = {"max_steps": 4, "learning_rate": 0.1, "allow_changed": ["learning_rate"]}
+    with pytest.raises(ValueError, match="checkpoint-4 is of the run before it is changed"):
+        make_trainer(**options).check_resume(checkpoint)
+    make_trainer(folder="other", **options).check_resume(checkpoint)
+
+
+def test_the_best_model_must_be_whole_and_may_lie_elsewhere(make_trainer, tmp_path):
+    options = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2, **SAVING}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+    options |= {"greater_is_better": True}  # so that the first is the best
+    make_trainer(**options).train()
+    moved = tmp_path / "moved"
+    (tmp_path / "run").rename(moved)
+    finished = make_trainer(folder="moved", **options)
+    last = str(moved / "checkpoint-6")
+    finished.check_resume(last)
+    finished.train(resume_from_checkpoint=last)
+    best = load_file(moved / "checkpoint-2" / "model.safetensors")
+    for name, tensor in finished.model.state_dict().items():
+        assert torch.equal(tensor, best[name]), name
+    weights = moved / "checkpoint-2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match="checkpoint-2 has the best model so far.*other content"):
+        make_trainer(folder="moved", **options).check_resume(last)
 
 
 def test_data_that_differs_is_refused(make_trainer, digits, checkpoint):
@@ -198,6 +243,21 @@ def test_one_without_a_manifest_is_named(make_trainer, checkpoint, tmp_path, cap
     make_trainer(seed=3).check_resume(point)  # nothing to compare with
 
 
+def test_a_run_killed_amid_its_first_save_starts_again(make_trainer, tmp_path, capfd):
+    begin_checkpoint(tmp_path / "run" / "checkpoint-2")
+    assert resume_point(make_trainer(resume_from_checkpoint="last").args) is None
+    assert "checkpoint-2 is passed over: it was not written" in capfd.readouterr().err
+
+
+def test_an_empty_lock_of_long_ago(make_trainer, tmp_path):
+    lock = tmp_path / "run" / "run.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (0, 0))
+    assert resume_point(make_trainer().args) is None
+    assert lock.stat().st_size
+
+
 HOLDER = """
 import sys
 from hf_mae import MAETrainingArguments
@@ -226,7 +286,7 @@ def test_one_run_at_a_time(make_trainer, tmp_path):
 # asked to stop -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [3, 4])
+@pytest.mark.parametrize("at", [3, 4, 6])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(make_trainer, tmp_path, at):
     """With all evaluations, also the one that was due when it stopped."""
     options = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2}
@@ -256,6 +316,5 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(make_trainer, tmp_
         return [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
 
     assert evaluations(resumed) == evaluations(whole)
-    ours = load_file(tmp_path / "stopped" / "checkpoint-6" / "model.safetensors")
-    theirs = whole.model.state_dict()
+    ours, theirs = resumed.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
