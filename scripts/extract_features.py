@@ -134,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def add_speed(group: Any) -> None:
+def add_speed(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch_size", type=whole(1), default=64, help="images a device (default: 64)"
     )

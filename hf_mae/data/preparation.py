@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..file_names import printable
 from ..models.picture_size import MAX_IMAGE_PIXELS, check_limit
 from ..output_folder import BAD_IMAGES_FILE, CARD_FILE
+from ..whole_numbers import MOST_WORKERS
 from .columns import Split, digest, unify_columns
 from .data_files import digest_files
 from .folders import describe_left_out
@@ -151,6 +152,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in ("shortest_edge", "images_per_shard", "num_proc"):
         if options[name] < 1:
             raise ValueError(f"{name} is {options[name]}; it must be at least 1")
+    if options["num_proc"] > MOST_WORKERS:
+        raise ValueError(f"num_proc is {options['num_proc']}; it must be at most {MOST_WORKERS:,}")
     if not 1 <= options["quality"] <= 100:
         raise ValueError(f"quality is {options['quality']}; it must be from 1 to 100")
     if options["file_format"] not in SHARDS:

@@ -459,6 +459,7 @@ def test_places_that_are_refused(tmp_path, source):
 def test_values_that_are_refused(tmp_path, source):
     cases = [
         ({"shortest_edge": 0}, "shortest_edge is 0; it must be at least 1"),
+        ({"num_proc": 10**6}, "num_proc is 1000000; it must be at most 4,096"),
         ({"quality": 101}, "quality is 101; it must be from 1 to 100"),
         ({"file_format": "zip"}, "file_format is 'zip'; it must be one of parquet, webdataset"),
         ({"num_proc": 0}, "num_proc is 0"),
