@@ -14,6 +14,7 @@ from ..checkpoints import (
     content_digest,
     find_checkpoint,
     find_flaw,
+    is_unfinished,
     numbered_checkpoints,
     read_facts,
 )
@@ -73,7 +74,8 @@ def _choose(args: ImageTrainingArguments) -> str | None:
             )
         return str(wanted)
     newest = find_checkpoint(output_dir, tell=_tell)
-    if newest is None and present:
+    # a run that was killed as it saved for the first time starts again
+    if newest is None and not all(map(is_unfinished, present)):
         raise ValueError(
             f"output_dir {output_dir} holds {len(present)} checkpoints of which none is whole "
             f"({present[0].name}: {find_flaw(present[0])}); delete them to start over, or name "
