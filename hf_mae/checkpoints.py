@@ -23,7 +23,7 @@ MANIFEST_FILE = "manifest.json"
 _STATE = "trainer_state.json"  # of the Trainer, as is
 _SCHEDULER = "scheduler.pt"
 _UNFINISHED = {"files": None}
-UNFINISHED_FLAW = "it was not written, or not deleted, to its end"
+_NOT_TO_ITS_END = "it was not written, or not deleted, to its end"
 _CHUNK = 2**22  # bytes
 _NAME = re.compile(r"checkpoint-([0-9]+)")
 
@@ -174,6 +174,18 @@ def find_flaw(folder: str | Path) -> str | None:
     return None
 
 
+def is_unfinished(folder: str | Path) -> bool:
+    """Whether a checkpoint was being written, or deleted, when its run was killed.
+
+    That says so in its manifest, or has no file yet.
+    """
+    folder = Path(folder)
+    manifest = folder / MANIFEST_FILE
+    if not manifest.is_file():
+        return not any(_files_in(folder))
+    return _read_manifest(folder)[1] == _NOT_TO_ITS_END
+
+
 def read_facts(folder: str | Path) -> dict[str, Any] | None:
     """What a run was made of by its checkpoint; None if that has no manifest."""
     manifest, _ = _read_manifest(Path(folder))
@@ -204,7 +216,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest == _UNFINISHED:
-            return None, UNFINISHED_FLAW
+            return None, _NOT_TO_ITS_END
         is_right = isinstance(manifest["facts"], dict)
         for size, digest in manifest["files"].values():
             is_right &= isinstance(size, int) and isinstance(digest, str)

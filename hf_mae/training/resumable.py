@@ -125,7 +125,7 @@ class ResumableTrainer(ShardingTrainer):
     def _check_newest(self, checkpoint: Path) -> None:
         """Raises ValueError if newer checkpoints stand beside this one, of the unchanged run."""
         newest = numbered_checkpoints(checkpoint.parent)[0]
-        if newest.name != checkpoint.name and checkpoint.parent.samefile(self.args.output_dir):
+        if newest.name != checkpoint.name and checkpoint.parent.samefile(str(self.args.output_dir)):
             raise ValueError(
                 f"{newest} is of the run before it is changed, and newer than {checkpoint.name}; "
                 "delete it, or name another output_dir"

@@ -12,10 +12,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import SoftFileLock, Timeout
 
 from ..checkpoints import (
-    UNFINISHED_FLAW,
     content_digest,
     find_checkpoint,
     find_flaw,
+    is_unfinished,
     numbered_checkpoints,
     read_facts,
 )
@@ -76,8 +76,8 @@ def _choose(args: ImageTrainingArguments) -> str | None:
             )
         return str(wanted)
     newest = find_checkpoint(output_dir, tell=_tell)
-    if newest is None and all(find_flaw(path) == UNFINISHED_FLAW for path in present):
-        return None  # it ended amid its first save: no work is lost
+    if newest is None and all(map(is_unfinished, present)):
+        return None  # it was killed as it saved for the first time: no work is lost
     if newest is None:
         raise ValueError(
             f"output_dir {output_dir} holds {len(present)} checkpoints of which none is whole "

@@ -51,13 +51,22 @@ class Hosts:
         """Cuts the cable."""
         ip("-n", self.names[1], "link", "set", self.cables[1], "down")
 
-    def start(self, rank, *arguments):
-        """Starts a host's process of run_mae.py."""
+    def start(self, rank, *arguments, disk=None):
+        """Starts a host's process of run_mae.py.
+
+        Args:
+            rank: Of the host.
+            arguments: Of the script.
+            disk: A folder that this host alone sees, in place of another one: both of them.
+        """
         numbers = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         told = {name: str(value) for name, value in numbers.items()}
         where = {"MASTER_ADDR": "10.99.0.1", "MASTER_PORT": "29500"}
         where["GLOO_SOCKET_IFNAME"] = self.cables[rank]
         script = [sys.executable, str(ROOT / "scripts" / "run_mae.py"), *map(str, arguments)]
+        if disk is not None:  # namespaces of a network come with one of mounts
+            mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+            script = ["sh", "-c", mount, *map(str, disk), *script]
         # files, for nobody empties a pipe meanwhile
         out = self.folder / f"out{len(self.running)}"
         process = subprocess.Popen(
@@ -126,12 +135,26 @@ def wait_for_checkpoint(output, process):
 
 @pytest.mark.fault("two hosts")
 def test_two_hosts_are_one_run(hosts, whole, whole_of_two, tmp_path):
-    """A folder for each, or the same: to the bit as two processes of a host, and close to one."""
-    folders = [tmp_path / "first", tmp_path / "second"]
-    end_well(*(hosts.start(rank, *flags(folders[rank], 2)) for rank in range(2)))
-    compare(folders[0], whole_of_two)
-    losses, expected = (losses_of(folder) for folder in (folders[0], whole))
+    """Also when each has a disk of its own: to the bit as two processes of one host, and close to
+    one process."""
+    output = tmp_path / "run"
+    disks = own_disks(tmp_path, output)
+    end_well(*(hosts.start(rank, *flags(output, 2), disk=disks[rank]) for rank in range(2)))
+    compare(tmp_path / "disk0", whole_of_two)
+    assert not list((tmp_path / "disk1").rglob("*.safetensors"))
+    losses, expected = (losses_of(folder) for folder in (tmp_path / "disk0", whole))
     assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def own_disks(tmp_path, output):
+    """For each host a folder that it alone sees as the output folder."""
+    output.mkdir()
+    made = []
+    for rank in range(2):
+        disk = tmp_path / f"disk{rank}"
+        disk.mkdir()
+        made.append((disk, output))
+    return made
 
 
 def losses_of(folder):
@@ -184,10 +207,11 @@ def test_a_host_is_lost(lose, lost, hosts, whole_of_two, tmp_path):
 @pytest.mark.fault("hosts that see other folders")
 def test_a_host_that_does_not_see_the_checkpoints(hosts, whole_of_two, tmp_path):
     """Both end, one of them in a line that names the checkpoint."""
-    folders = [tmp_path / "first", tmp_path / "second"]
-    shutil.copytree(whole_of_two / "checkpoint-8", folders[0] / "checkpoint-8")
-    folders[1].mkdir()
-    processes = [hosts.start(rank, *flags(folders[rank], 2), RESUME) for rank in range(2)]
+    output = tmp_path / "run"
+    disks = own_disks(tmp_path, output)
+    shutil.copytree(whole_of_two / "checkpoint-8", tmp_path / "disk0" / "checkpoint-8")
+    arguments = [*flags(output, 2), RESUME]
+    processes = [hosts.start(rank, *arguments, disk=disks[rank]) for rank in range(2)]
     said = ""
     for process in processes:
         status, stderr = end(process)

@@ -22,8 +22,10 @@ SAVED = (
     "manifest.json",
 )
 AT_THE_END = ("model.safetensors", "arguments.yaml", "curves.png", "README.md", "card.json")
-POINTS = [f"checkpoint-8/{name}" for name in SAVED] + list(AT_THE_END)
-QUICK = ["checkpoint-8/model.safetensors", "checkpoint-8/trainer_state.json", "curves.png"]
+FIRST_SAVE = ["checkpoint-4", "checkpoint-4/model.safetensors", "checkpoint-4/trainer_state.json"]
+POINTS = [*FIRST_SAVE, *(f"checkpoint-8/{name}" for name in SAVED), *AT_THE_END]
+QUICK = ["checkpoint-4/model.safetensors", "checkpoint-8/model.safetensors"]
+QUICK += ["checkpoint-8/trainer_state.json", "curves.png"]
 
 
 def marked(values, quick):
