@@ -33,7 +33,7 @@ setup(
         "tensorboard>=2.20",  # training curves
         "pyyaml>=6.0",  # recipes
         "jinja2>=3.1",  # model cards
-        "filelock>=3.24",  # one run at a time writes a folder
+        "filelock>=4.0",  # one run at a time writes a folder
         "fsspec>=2025.3",  # images inside archives
         "psutil>=7.0",  # memory of benchmarks, and launchers that are gone
         "tqdm>=4.67",

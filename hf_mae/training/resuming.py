@@ -2,6 +2,7 @@
 """Where a run starts from: one decision for all its processes, in a folder that it alone writes."""
 
 import atexit
+import re
 import socket
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
-from filelock import SoftFileLock, Timeout
+from filelock import SoftFileLease, Timeout
 
 from ..checkpoints import (
     content_digest,
@@ -23,7 +24,8 @@ from .arguments import ImageTrainingArguments
 
 
 LOCK_FILE = "run.lock"
-_OLD = 60  # seconds
+_SILENCE = 120  # seconds after which the holder of a lock is taken for gone
+_held: list[SoftFileLease] = []  # to the end of the process
 
 
 def resume_point(args: ImageTrainingArguments) -> str | None:
@@ -97,24 +99,38 @@ def _tell(sentence: str) -> None:
 
 
 def _lock(output_dir: Path) -> None:
-    """Keeps other runs away from a folder for as long as this process lives."""
+    """Keeps other runs away from a folder for as long as this process lives.
+
+    A holder on this machine that is gone is noticed at once; one on another by its silence.
+    """
     output_dir.mkdir(parents=True, exist_ok=True)
     file = output_dir / LOCK_FILE
-    if file.is_file() and not file.stat().st_size and time.time() - file.stat().st_mtime > _OLD:
+    if file.is_file() and not file.stat().st_size and time.time() - file.stat().st_mtime > _SILENCE:
         file.unlink()  # the disk was full, or the machine lost power
-    lock = SoftFileLock(file)
+    lock = SoftFileLease(file, lease_duration=_SILENCE, heartbeat_interval=_SILENCE / 8)
     if lock.is_lock_held_by_us:  # by an earlier run of this process
         return
     try:
         lock.acquire(timeout=0)
-    except Timeout as error:
-        process, host = [*file.read_text(encoding="utf-8").split(), "?", "?"][:2]
-        raise ValueError(
-            f"output_dir {output_dir} is being written by another run (process {process} "
-            f"on {host.partition('?')[0]}); "
-            f"wait for it, or name another folder; if that host is gone, delete {LOCK_FILE} there"
-        ) from error
+    except Timeout:
+        _wait_for(lock, file)
+    _held.append(lock)
     atexit.register(lock.release)
+
+
+def _wait_for(lock: SoftFileLease, file: Path) -> None:
+    """Waits for the holder of a lock to be gone; ValueError if it isn't."""
+    match = re.search(r"^host=([^?\n]*)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    host = match[1] if match else "another host"
+    holder = f"process {lock.pid} on {host}"
+    held = f"output_dir {file.parent} is being written by another run ({holder})"
+    try:
+        if host == socket.gethostname():
+            raise Timeout(str(file))
+        _tell(f"{held}; waiting {_SILENCE} s to see whether it lives")
+        lock.acquire(timeout=1.5 * _SILENCE)
+    except Timeout as error:
+        raise ValueError(f"{held}; wait for it, or name another folder") from error
 
 
 def _check_all_see(checkpoint: str) -> None:

@@ -21,6 +21,8 @@ from campaign import (
 from forked_scripts import ROOT, ForkedRun
 from helpers import kill_tree, script_command, script_environment
 
+from hf_mae.checkpoints import find_flaw
+
 
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 MOMENTS = ("the first checkpoint", "a checkpoint half written", "the second checkpoint")
@@ -74,6 +76,40 @@ def test_a_signal(name, moment, whole, tmp_path):
             raise HungError(name) from error
         check_stopped(output, name, status, run.texts()[1])
     resume(output, whole)
+
+
+@pytest.mark.fault("a signal to all processes of a job")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_to_the_whole_group(name, tmp_path):
+    """As schedulers send it: to the workers that load images as well."""
+    output = tmp_path / "run"
+    arguments = [*flags(output), "--max_steps=4000", "--dataloader_num_workers=2"]
+    process = subprocess.Popen(
+        script_command("run_mae.py", *arguments),
+        cwd=ROOT,
+        env=script_environment(2),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + SECONDS
+        while newest_step(output) < 8:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, getattr(signal, name))
+        _, stderr = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise HungError(name) from error
+    finally:
+        if process.poll() is None:
+            kill_tree(process)
+    check_stopped(output, name, process.returncode, stderr)
+    newest = output / f"checkpoint-{newest_step(output)}"
+    if find_flaw(newest):
+        raise LostError(f"{newest}: {find_flaw(newest)}")
 
 
 @pytest.mark.fault("a signal to torchrun")

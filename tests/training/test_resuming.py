@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -20,7 +24,7 @@ from hf_mae.data.digests import images_digest, shards_digest
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.streaming import load_image_stream
 from hf_mae.errors import Stopped
-from hf_mae.training import resume_point
+from hf_mae.training import resume_point, resuming
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 9}
@@ -249,6 +253,37 @@ def test_a_run_killed_amid_its_first_save_starts_again(make_trainer, tmp_path, c
     assert "checkpoint-2 is passed over: it was not written" in capfd.readouterr().err
 
 
+def test_a_lock_of_another_host(make_trainer, tmp_path, monkeypatch, capfd):
+    """Its holder is taken for gone when it shows no sign of life, and not while it does."""
+    monkeypatch.setattr(resuming, "_SILENCE", 4)
+    lock = tmp_path / "run" / "run.lock"
+    resume_point(make_trainer().args)
+    content = lock.read_text().replace(f"host={socket.gethostname()}", "host=far-away")
+    content = re.sub("start=.*\n", "", content)
+    other = tmp_path / "other" / "run.lock"
+    other.parent.mkdir()
+    other.write_text(content)
+    start = time.monotonic()
+    assert resume_point(make_trainer(folder="other").args) is None
+    assert 2 < time.monotonic() - start < 30
+    assert "on far-away); waiting 4 s" in capfd.readouterr().err
+    alive = tmp_path / "alive" / "run.lock"
+    alive.parent.mkdir()
+    alive.write_text(content)
+
+    def show_life():
+        while not done.wait(0.5):
+            os.utime(alive)
+
+    done = threading.Event()
+    heart = threading.Thread(target=show_life)
+    heart.start()
+    with pytest.raises(ValueError, match=r"on far-away\); wait for it"):
+        resume_point(make_trainer(folder="alive").args)
+    done.set()
+    heart.join()
+
+
 def test_an_empty_lock_of_long_ago(make_trainer, tmp_path):
     lock = tmp_path / "run" / "run.lock"
     lock.parent.mkdir()
@@ -262,7 +297,7 @@ HOLDER = """
 import sys
 from hf_mae import MAETrainingArguments
 from hf_mae.errors import Stopped
-from hf_mae.training import resume_point
+from hf_mae.training import resume_point, resuming
 resume_point(MAETrainingArguments(output_dir=sys.argv[1], use_cpu=True))
 print("held", flush=True)
 sys.stdin.read()
