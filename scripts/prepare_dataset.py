@@ -25,7 +25,6 @@ from hf_mae.errors import Stopped, reported_as
 from hf_mae.file_names import print_any_name, printable
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.output_folder import BAD_IMAGES_FILE
-from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
 SCRIPT = "prepare_dataset.py"
@@ -96,14 +95,14 @@ def parse() -> argparse.Namespace:
     add_target(parser.add_argument_group("what is written"))
     parser.add_argument_group("how").add_argument(
         "--num_proc",
-        type=whole(1, MOST_WORKERS),
+        type=int,
         default=cores(),
         metavar="N",
         help="worker processes; the result is the same for any number (default: a core each)",
     )
     parser.add_argument(
         "--max_image_pixels",
-        type=whole(1, 2**62),
+        type=int,
         default=MAX_IMAGE_PIXELS,
         metavar="N",
         help="larger images are decoded at reduced scale (JPEG), or left out (default: "
@@ -149,7 +148,7 @@ def add_target(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--shortest_edge",
-        type=whole(1),
+        type=int,
         default=512,
         metavar="PIXELS",
         help="at most; smaller images aren't enlarged. 288 to 512 for crops of 224 (default: 512)",
@@ -164,7 +163,7 @@ def add_target(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--quality",
-        type=whole(1, 100),
+        type=int,
         default=90,
         metavar="Q",
         help="of JPEG, 1 to 100: at 90 its errors are well below what random crops change, and "
@@ -172,7 +171,7 @@ def add_target(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--images_per_shard",
-        type=whole(1),
+        type=int,
         default=1000,
         metavar="N",
         help="rows of the source in a file (default: 1000)",
