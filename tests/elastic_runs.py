@@ -26,7 +26,7 @@ from hf_mae.data.transforms import (
     LinearProbeTransform,
     PretrainingTransform,
 )
-from hf_mae.output_folder import resume_point
+from hf_mae.training import resume_point
 from hf_mae.training.arguments import (
     FineTuningArguments,
     LinearProbeArguments,
