@@ -106,6 +106,7 @@ _DO_NOT_APPLY = {
     "data_seed": (None, "seed decides the order of the images, too"),
     "train_sampling_strategy": ("random", "images have no length to group them by"),
     "lr_scheduler_kwargs": (None, "the schedule is warmup_epochs, then a cosine"),
+    "auto_find_batch_size": (False, "another batch size is another run"),
     "neftune_noise_alpha": (None, "it is for the embeddings of text"),
 }
 

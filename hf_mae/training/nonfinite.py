@@ -78,8 +78,13 @@ class NonFiniteGuard:
         self._last_finite_loss = torch.where(finite, loss, self._last_finite_loss)
         return self._last_finite_loss
 
-    def record_gradient_norm(self, norm: torch.Tensor | float) -> None:
-        """Notes the norm of the update's gradient, over all processes and before clipping."""
+    def record_gradient_norm(self, norm: torch.Tensor | float | None) -> None:
+        """Notes the norm of the update's gradient, over all processes and before clipping.
+
+        DeepSpeed doesn't tell it, and looks at gradients by itself.
+        """
+        if norm is None:
+            return
         whole: Any = getattr(norm, "full_tensor", lambda: norm)()  # of gradients that are sharded
         self._gradient_norm = torch.as_tensor(whole, device=self.args.device).float()
 

@@ -321,7 +321,10 @@ class ImageTrainer(ResumableTrainer):
         elif args.eval_strategy == "steps":
             is_due = step % state.eval_steps == 0 or step >= self.planned_updates
             is_due = is_due and args.eval_delay <= step
-        done = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+        done = set()
+        for entry in state.log_history:
+            if any(name.startswith("eval_") for name in entry):
+                done.add(entry["step"])
         return is_due and step not in done
 
     def _make_up_evaluation(self) -> None:
