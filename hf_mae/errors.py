@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from huggingface_hub import get_token
@@ -233,9 +233,34 @@ def reported_as(
 
 
 @contextlib.contextmanager
+def handling(
+    names: Iterable[str], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Has a function called at signals, in the main thread; elsewhere nothing is done.
+
+    What is ignored, as SIGHUP under nohup, stays so, and not all systems have all signals.
+
+    Args:
+        names: Of the signals.
+        handler: Called with the signal's number and the frame.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in names:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
     """Has what would end the process without a word raise `Stopped`, in the main thread."""
-    process, before = os.getpid(), {}
+    process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:  # not of those that load images, which their owner ends
@@ -244,16 +269,8 @@ def _stopped_by_signals() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
-            number = getattr(signal, name, None)  # not all systems have all
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                before[number] = signal.signal(number, stop)
-    try:
+    with handling(("SIGTERM", "SIGHUP", "SIGUSR1"), stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import xxhash
 from datasets import Dataset, IterableDataset
 
 from ..file_names import find_file
+from .row_names import shard_files
 
 
 _ROWS = 10_000
@@ -54,22 +55,10 @@ def images_digest(dataset: Dataset) -> str:
 
 def shards_digest(stream: IterableDataset) -> str:
     """A short name of the shards of a stream, by their names and sizes in order."""
-    files = list(_find_shards(stream._ex_iterable))
+    files = shard_files(stream)
     root = _shared_folder(files)
     named = [_name_and_size(file, None, root) for file in files]
     return xxhash.xxh3_64_hexdigest(repr([stream.num_shards, named]).encode())
-
-
-def _find_shards(source: Any) -> Iterator[str]:
-    """The files that a stream reads, as datasets keeps them below what is done to the rows."""
-    inner = getattr(source, "ex_iterable", None)
-    for part in getattr(source, "ex_iterables", [inner] if inner else []):
-        yield from _find_shards(part)
-    for values in getattr(source, "kwargs", {}).values():
-        for value in values if isinstance(values, list) else []:
-            file = value[0] if isinstance(value, tuple) else value
-            if isinstance(file, str):
-                yield file
 
 
 def _tables(plain: Dataset, names: list[str]) -> Iterator[pa.Table]:

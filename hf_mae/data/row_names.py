@@ -2,7 +2,7 @@
 """What a row of a data set is called where people read it: its file, or its table and row."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -49,12 +49,22 @@ def name_row(dataset: Any, index: int, image: Any) -> str:
 
 def name_shard(stream: IterableDataset, shard: int) -> str:
     """Names a shard of a stream by its file or, where the stream doesn't say, by its number."""
-    source: Any = stream._ex_iterable
-    while hasattr(source, "ex_iterable"):
-        source = source.ex_iterable
+    files = shard_files(stream)
+    return printable(files[shard]) if len(files) == stream.num_shards else f"shard {shard}"
+
+
+def shard_files(stream: IterableDataset) -> list[str]:
+    """The files that a stream reads, in order; empty where it doesn't say."""
+    return list(_find_files(stream._ex_iterable))
+
+
+def _find_files(source: Any) -> Iterator[str]:
+    """Finds the files as datasets keeps them, below what is done to the rows."""
+    inner = getattr(source, "ex_iterable", None)
+    for part in getattr(source, "ex_iterables", [inner] if inner else []):
+        yield from _find_files(part)
     for values in (getattr(source, "kwargs", None) or {}).values():
-        if isinstance(values, list) and len(values) == stream.num_shards:
-            file = values[shard][0] if isinstance(values[shard], tuple) else values[shard]
+        for value in values if isinstance(values, list) else []:
+            file = value[0] if isinstance(value, tuple) else value
             if isinstance(file, str | os.PathLike):
-                return printable(file)
-    return f"shard {shard}"
+                yield os.fspath(file)

@@ -4,12 +4,13 @@
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import psutil
+
+from ..errors import handling
 
 
 # a terminal's, a scheduler's, and those of a machine that is shut down
@@ -60,17 +61,8 @@ class StopRequest:
 
         What is ignored, as SIGHUP under nohup, stays so. Only the main thread can listen.
         """
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            for name in STOP_SIGNALS:
-                number = getattr(signal, name, None)  # not all systems have all
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                    before[number] = signal.signal(number, self._take_note)
-        try:
+        with handling(STOP_SIGNALS, self._take_note):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _take_note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data loader's worker, which its owner ends
