@@ -64,7 +64,11 @@ def _find_files(source: Any) -> Iterator[str]:
     for part in getattr(source, "ex_iterables", [inner] if inner else []):
         yield from _find_files(part)
     for values in (getattr(source, "kwargs", None) or {}).values():
+        files = []
         for value in values if isinstance(values, list) else []:
             file = value[0] if isinstance(value, tuple) else value
             if isinstance(file, str | os.PathLike):
-                yield os.fspath(file)
+                files.append(os.fspath(file))
+        if files:  # of some kinds the same files follow under another name
+            yield from files
+            return

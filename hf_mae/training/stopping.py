@@ -4,6 +4,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -16,7 +17,6 @@ from ..errors import handling
 # a terminal's, a scheduler's, and those of a machine that is shut down
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _ONE_KEYSTROKE = 1.0  # seconds in which a launcher sends on what the terminal sent already
-_WORKERS_LAST = 60  # seconds in which a data loader's worker goes on after SIGTERM
 
 
 class StopRequest:
@@ -85,13 +85,22 @@ def _is_launcher(process: int) -> bool:
 def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:
     """Starts a data loader's worker that lasts until a run which is asked to stop has stopped.
 
-    Schedulers send SIGTERM to all processes of a job. Its owner ends a worker otherwise.
+    Schedulers send SIGTERM to all processes of a job; a worker obeys that of its owner alone, and
+    torch ends it when its owner is gone.
 
     Args:
         initialise: What else is done at its start.
         number: The worker's.
     """
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKERS_LAST))
+    if hasattr(signal, "sigwaitinfo"):  # of Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_await_owner, daemon=True).start()
     if initialise is not None:
         initialise(number)
+
+
+def _await_owner() -> None:
+    """Ends this process at its owner's SIGTERM."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
