@@ -150,7 +150,7 @@ def test_resumed_amid_an_epoch(make_classifier_trainer, labelled_digits, balance
         plain.check_resume(checkpoint)
     (other,) = {"class_weights", "class_sampling"} - {name}
     changed = make_classifier_trainer(folder="changed", **{other: "balanced"}, **options)
-    with pytest.raises(ValueError, match="is balanced, and was none; "):
+    with pytest.raises(ValueError, match="is balanced, and was none[.;] "):
         changed.check_resume(checkpoint)
 
 
