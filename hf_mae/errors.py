@@ -17,6 +17,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 
 # what the Hub's client raises when the network fails, whichever HTTP library it uses
@@ -208,6 +209,7 @@ def reported_as(
     Traceback (most recent call last):
     SystemExit: predict.py: error: no such model
     """
+    logging.disable_progress_bar()  # of shards that are written, which take a moment
     try:
         with _threads_report_as(script), _stopped_by_signals():
             yield

@@ -32,6 +32,7 @@ from hf_mae.training import (
     describe_method,
     describe_trained,
     find_doubts,
+    find_verdict,
     leave_together,
     load_labelled_images,
     parse_recipe_and_flags,
@@ -80,10 +81,11 @@ def main() -> None:
             results = select_results(metrics)
             doubts = find_doubts(trainer, results)
             facts = {"results": results, "doubts": doubts, "method": method}
+            facts["verdict"] = find_verdict(trainer, results)
             facts |= {"started_from": model_args.started_from, "base_model": model_args.hub_id}
             facts |= {"label_columns": data_args.label_column or []}
             write_output_folder(trainer, data_args, explicit_args, ClassifierCard, SCRIPT, **facts)
-            print_results(trainer, results, method, doubts)
+            print_results(trainer, data_args, results, facts)
         leave_together(trainer)
 
 

@@ -6,8 +6,7 @@
 `--help` lists every flag; a recipe's keys are the flags' names, and flags override it.
 """
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset, IterableDataset
@@ -42,6 +41,8 @@ from hf_mae.training import (
     train_and_evaluate,
     write_output_folder,
 )
+from hf_mae.training.next_commands import after_pretraining
+from hf_mae.training.verdicts import judge_pretraining
 from hf_mae.training.world_size import check_world_size
 
 
@@ -78,8 +79,9 @@ def main() -> None:
             if knn_accuracy is not None:
                 doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
             facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
+            facts["verdict"] = find_verdict(losses)
             write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
-            print_losses(trainer, losses, knn_accuracy, doubts)
+            print_losses(trainer, data_args, losses, facts)
         leave_together(trainer)
 
 
@@ -119,7 +121,7 @@ def open_stream(data_args: StreamArguments, args: MAETrainingArguments) -> Image
         raise ValueError("knn_images needs labels, which --streaming doesn't read")
     train, held_out, epoch_samples = data_args.load_stream()
     # a stream goes on where an epoch ends
-    args.dataloader_persistent_workers = args.dataloader_num_workers > 0
+    args.dataloader_persistent_workers = bool(args.dataloader_num_workers)
     return Images(train, held_out, epoch_samples=epoch_samples)
 
 
@@ -189,25 +191,35 @@ def select_losses(metrics: dict[str, float]) -> dict[str, float]:
     return {name: metrics[key] for name, key in names.items()} if metrics else {}
 
 
+def find_verdict(losses: dict[str, float]) -> str | None:
+    """Says whether the model has learned anything; None without held-out images."""
+    if not losses:
+        return None
+    return judge_pretraining(losses["this model"], losses["best constant patch per image"])
+
+
 def print_losses(
     trainer: MAETrainer,
+    data_args: StreamArguments,
     losses: dict[str, float],
-    knn_accuracy: float | None,
-    doubts: list[str],
+    facts: dict[str, Any],
 ) -> None:
-    """Prints the losses beside the baselines', and the k-NN accuracy if there is one."""
+    """Prints the losses beside the baselines', and what else the card has to say of them."""
+    commands = after_pretraining(trainer.output_dir, trainer.eval_dataset, data_args)
     if not losses:
-        print_result(trainer, [])
+        print_result(trainer, [], None, commands)
         return
     best_constant = losses["best constant patch per image"]
     predictor = "predictor of the hidden patches"
     lines = [f"{predictor:34} {'held-out loss':>13} {'of best constant':>17}"]
     for name, loss in losses.items():
         lines.append(f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}")
-    if knn_accuracy is not None:
-        lines.append(f"{'k-NN accuracy of the features':34} {knn_accuracy:13.2%}")
-    lines += doubts
-    print_result(trainer, lines, reconstructions=Path(str(trainer.args.output_dir), PANEL_FILE))
+    for key, name in {"knn_accuracy": "k-NN accuracy of the features"}.items():
+        if facts[key] is not None:
+            lines.append(f"{name:34} {facts[key]:13.2%}")
+    lines += facts["doubts"]
+    panel = trainer.output_dir / PANEL_FILE
+    print_result(trainer, lines, facts["verdict"], commands, reconstructions=panel)
 
 
 if __name__ == "__main__":

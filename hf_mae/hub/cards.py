@@ -193,6 +193,7 @@ class TrainingCard(Card):
         command: What repeats it.
         results: Name → value, on held-out images; empty without them.
         doubts: How far they can be trusted, where that isn't far, in sentences.
+        verdict: Whether the model has learned anything, if that can be told.
         pictures: Files of the folder that the card shows, of `CURVES_FILE` and `PANEL_FILE`.
     """
 
@@ -212,6 +213,7 @@ class TrainingCard(Card):
     command: str
     results: dict[str, float] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
+    verdict: str | None = None
     pictures: list[str] = field(default_factory=list)
 
     @property

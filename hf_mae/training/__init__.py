@@ -19,17 +19,17 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
         LinearProbeModelArguments,
         ModelArguments,
     )
+    from .plan import describe_classifier, print_plan
     from .pretraining import MAETrainer
     from .recipes import parse_recipe_and_flags
     from .resuming import resume_point
     from .run import (
-        describe_classifier,
         describe_kept,
         describe_trained,
         find_doubts,
+        find_verdict,
         leave_together,
         load_labelled_images,
-        print_plan,
         print_result,
         print_results,
         select_results,
@@ -53,15 +53,16 @@ _LAZY = {
     "ModelArguments": ".model_arguments",
     "StreamArguments": ".data_arguments",
     "TopKAccuracy": ".metrics",
-    "describe_classifier": ".run",
+    "describe_classifier": ".plan",
     "describe_kept": ".run",
     "describe_method": ".balance",
     "describe_trained": ".run",
     "find_doubts": ".run",
+    "find_verdict": ".run",
     "leave_together": ".run",
     "load_labelled_images": ".run",
     "parse_recipe_and_flags": ".recipes",
-    "print_plan": ".run",
+    "print_plan": ".plan",
     "print_result": ".run",
     "print_results": ".run",
     "reconstruction_panel": ".visualization",
@@ -89,6 +90,7 @@ __all__ = [
     "describe_method",
     "describe_trained",
     "find_doubts",
+    "find_verdict",
     "leave_together",
     "load_labelled_images",
     "parse_recipe_and_flags",

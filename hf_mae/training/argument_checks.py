@@ -66,7 +66,6 @@ LIMITS = {
     "base_learning_rate": _POSITIVE,
     "learning_rate": _POSITIVE,
     "min_learning_rate": _NOT_NEGATIVE,
-    "warmup_epochs": _NOT_NEGATIVE,
     "num_train_epochs": _POSITIVE,
     "weight_decay": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,

@@ -13,10 +13,22 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from ..data.resolution import parse_resolution_schedule
 from .argument_checks import check_choices, check_limits, check_packages
-from .optimization import scaled_learning_rate
+from .optimization import scaled_learning_rate, warmup_epochs
 
 
 _BALANCES = ("none", "balanced")
+_MOST_WORKERS = 16  # of a device, by default
+
+
+def default_workers() -> int:
+    """Says how many processes decode ahead for each device, where the user doesn't."""
+    if not torch.accelerator.is_available():
+        return 0
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # those that this process may use
+    else:
+        cores = os.cpu_count() or 1
+    return min(_MOST_WORKERS, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 @dataclass
@@ -29,6 +41,8 @@ class ImageTrainingArguments(TrainingArguments):
         ValueError: a value is impossible, or would change what doesn't apply here.
     """
 
+    # of the run: 40 epochs of 800 in pre-training, 5 of 100 in fine-tuning (Tables 8 and 9)
+    warmup_share: ClassVar[float] = 0.05
     # what is read where samples are made, so that a hyperparameter search can't change it
     of_samples: ClassVar[tuple[str, ...]] = ()
 
@@ -46,7 +60,13 @@ class ImageTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Peak learning rate, instead of base_learning_rate."}
     )
     min_learning_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends."})
-    warmup_epochs: float = field(default=5, metadata={"help": "Epochs of linear warm-up."})
+    warmup_epochs: None | str | float = field(
+        default="auto",
+        metadata={
+            "help": "Linear warm-up: epochs; a share of the run, as 5%%; or auto, the paper's "
+            "share (pre-training and fine-tuning 5%%, linear probe 11%%)."
+        },
+    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the matrices."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none."})
     nonfinite: str = field(
@@ -67,6 +87,13 @@ class ImageTrainingArguments(TrainingArguments):
             "help": "What may differ from the run that is resumed, by name, as learning_rate data. "
             "Processes, workers and accumulation at the same total batch size, saving and logging "
             "may without it."
+        },
+    )
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that decode ahead, for each device (default: with a GPU the cores "
+            "there are; without one none, for the cores train)."
         },
     )
     ddp_timeout: int = field(
@@ -108,6 +135,8 @@ class ImageTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             wants_bf16 = not (self.use_cpu or self.fp16)
             self.bf16 = wants_bf16 and is_torch_bf16_gpu_available()  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = default_workers()
         check_limits(self)
         check_choices(self)
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
@@ -131,12 +160,21 @@ class ImageTrainingArguments(TrainingArguments):
             ValueError: a value is impossible.
         """
         check_limits(self)
+        self.warmup_in(1.0)  # raises what is wrong with it
         peak = self.learning_rate or 0.0
         if not 0 <= self.min_learning_rate <= peak:
             raise ValueError(
                 f"min_learning_rate is {self.min_learning_rate}; it must be between 0 and the "
                 f"peak, {peak}"
             )
+
+    def warmup_in(self, num_epochs: float) -> float:
+        """Says how many epochs of warm-up a run of so many has, from `warmup_epochs`.
+
+        Raises:
+            ValueError: it is neither a number of epochs, nor a share, nor auto.
+        """
+        return warmup_epochs(self.warmup_epochs, self.warmup_share, num_epochs)
 
     def _connect(self) -> None:
         """Connects processes on CPUs, to which transformers doesn't pass `ddp_timeout` on."""
@@ -167,7 +205,6 @@ class MAETrainingArguments(ImageTrainingArguments):
         default=1.5e-4,
         metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
     )
-    warmup_epochs: float = field(default=40, metadata={"help": "Epochs of linear warm-up."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
     crops_per_image: int = field(
         default=1,
@@ -300,6 +337,7 @@ class FineTuningArguments(ClassifierArguments):
 class LinearProbeArguments(ClassifierArguments):
     """The paper's linear probe (MAE paper, Appendix A.1, Table 10): LARS without weight decay."""
 
+    warmup_share: ClassVar[float] = 10 / 90  # epochs (Table 10)
     of_samples: ClassVar[tuple[str, ...]] = (*ClassifierArguments.of_samples, "cache_features")
 
     per_device_train_batch_size: int = field(
@@ -310,7 +348,6 @@ class LinearProbeArguments(ClassifierArguments):
         default=0.1,
         metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
     )
-    warmup_epochs: float = field(default=10, metadata={"help": "Epochs of linear warm-up."})
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the matrix."})
     cache_features: bool = field(
         default=False,

@@ -23,7 +23,7 @@ from ..models.modeling_classification import HeadBatchNorm, MAEForImageClassific
 from ..models.problem_types import MULTI_LABEL, REGRESSION, classification_loss
 from .arguments import ClassifierArguments, FineTuningArguments, LinearProbeArguments
 from .balance import balanced_weights, weights_of
-from .metrics import measure, metric_names
+from .metrics import format_result, measure, metric_names, result_name
 from .optimization import lars_groups, layer_decay_groups
 from .trainer import ImageTrainer
 
@@ -70,6 +70,15 @@ class ClassifierTrainer(ImageTrainer):
         )
         # transformers' would take the labels from the model; here the mixing smooths
         self.label_smoother = None
+
+    def describe_metrics(self, metrics: dict[str, float]) -> list[str]:
+        parts = super().describe_metrics(metrics)
+        for key, value in metrics.items():
+            metric = key.removeprefix("eval_")
+            name = None if metric.startswith("auroc_") else result_name(metric)
+            if name:
+                parts.append(f"{name} {format_result(name, value)}")
+        return parts
 
     def check_arguments(self) -> None:
         super().check_arguments()

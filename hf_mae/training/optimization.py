@@ -23,6 +23,9 @@ from torch import nn
 from ..models.modeling_classification import MAEForImageClassification
 
 
+_MOST_EPOCHS = 1e6
+
+
 def scaled_learning_rate(base_learning_rate: float, total_batch_size: int) -> float:
     """Applies the linear scaling rule: base * total batch / 256 (MAE paper, Appendix A.1).
 
@@ -36,6 +39,38 @@ def scaled_learning_rate(base_learning_rate: float, total_batch_size: int) -> fl
     0.0024
     """
     return base_learning_rate * total_batch_size / 256
+
+
+def warmup_epochs(given: str | float | None, usual_share: float, num_epochs: float) -> float:
+    """Says how many epochs the warm-up of a run takes.
+
+    Args:
+        given: Epochs; a share of the run, as "5%"; "auto" or None for the usual share.
+        usual_share: Of the run.
+        num_epochs: Epochs of the run.
+
+    Raises:
+        ValueError: it is none of these.
+
+    Example:
+
+    >>> warmup_epochs("auto", 0.05, 800), warmup_epochs("10%", 0.05, 20), warmup_epochs(3, 0.05, 20)
+    (40.0, 2.0, 3.0)
+    """
+    text = "auto" if given is None else str(given).strip()
+    if text == "auto":
+        return usual_share * num_epochs
+    try:
+        is_share = text.endswith("%")
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number, is_share = math.nan, False
+    if not 0 <= number <= (100 if is_share else _MOST_EPOCHS):  # nan isn't
+        raise ValueError(
+            f"warmup_epochs is {given!r}; it must be at least 0 and a number of epochs, a share of "
+            "the run, as 5%, or auto"
+        )
+    return number / 100 * num_epochs if is_share else number
 
 
 def warmup_cosine(

@@ -111,7 +111,18 @@ class MAETrainer(ImageTrainer):
             self._schedule_resolutions()
 
     def metric_names(self) -> Sequence[str]:
-        return ("loss", *_BASELINES, "knn_accuracy")
+        return ("loss", *_BASELINES, "knn_accuracy", "rank_me")
+
+    def describe_metrics(self, metrics: dict[str, float]) -> list[str]:
+        parts = super().describe_metrics(metrics)
+        if parts:
+            share = metrics["eval_loss"] / metrics["eval_loss_best_constant"]
+            parts[0] += f" ({share:.2f} of the best constant)"
+        if "eval_knn_accuracy" in metrics:
+            parts.append(f"k-NN {metrics['eval_knn_accuracy']:.1%}")
+        if "eval_rank_me" in metrics:
+            parts.append(f"RankMe {metrics['eval_rank_me']:.1f}")
+        return parts
 
     # training ------------------------------------------------------------------------------------
 

@@ -86,7 +86,8 @@ def parse_recipe_and_flags(
     flags = list(sys.argv[1:] if argv is None else argv)
     if flags and not flags[0].startswith("-"):
         recipe = flags.pop(0)
-        flags = _recipe_flags(Path(recipe), parser) + flags
+        recipe_flags = _recipe_flags(Path(recipe), parser)
+        flags = recipe_flags + _warmup_flags(recipe_flags, flags, parser) + flags
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
@@ -148,6 +149,19 @@ def _recipe_flags(path: Path, parser: _Parser) -> list[str]:
         for item in value if isinstance(value, list) else [value]:
             flags.append(item if isinstance(item, str) else _as_json(path, name, item, parser))
     return flags
+
+
+def _warmup_flags(recipe_flags: Sequence[str], flags: Sequence[str], parser: _Parser) -> list[str]:
+    """Keeps a recipe's share of warm-up where flags make its run longer or shorter."""
+    ours = _explicit_names(flags, parser)
+    if "warmup_epochs" in ours or not ours & {"num_train_epochs", "max_steps"}:
+        return []
+    recipe, _ = parser.parse_known_args(recipe_flags)
+    try:
+        share = float(recipe.warmup_epochs) / recipe.num_train_epochs
+    except (ValueError, ZeroDivisionError):  # a share already, or wrong, which is said later
+        return []
+    return ["--warmup_epochs", f"{100 * share:.4g}%"]
 
 
 def _as_json(path: Path, name: str, value: Any, parser: _Parser) -> str:

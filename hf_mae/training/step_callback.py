@@ -59,7 +59,11 @@ class StepCallback(TrainerCallback):
         if control.should_log or control.should_evaluate or control.should_training_stop:
             guard.wait_for_verdict()
 
-    on_epoch_end = on_step_end
+    def on_epoch_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_log = True  # the line of the epoch tells the loss
+        self.on_step_end(args, state, control, **kwargs)
 
     def on_save(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any

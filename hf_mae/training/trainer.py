@@ -4,6 +4,7 @@
 import functools
 import math
 import operator
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from transformers import (
     TrainerState,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import ProgressCallback as TransformersProgress
 from transformers.trainer_utils import (
     EvalLoopOutput,
     PredictionOutput,
@@ -39,6 +42,7 @@ from ..output_folder import BAD_IMAGES_FILE, append_new_lines
 from .arguments import ImageTrainingArguments
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
+from .progress import ProgressCallback
 from .resumable import ResumableTrainer
 from .step_callback import StepCallback
 from .stopping import StopRequest, start_worker
@@ -101,6 +105,9 @@ class ImageTrainer(ResumableTrainer):
         )
         self.check_arguments()
         self.add_callback(StepCallback(self))
+        for callback in (PrinterCallback, TransformersProgress):  # notebooks have another
+            if self.pop_callback(callback) is not None:
+                self.add_callback(ProgressCallback(self))
         self.epoch_sampler: Any = None  # with a settable `epoch`
         self.nonfinite = NonFiniteGuard(args, self.accelerator)
         self.stop = StopRequest()
@@ -132,6 +139,10 @@ class ImageTrainer(ResumableTrainer):
         """Lists the metrics that evaluation can give, for `metric_for_best_model` to name one."""
         return ("loss",)
 
+    def describe_metrics(self, metrics: dict[str, float]) -> list[str]:
+        """Says what an evaluation found, for the line of its epoch."""
+        return [f"held out {metrics['eval_loss']:.4f}"] if "eval_loss" in metrics else []
+
     @property
     def output_dir(self) -> Path:
         """The output folder."""
@@ -147,7 +158,7 @@ class ImageTrainer(ResumableTrainer):
             batch_size=args.train_batch_size,
             accumulation=args.gradient_accumulation_steps,
             num_processes=args.world_size,
-            num_workers=args.dataloader_num_workers,
+            num_workers=args.dataloader_num_workers or 0,
             seed=args.seed,
         )
 
@@ -171,11 +182,11 @@ class ImageTrainer(ResumableTrainer):
         planned = math.ceil(args.num_train_epochs * per_epoch)
         if args.max_steps > 0:
             planned = args.max_steps
-        warmup = args.warmup_epochs * per_epoch
+        warmup = args.warmup_in(planned / per_epoch) * per_epoch
         if warmup >= planned:
             raise ValueError(
-                f"warmup_epochs is {args.warmup_epochs:g}, which is {warmup:,.0f} updates, and the "
-                f"whole run has {planned:,}; take a shorter warm-up"
+                f"warmup_epochs is {args.warmup_epochs}, which is {warmup:,.0f} updates, and the "
+                f"whole run has {planned:,}; take fewer, a share, as 5%, or auto"
             )
         return planned
 
@@ -228,7 +239,8 @@ class ImageTrainer(ResumableTrainer):
 
             def share_of_peak(step: int) -> float:
                 epochs = planned / per_epoch
-                return warmup_cosine(step, per_epoch, epochs, args.warmup_epochs, min_ratio)
+                warmup = args.warmup_in(epochs)
+                return warmup_cosine(step, per_epoch, epochs, warmup, min_ratio)
 
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share_of_peak)
             self._created_lr_scheduler = True
@@ -431,7 +443,8 @@ class ImageTrainer(ResumableTrainer):
         features, labels = [], []
         loader = self.get_test_dataloader(samples)
         self.model.eval()
-        for inputs in tqdm(loader, desc=f"encoding {split} images", disable=self.args.disable_tqdm):
+        quiet = self.args.disable_tqdm or not sys.stderr.isatty()
+        for inputs in tqdm(loader, desc=f"encoding {split} images", disable=quiet, leave=False):
             inputs["labels"] = own_labels(inputs)
             if inputs["labels"] is None:
                 raise ValueError(f"the {split} images have no labels")
