@@ -79,7 +79,7 @@ def main() -> None:
             if knn_accuracy is not None:
                 doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
             facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
-            facts["verdict"] = find_verdict(losses)
+            facts |= {"rank_me": metrics.get("eval_rank_me"), "verdict": find_verdict(losses)}
             write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
             print_losses(trainer, data_args, losses, facts)
         leave_together(trainer)
@@ -214,9 +214,9 @@ def print_losses(
     lines = [f"{predictor:34} {'held-out loss':>13} {'of best constant':>17}"]
     for name, loss in losses.items():
         lines.append(f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}")
-    for key, name in {"knn_accuracy": "k-NN accuracy of the features"}.items():
-        if facts[key] is not None:
-            lines.append(f"{name:34} {facts[key]:13.2%}")
+    if facts["knn_accuracy"] is not None:
+        lines.append(f"{'k-NN accuracy of the features':34} {facts['knn_accuracy']:13.2%}")
+    lines.append(f"{'RankMe of the features':34} {facts['rank_me']:13.1f}")
     lines += facts["doubts"]
     panel = trainer.output_dir / PANEL_FILE
     print_result(trainer, lines, facts["verdict"], commands, reconstructions=panel)

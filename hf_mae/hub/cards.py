@@ -237,11 +237,13 @@ class PreTrainingCard(TrainingCard):
 
     Attributes:
         knn_accuracy: Of the features, if it was measured.
+        rank_me: Of the held-out features, if there are held-out images.
     """
 
     template = "pretraining.md"
 
     knn_accuracy: float | None = None
+    rank_me: float | None = None
 
     @property
     def architecture(self) -> str:

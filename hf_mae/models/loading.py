@@ -9,7 +9,8 @@ Published pre-training models have the encoder alone in the root, and encoder an
 `pretraining/`: what is loaded is the latter, but where an encoder is asked for.
 """
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 
 from .configuration_mae import MAEConfig, read_fields
 from .image_processing_mae import MAEImageProcessor
@@ -166,8 +167,8 @@ def load_pretraining_model(model_name_or_path: str | Path) -> MAEForPreTraining:
 def _load(
     model_class: type[ModelT], model_name_or_path: str | Path, **options: Any
 ) -> tuple[ModelT, dict[str, Any]]:
-    """The model, in float32, and transformers' report of the tensors."""
-    with told_of(model_name_or_path):
+    """The model, in float32, and transformers' report of the tensors, which isn't printed."""
+    with told_of(model_name_or_path), _without_report():
         loaded: Any = model_class.from_pretrained(
             model_name_or_path,
             dtype=torch.float32,
@@ -177,6 +178,18 @@ def _load(
         )
         _validate(loaded[0].config)
     return loaded
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Keeps transformers from printing which tensors are missing: what shouldn't be, is refused."""
+    logger = logging.get_logger("transformers.modeling_utils")
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _validate(config: PreTrainedConfig) -> None:
@@ -247,7 +260,7 @@ def load_classifier(
         )
     if Path(model_name_or_path).is_dir():
         check_weights(model_name_or_path)
-    with told_of(model_name_or_path):
+    with told_of(model_name_or_path), _without_report():
         model, report = AutoModelForImageClassification.from_pretrained(
             model_name_or_path, ignore_mismatched_sizes=True, output_loading_info=True
         )

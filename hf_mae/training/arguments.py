@@ -139,6 +139,11 @@ class ImageTrainingArguments(TrainingArguments):
             self.dataloader_num_workers = default_workers()
         check_limits(self)
         check_choices(self)
+        if self.fp16 and not torch.accelerator.is_available():
+            raise ValueError(
+                "fp16 needs a GPU: on a CPU nothing would be computed in it; leave it out, or take "
+                "bf16"
+            )
         # pinning is for copies to an accelerator; without one torch warns about it at every epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         explicit_rate = self.learning_rate
@@ -344,9 +349,12 @@ class LinearProbeArguments(ClassifierArguments):
         default=512, metadata={"help": "Images a device and forward pass."}
     )
     num_train_epochs: float = field(default=90, metadata={"help": "Epochs."})
-    base_learning_rate: float = field(
-        default=0.1,
-        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+    base_learning_rate: float | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        metadata={
+            "help": "Learning rate of 256 images: the peak is base * total batch / 256 (default: "
+            "0.1, and with cache_features what does best on a fifth of the training features)."
+        },
     )
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the matrix."})
     cache_features: bool = field(
@@ -357,3 +365,12 @@ class LinearProbeArguments(ClassifierArguments):
         },
     )
     save_strategy: str = field(default="no", metadata={"help": "When to save: no, steps, epoch."})
+    # whether the learning rate is chosen by trying
+    chooses_rate: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        is_given = (self.base_learning_rate, self.learning_rate) != (None, None)
+        self.chooses_rate = self.cache_features and not is_given
+        if self.base_learning_rate is None:
+            self.base_learning_rate = 0.1
+        super().__post_init__()

@@ -24,7 +24,8 @@ from ..models.problem_types import MULTI_LABEL, REGRESSION, classification_loss
 from .arguments import ClassifierArguments, FineTuningArguments, LinearProbeArguments
 from .balance import balanced_weights, weights_of
 from .metrics import format_result, measure, metric_names, result_name
-from .optimization import lars_groups, layer_decay_groups
+from .optimization import lars_groups, layer_decay_groups, scaled_learning_rate
+from .probe_rate import choose_rate
 from .trainer import ImageTrainer
 
 
@@ -74,10 +75,9 @@ class ClassifierTrainer(ImageTrainer):
     def describe_metrics(self, metrics: dict[str, float]) -> list[str]:
         parts = super().describe_metrics(metrics)
         for key, value in metrics.items():
-            metric = key.removeprefix("eval_")
-            name = None if metric.startswith("auroc_") else result_name(metric)
-            if name:
-                parts.append(f"{name} {format_result(name, value)}")
+            name = result_name(key.removeprefix("eval_"))
+            if name:  # the first is what the problem type goes by
+                return [*parts, f"{name} {format_result(name, value)}"]
         return parts
 
     def check_arguments(self) -> None:
@@ -282,6 +282,7 @@ class LinearProbeTrainer(ClassifierTrainer):
     """
 
     args: LinearProbeArguments
+    _chosen_rate: float | None = None  # of 256 images, by `choose_rate`
 
     def check_arguments(self) -> None:
         super().check_arguments()
@@ -294,9 +295,8 @@ class LinearProbeTrainer(ClassifierTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             groups = lars_groups(model or self.model, self.args.weight_decay)
-            lr, momentum = self.args.learning_rate or 0.0, 0.9
             # timm's annotation takes a momentum for a whole number
-            self.optimizer = Lars(groups, lr, momentum)  # pyright: ignore[reportArgumentType]
+            self.optimizer = Lars(groups, self.peak_rate, 0.9)  # pyright: ignore[reportArgumentType]
         return self.optimizer
 
     def train(
@@ -310,6 +310,8 @@ class LinearProbeTrainer(ClassifierTrainer):
             if resume_from_checkpoint:  # its encoder is the one that will be saved with the head
                 self._load_from_checkpoint(str(resume_from_checkpoint))
             self.cache_features()
+        if self.args.chooses_rate:
+            self.choose_rate()
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def cache_features(self) -> None:
@@ -324,6 +326,26 @@ class LinearProbeTrainer(ClassifierTrainer):
         if self.eval_dataset is not None:
             self.eval_dataset = FeatureSamples(*self.encode(self.eval_dataset, "validation"))
         self._report_bad_images()
+
+    @property
+    def peak_rate(self) -> float:
+        if self._chosen_rate is None:
+            return super().peak_rate
+        return scaled_learning_rate(self._chosen_rate, self.args.total_batch_size)
+
+    def choose_rate(self) -> None:
+        """Chooses the learning rate by trying, on the cached features; says which."""
+        args, samples = self.args, cast(FeatureSamples, self.train_dataset)
+        self._chosen_rate, reached = choose_rate(
+            self.model, samples, args.total_batch_size, self.planned_updates, args.seed
+        )
+        if self.is_world_process_zero():
+            tried = ", ".join(f"{rate:g}: {value:.3g}" for rate, value in reached.items())
+            print(
+                f"base_learning_rate {self._chosen_rate:g} is chosen: it did best on a fifth of "
+                f"the training features, held out for that alone ({tried})",
+                flush=True,
+            )
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device

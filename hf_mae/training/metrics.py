@@ -327,3 +327,22 @@ def knn_accuracy(
         votes.scatter_add_(1, bank_labels[nearest], (similarity / temperature).exp())
         right += (votes.argmax(dim=1) == labels).sum().item()
     return right / len(queries)
+
+
+def rank_me(features: torch.Tensor) -> float:
+    """Computes how many directions features use: RankMe (Garrido et al., arXiv 2210.02885).
+
+    It needs no labels; between runs on the same images the higher tends to be the better, and a
+    fall in a run is a collapse. It is at most the number of features, or their width.
+
+    Args:
+        features: (N, D).
+
+    Example:
+
+    >>> round(rank_me(torch.eye(4)), 3)
+    4.0
+    """
+    singular = torch.linalg.svdvals(features.double())  # (min(N, D),)
+    shares = singular / singular.sum().clamp(min=1e-12) + 1e-7  # as in the paper's equation 1
+    return (-(shares * shares.log()).sum()).exp().item()

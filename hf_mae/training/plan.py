@@ -187,15 +187,18 @@ def _describe_batch(args: ImageTrainingArguments) -> str:
 
 
 def _describe_learning_rate(args: ImageTrainingArguments, num_epochs: float) -> str:
+    warmup = args.warmup_in(num_epochs)
+    course = (
+        f"{warmup:.3g} epochs of warm-up ({warmup / num_epochs:.3g} of the run), cosine to "
+        f"{args.min_learning_rate:g}"
+    )
+    if getattr(args, "chooses_rate", False):  # of a linear probe alone
+        return f"chosen on a fifth of the training features, {course}"
     peak = f"{args.learning_rate:g}"
     scaled = scaled_learning_rate(args.base_learning_rate, args.total_batch_size)
     if args.learning_rate == scaled:
         peak += f" ({args.base_learning_rate:g} * {args.total_batch_size} / 256)"
-    warmup = args.warmup_in(num_epochs)
-    return (
-        f"{peak}, {warmup:.3g} epochs of warm-up ({warmup / num_epochs:.3g} of the run), cosine to "
-        f"{args.min_learning_rate:g}"
-    )
+    return f"{peak}, {course}"
 
 
 def _describe_patience(args: ImageTrainingArguments) -> dict[str, str]:

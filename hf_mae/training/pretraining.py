@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import EvalPrediction, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -23,20 +23,22 @@ from ..models.masking import random_masking
 from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PANEL_FILE
 from .arguments import MAETrainingArguments
-from .metrics import knn_accuracy
+from .metrics import knn_accuracy, rank_me
 from .trainer import ImageTrainer
 from .visualization import reconstruction_panel
 
 
 PANEL_IMAGES = 8
+RANK_IMAGES = 2048  # held out, that RankMe is measured on at most
 _BASELINES = ("loss_visible_mean", "loss_best_constant")
 
 
 class MAETrainer(ImageTrainer):
     """`ImageTrainer` for `MAEForPreTraining`: AdamW, evaluation with fixed masks.
 
-    Evaluation gives `eval_loss`, the losses of two baselines, a panel of reconstructions and, with
-    a `knn_bank`, the k-NN accuracy of the features.
+    Evaluation gives `eval_loss`, the losses of two baselines, RankMe of the features and, with a
+    `knn_bank`, their k-NN accuracy; and, at the first few evaluations and ever more seldom, a panel
+    of reconstructions.
 
     Args:
         model: `MAEForPreTraining`; None with `model_init`.
@@ -182,28 +184,37 @@ class MAETrainer(ImageTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluates, draws the panel and compares with the k-NN bank."""
+        """Evaluates, draws the panel, compares with the k-NN bank and measures RankMe."""
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
         )
         samples: Any = dataloader.dataset
         metrics: Any = output.metrics
-        self._draw_panel(samples)
-        if self.knn_bank is not None:
-            accuracy = self._knn_accuracy(self.knn_bank, samples)
+        if self._is_panel_due():
+            self._draw_panel(samples)
+        if self.knn_bank is None:
+            features, _ = self.encode(_spread(samples), "validation", labelled=False)
+        else:
+            features, labels = self.encode(samples, "validation")
+            accuracy = self._knn_accuracy(self.knn_bank, features, labels)
             metrics[f"{metric_key_prefix}_knn_accuracy"] = accuracy
+        metrics[f"{metric_key_prefix}_rank_me"] = rank_me(features[:RANK_IMAGES])
         return output
 
-    def _knn_accuracy(self, bank: Samples, queries: Samples) -> float:
-        features, labels = self.encode(bank, "k-NN bank")
-        query_features, query_labels = self.encode(queries, "validation")
-        known, query_known = has_label(labels), has_label(query_labels)
+    def _knn_accuracy(self, bank: Samples, queries: torch.Tensor, labels: torch.Tensor) -> float:
+        features, bank_labels = self.encode(bank, "k-NN bank")
+        known, query_known = has_label(bank_labels), has_label(labels)
         return knn_accuracy(
-            features[known],
-            labels[known],
-            query_features[query_known],
-            query_labels[query_known],
+            features[known], bank_labels[known], queries[query_known], labels[query_known]
         )
+
+    def _is_panel_due(self) -> bool:
+        """Whether this evaluation is the 1st, 2nd, 4th, 8th, … of a run, or the last."""
+        evaluations = 1
+        for entry in self.state.log_history:
+            evaluations += "eval_loss" in entry
+        is_power_of_two = evaluations & (evaluations - 1) == 0
+        return is_power_of_two or self.state.global_step >= self.state.max_steps
 
     def _draw_panel(self, samples: Samples) -> None:
         """Draws the first held-out images into the output folder and TensorBoard."""
@@ -221,6 +232,12 @@ class MAETrainer(ImageTrainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)
+
+
+def _spread(samples: Samples) -> Any:
+    """Takes so many of the samples as RankMe needs, evenly spaced: folders come class by class."""
+    step = max(1, len(samples) // RANK_IMAGES)
+    return Subset(samples, range(0, len(samples), step)[:RANK_IMAGES])  # pyright: ignore[reportArgumentType]
 
 
 def _mean_losses(prediction: EvalPrediction) -> dict[str, float]:

@@ -16,20 +16,27 @@ from ..checkpoints import find_checkpoint
 from ..data.labels import has_label
 from ..file_names import printable
 from ..hub.cards import TrainingCard
+from ..models.configuration_mae import MAEConfig
 from ..models.costs import parameter_counts
 from ..models.modeling_base import MAEPreTrainedModel
 from ..models.modeling_classification import MAEForImageClassification
 from ..output_folder import CURVES_FILE, PANEL_FILE, RECIPE_FILE
 from ..versions import hardware, package_versions
-from .arguments import ImageTrainingArguments
+from .arguments import ImageTrainingArguments, MAETrainingArguments
 from .data_arguments import DataArguments
-from .metrics import describe_doubts, format_result, result_name
+from .metrics import describe_doubts, format_result, largest_share, result_name
 from .next_commands import after_training_a_classifier
 from .plan import count_images
 from .recipes import save_recipe
 from .trainer import ImageTrainer
 from .verdicts import judge_classifier
-from .visualization import training_curves
+from .visualization import REFERENCE_LOSSES, training_curves
+
+
+# what of the model makes its losses comparable with the authors'
+_OF_REFERENCE = ("hidden_size", "num_hidden_layers", "decoder_hidden_size")
+_OF_REFERENCE += ("decoder_num_hidden_layers", "image_size", "patch_size", "mask_ratio")
+_OF_REFERENCE += ("num_channels", "norm_pix_loss")
 
 
 def load_labelled_images(data_args: DataArguments, args: ImageTrainingArguments) -> DatasetDict:
@@ -138,7 +145,8 @@ def write_output_folder(
     model = cast(MAEPreTrainedModel, trainer.model)
     num_train, num_held_out = count_images(trainer)
     save_recipe(explicit_args, folder / RECIPE_FILE)
-    training_curves(trainer.state.log_history).savefig(folder / CURVES_FILE, dpi=120)
+    curves = training_curves(trainer.state.log_history, _chance(trainer), _reference(trainer))
+    curves.savefig(folder / CURVES_FILE, dpi=120)
     place = _short_way(folder)
     recipe = shlex.quote(printable(place / RECIPE_FILE))
     card = card_class(
@@ -154,7 +162,7 @@ def write_output_folder(
         epochs=round(cast(float, trainer.state.epoch), 2),
         steps=trainer.state.global_step,
         total_batch_size=args.total_batch_size,
-        learning_rate=cast(float, args.learning_rate),
+        learning_rate=trainer.peak_rate,
         dropped_updates=trainer.nonfinite.skipped,
         hardware=hardware(args.device, args.world_size),
         versions=package_versions(),
@@ -164,6 +172,26 @@ def write_output_folder(
     )
     card.render().save(folder / "README.md")
     card.save_facts(folder)
+
+
+def _chance(trainer: ImageTrainer) -> float | None:
+    """The share of the commonest class among the held-out images, if each has one."""
+    samples = trainer.eval_dataset
+    labels = None if samples is None else samples.all_labels()
+    if labels is None or labels.is_floating_point() or labels.ndim != 1:
+        return None
+    return largest_share(labels[has_label(labels)])
+
+
+def _reference(trainer: ImageTrainer) -> dict[int, float] | None:
+    """The authors' early losses, if this run has their model, batch, learning rate and set."""
+    args, config = trainer.args, trainer.model.config
+    if not isinstance(args, MAETrainingArguments):
+        return None
+    wanted = MAEConfig.from_size("base", norm_pix_loss=True)
+    is_theirs = all(getattr(config, name) == getattr(wanted, name) for name in _OF_REFERENCE)
+    is_theirs = is_theirs and args.total_batch_size == 4096 and args.base_learning_rate == 1.5e-4
+    return REFERENCE_LOSSES if is_theirs and len(trainer.train_dataset) > 1_000_000 else None
 
 
 def _short_way(folder: Path) -> Path:

@@ -190,6 +190,11 @@ class ImageTrainer(ResumableTrainer):
             )
         return planned
 
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate of the run."""
+        return self.args.learning_rate or 0.0  # never None once the arguments are made
+
     def _get_train_sampler(self, train_dataset: Samples | None = None) -> Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         self.epoch_sampler = dataset.sampler(self.batch_shape)
@@ -234,8 +239,7 @@ class ImageTrainer(ResumableTrainer):
     ) -> LRScheduler:
         if self.lr_scheduler is None:
             args, per_epoch, planned = self.args, self.updates_per_epoch, self.planned_updates
-            peak = args.learning_rate or 0.0  # never None once the arguments are made
-            min_ratio = args.min_learning_rate / peak
+            min_ratio = args.min_learning_rate / self.peak_rate
 
             def share_of_peak(step: int) -> float:
                 epochs = planned / per_epoch
@@ -426,16 +430,19 @@ class ImageTrainer(ResumableTrainer):
         return output
 
     @torch.no_grad()
-    def encode(self, samples: Samples, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, samples: Samples, split: str, labelled: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes the features of every image of a data set, on each process.
 
         Args:
-            samples: With labels.
+            samples: What is encoded.
             split: What they are, for the list of bad images.
+            labelled: Whether they must have labels.
 
         Returns:
             features (N, D) and labels (N,) or (N, K), in order, on the CPU; `has_label` says which
-            images could be decoded.
+            images could be decoded. Without labels these are the images' numbers.
 
         Raises:
             ValueError: there are no labels.
@@ -445,11 +452,11 @@ class ImageTrainer(ResumableTrainer):
         self.model.eval()
         quiet = self.args.disable_tqdm or not sys.stderr.isatty()
         for inputs in tqdm(loader, desc=f"encoding {split} images", disable=quiet, leave=False):
-            inputs["labels"] = own_labels(inputs)
-            if inputs["labels"] is None:
+            known = own_labels(inputs) if labelled else inputs["index"]
+            if known is None:
                 raise ValueError(f"the {split} images have no labels")
             self._take_notes(inputs, split)
-            inputs = self._prepare_inputs(inputs)
+            inputs = self._prepare_inputs({**inputs, "labels": known})
             pooled = self.encode_images(inputs["pixel_values"])
             pooled, known = self.accelerator.gather_for_metrics((pooled, inputs["labels"]))
             features.append(pooled.cpu())

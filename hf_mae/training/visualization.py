@@ -22,7 +22,17 @@ _CURVES = {
         "eval_top1_accuracy": "top-1, held out",
         "eval_knn_accuracy": "k-NN of the features",
     },
+    "RankMe": {"eval_rank_me": "of held-out features"},
 }
+# title of a panel → key in the log → name of a line that doesn't move
+_BASELINES = {
+    "loss": {
+        "eval_loss_best_constant": "best constant patch",
+        "eval_loss_visible_mean": "mean of the visible patches",
+    },
+}
+# the authors' ViT-Base with norm_pix_loss on ImageNet-1k: mean training loss of an epoch, from 0
+REFERENCE_LOSSES = {0: 0.950, 1: 0.782, 2: 0.757, 3: 0.727, 4: 0.703, 13: 0.559}
 
 
 def reconstruction_panel(
@@ -65,11 +75,17 @@ def reconstruction_panel(
     return figure
 
 
-def training_curves(log_history: Sequence[dict[str, Any]]) -> Figure:
-    """Draws losses over the epochs, and accuracies if there are any.
+def training_curves(
+    log_history: Sequence[dict[str, Any]],
+    chance: float | None = None,
+    reference: dict[int, float] | None = None,
+) -> Figure:
+    """Draws losses over the epochs, and accuracies and RankMe if there are any.
 
     Args:
         log_history: The Trainer's.
+        chance: Share of the commonest class among the held-out images, if they have classes.
+        reference: Epoch → mean training loss of another run, to compare with.
     """
     logged = set().union(*log_history)
     panels = [title for title, curves in _CURVES.items() if logged & curves.keys()]
@@ -78,16 +94,37 @@ def training_curves(log_history: Sequence[dict[str, Any]]) -> Figure:
     axes = figure.subplots(1, width, squeeze=False)[0]
     for axis, title in zip(axes, panels):
         for key, name in _CURVES[title].items():
-            entries = [entry for entry in log_history if key in entry]
-            if entries:
-                epochs = [entry["epoch"] for entry in entries]
-                values = [entry[key] for entry in entries]
-                marker = "." if len(entries) < 30 else None
-                axis.plot(epochs, values, label=name, marker=marker)
+            _draw_curve(axis, log_history, key, name)
+        for number, (key, name) in enumerate(_BASELINES.get(title, {}).items()):
+            if key in logged:
+                _draw_level(axis, _last(log_history, key), name, f"C{number + 2}")
+        if title == "accuracy" and chance is not None:
+            _draw_level(axis, chance, "chance", "grey")
+        if title == "loss" and reference:
+            epochs = [epoch + 0.5 for epoch in reference]  # a mean over the epoch
+            label = "authors' code, training"
+            axis.plot(epochs, list(reference.values()), "k+", label=label)
         axis.set_xlabel("epoch")
         axis.set_ylabel(title)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _draw_curve(axis: Any, log_history: Sequence[dict[str, Any]], key: str, name: str) -> None:
+    entries = [entry for entry in log_history if key in entry]
+    if entries:
+        epochs = [entry["epoch"] for entry in entries]
+        values = [entry[key] for entry in entries]
+        axis.plot(epochs, values, label=name, marker="." if len(entries) < 30 else None)
+
+
+def _draw_level(axis: Any, value: float, name: str, color: str) -> None:
+    axis.axhline(value, label=name, color=color, linestyle="--", linewidth=1)
+
+
+def _last(log_history: Sequence[dict[str, Any]], key: str) -> float:
+    values = [entry[key] for entry in log_history if key in entry]
+    return values[-1]
 
 
 def _removed_pixels(mask: Any, patch_hw: tuple[int, int], pixel_values: torch.Tensor) -> np.ndarray:
