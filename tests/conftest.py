@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import tempfile
 
 from loopback_hub import ADDRESS
@@ -15,6 +16,10 @@ os.environ.pop("HF_TOKEN", None)
 # several workers share the cores: with more threads each, they would wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell has its background jobs ignore these, and what is started from here would, too
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 import numpy as np
