@@ -16,10 +16,6 @@ os.environ.pop("HF_TOKEN", None)
 # several workers share the cores: with more threads each, they would wait for each other
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# a shell has its background jobs ignore these, and what is started from here would, too
-signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 import numpy as np
@@ -47,6 +43,13 @@ from hf_mae.training.arguments import (
 )
 from hf_mae.training.classification import FineTuningTrainer, LinearProbeTrainer
 from hf_mae.training.pretraining import MAETrainer
+
+
+def pytest_configure():
+    # a shell has its background jobs ignore these, and what is started from here would, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure():
