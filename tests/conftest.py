@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import tempfile
 
 from loopback_hub import ADDRESS
@@ -42,6 +43,13 @@ from hf_mae.training.arguments import (
 )
 from hf_mae.training.classification import FineTuningTrainer, LinearProbeTrainer
 from hf_mae.training.pretraining import MAETrainer
+
+
+def pytest_configure():
+    # a shell has its background jobs ignore these, and what is started from here would, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure():

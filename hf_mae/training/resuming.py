@@ -2,6 +2,7 @@
 """Where a run starts from: one decision for all its processes, in a folder that it alone writes."""
 
 import atexit
+import contextlib
 import re
 import socket
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from accelerate.utils import broadcast_object_list, gather_object
 from filelock import SoftFileLease, Timeout
 
@@ -126,11 +128,28 @@ def _wait_for(lock: SoftFileLease, file: Path) -> None:
     held = f"output_dir {file.parent} is being written by another run ({holder})"
     try:
         if host == socket.gethostname():
-            raise Timeout(str(file))
+            _remove_if_zombie(lock, file)
+            lock.acquire(timeout=0)
+            return
         _tell(f"{held}; waiting {_SILENCE} s to see whether it lives")
         lock.acquire(timeout=1.5 * _SILENCE)
     except Timeout as error:
         raise ValueError(f"{held}; wait for it, or name another folder") from error
+
+
+def _remove_if_zombie(lock: SoftFileLease, file: Path) -> None:
+    """Removes the lock of a process that has ended, and that nobody asked how.
+
+    In a container whose first process doesn't collect orphans, a rank whose launcher was killed
+    with it stays in the table of processes, where the lock's library takes it for alive.
+    """
+    found, pid = file.stat().st_ino, lock.pid
+    if pid is None or not psutil.pid_exists(pid):
+        return
+    with contextlib.suppress(OSError, psutil.Error):
+        is_zombie = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        if is_zombie and file.stat().st_ino == found:
+            file.unlink()
 
 
 def _check_all_see(checkpoint: str) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 from datasets import load_dataset
@@ -316,6 +317,18 @@ def test_one_run_at_a_time(make_trainer, tmp_path):
         holder.kill()
     assert resume_point(make_trainer().args) is None  # taken over
     assert resume_point(make_trainer().args) is None  # the same process may go on
+
+
+def test_the_lock_of_a_zombie(make_trainer, tmp_path):
+    """Nobody has asked yet how its holder ended, as of orphans in many a container."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == "held\n"
+        os.kill(holder.pid, signal.SIGKILL)  # not by Popen, which would collect it
+        while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.05)
+        assert resume_point(make_trainer().args) is None
 
 
 # asked to stop -----------------------------------------------------------------------------------
