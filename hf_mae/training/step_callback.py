@@ -54,8 +54,8 @@ class StepCallback(TrainerCallback):
         if guard.is_stopping:
             control.should_save, control.should_evaluate = True, False
         # with each save a line of the log, so that the mean of the next line doesn't reach back
-        # across a resume
-        control.should_log |= control.should_save
+        # across a resume; and with each evaluation, beside whose loss that of training is told
+        control.should_log |= control.should_save or control.should_evaluate
         if control.should_log or control.should_evaluate or control.should_training_stop:
             guard.wait_for_verdict()
 

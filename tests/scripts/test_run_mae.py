@@ -63,11 +63,11 @@ def test_finished_folder(photo_folder, tmp_path):
         "run_mae.py", recipe, *flags, "--num_train_epochs=2", "--output_dir", output
     )
 
-    before, after = stdout.split("{'loss'", 1)
+    before, after = stdout.split("epoch 1/2", 1)
     for line in (
         "48 training images, 12 held out",
         "12 = 12 a process * 1 process * 1 accumulated",
-        "7.03125e-06 (0.00015 * 12 / 256), 1 epochs of warm-up",
+        "7.03125e-06 (0.00015 * 12 / 256), 1 epochs of warm-up (0.5 of the run), cosine to 0",
         "8 (2 epochs of 4)",
         "fp32",
     ):
