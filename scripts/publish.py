@@ -10,6 +10,12 @@ A pre-training model's repository has the encoder in its root, and encoder and d
 `pretraining/`; `--as vit` and `--as vit_mae` publish one of them alone.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import tempfile
 

@@ -10,6 +10,12 @@ flags' names, and flags override it. Without a model the network is trained from
 or `--config_name`).
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 from datasets import DatasetDict
 from transformers import set_seed
 
@@ -51,7 +57,7 @@ METHOD = "It was trained whole (fine-tuning)."
 
 def main() -> None:
     model_args, data_args, args, explicit_args = parse_recipe_and_flags(
-        (FineTuningModelArguments, DataArguments, FineTuningArguments)
+        (FineTuningModelArguments, DataArguments, FineTuningArguments), description=__doc__ or ""
     )
     with reported_as(SCRIPT):
         check_world_size(args.world_size)

@@ -6,6 +6,12 @@
 `--help` lists every flag; a recipe's keys are the flags' names, and flags override it.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +56,7 @@ SCRIPT = "run_mae.py"
 
 def main() -> None:
     model_args, data_args, args, explicit_args = parse_recipe_and_flags(
-        (ModelArguments, StreamArguments, MAETrainingArguments)
+        (ModelArguments, StreamArguments, MAETrainingArguments), description=__doc__ or ""
     )
     with reported_as(SCRIPT):
         check_world_size(args.world_size)

@@ -55,6 +55,8 @@ SIZES = {
     },
 }
 
+POOLINGS = ("mean", "cls")  # of the patches, or the class token
+
 # a backbone's maps with simple_feature_pyramid: a quarter, half, once and twice the patch
 PYRAMID_STAGES = ["p2", "p3", "p4", "p5"]
 
@@ -279,7 +281,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("image_size", "patch_size"):
             self._check_field(name, _is_size, "a positive whole number or (height, width)")
         self._check_choice("hidden_act", ACT2FN)
-        self._check_choice("pooling", ("mean", "cls"))
+        self._check_choice("pooling", POOLINGS)
         self._check_width("hidden_size", "num_attention_heads")
         self._check_width("decoder_hidden_size", "decoder_num_attention_heads")
         self._check_grid()
