@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterable
 
 
-_LIKE_ENOUGH = 0.5  # difflib's ratio
+_LIKE_ENOUGH = 0.6  # difflib's ratio
 
 
 def nearest_names(name: str, names: Iterable[str], count: int = 1) -> list[str]:

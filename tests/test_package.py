@@ -21,6 +21,7 @@ GROUND = (
     "checkpoints",
     "errors",
     "file_names",
+    "near_names",
     "output_folder",
     "versions",
     "whole_files",

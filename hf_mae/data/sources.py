@@ -26,6 +26,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..file_names import find_file, printable
+from ..near_names import did_you_mean
 from .class_names import composed
 from .data_files import can_be_read, load_by_datasets, load_local, load_saved
 from .folders import load_image_folder
@@ -475,7 +476,10 @@ def find_image_column(features: Features, column: str | None) -> str:
             found = [name for name, feature in features.items() if _depth(feature) == 3]
         column = the_only_column(found, "images", "image_column", features)
     elif column not in features:
-        raise ValueError(f"image_column is {column!r}; the data set has {', '.join(features)}")
+        raise ValueError(
+            f"image_column is {column!r}; the data set has {', '.join(features)}"
+            f"{did_you_mean(column, features)}"
+        )
     feature = features[column]
     is_file = isinstance(feature, dict) and ("bytes" in feature or "path" in feature)
     is_plain = getattr(plain_feature(feature), "dtype", "") in ("binary", "string")

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import CONFIG_NAME
 
+from ..near_names import did_you_mean
 from .saved_fields import check_fields, check_sizes
 from .saved_files import told_of
 
@@ -221,7 +222,9 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
             ValueError: the size or a field is unknown, or a value is impossible.
         """
         if size not in SIZES:
-            raise ValueError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
+            raise ValueError(
+                f"size is {size!r}; it must be one of {', '.join(SIZES)}{did_you_mean(size, SIZES)}"
+            )
         cls._check_names(overrides)
         return cls(**{**SIZES[size], **overrides})
 
@@ -238,9 +241,8 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_names(cls, names: Iterable[str]) -> None:
         unknown = [name for name in names if not hasattr(cls, name)]
         if unknown:
-            raise ValueError(
-                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(own_fields())}"
-            )
+            hint = did_you_mean(unknown[0], own_fields()) or f"; it has {', '.join(own_fields())}"
+            raise ValueError(f"MAEConfig has no field {unknown[0]!r}{hint}")
 
     @classmethod
     def get_config_dict(
@@ -295,7 +297,8 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_choice(self, name: str, choices: Iterable[str]) -> None:
         value = getattr(self, name)
         if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+            near = did_you_mean(str(value), choices)
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{near}")
 
     def _check_width(self, width_name: str, heads_name: str) -> None:
         width, heads = getattr(self, width_name), getattr(self, heads_name)

@@ -18,6 +18,8 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils.import_utils import is_liger_kernel_available
 
+from ..near_names import did_you_mean
+
 
 class Limits(NamedTuple):
     """Which values a number may have; nan never.
@@ -192,8 +194,9 @@ def check_choices(args: Any) -> None:
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in choices:
-        known = ", ".join(str(choice) for choice in choices if choice is not None)
-        raise ValueError(f"{name} is {value!r}; it must be one of {known}")
+        known = [str(choice) for choice in choices if choice is not None]
+        near = did_you_mean(str(value), known)
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}{near}")
 
 
 def _check_mapping(name: str, value: Any) -> None:
@@ -247,6 +250,7 @@ def _check_report_to(names: str | list[str]) -> None:
             raise ValueError(
                 f"report_to is {name!r}, which transformers doesn't know; it knows "
                 f"{', '.join(INTEGRATION_TO_CALLBACK)}"
+                f"{did_you_mean(name, INTEGRATION_TO_CALLBACK)}"
             )
         if name not in get_available_reporting_integrations():
             raise ValueError(

@@ -20,6 +20,7 @@ from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.problem_types import SINGLE_LABEL
+from ..near_names import did_you_mean
 from .recipes import read_yaml
 
 
@@ -139,9 +140,10 @@ class BaseModelArguments:
             return load_as(model_class, self.model_name_or_path, **overrides, **options)
         for name in overrides:
             if name not in _OVERRIDABLE:
+                others = f"; it has {', '.join(_OVERRIDABLE)}"
                 raise ValueError(
                     f"config_overrides has {name!r}, and MAEConfig has no field {name!r} that can "
-                    f"be set there; it has {', '.join(_OVERRIDABLE)}"
+                    f"be set there{did_you_mean(str(name), _OVERRIDABLE) or others}"
                 )
         if self.config_name:
             config = load_config(self.config_name).changed(**overrides, **options)

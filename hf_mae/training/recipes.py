@@ -203,7 +203,7 @@ def _describe_unknown(unknown: Sequence[str], names: Iterable[str]) -> str:
     for flag, *values in flags:
         meant = hint(flag, set(names), prefix="--") if flag.startswith("-") else ""
         hints.append(f"unknown argument {' '.join([flag, *values])!r}{meant}")
-    return ". ".join(hints)
+    return "; ".join(hints)
 
 
 def _explicit_names(flags: Sequence[str], parser: _Parser) -> set[str]:
@@ -224,7 +224,7 @@ def _recipe_flags(path: Path, parser: _Parser) -> list[str]:
     unknown = [name for name in recipe if name not in names]
     if unknown:
         hints = [f"unknown key {name!r}{hint(str(name), names)}" for name in unknown]
-        parser.error(f"{path}: {'. '.join(hints)}")
+        parser.error(f"{path}: {'; '.join(hints)}")
     for name, value in recipe.items():
         if value is None:
             continue
