@@ -22,6 +22,7 @@ GROUND = (
     "errors",
     "file_names",
     "near_names",
+    "network",
     "output_folder",
     "versions",
     "whole_files",

@@ -21,14 +21,13 @@ from datasets import (
     List,
 )
 from datasets import Image as ImageFeature
-from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 from transformers.utils import logging
 
 from ..file_names import find_file, printable
 from ..near_names import did_you_mean
 from .class_names import composed
-from .data_files import can_be_read, load_by_datasets, load_local, load_saved
+from .data_files import can_be_read, load_from_hub, load_local, load_saved
 from .folders import load_image_folder
 from .labels import find_label_columns, take_labels, the_only_column, unify_labels
 from .splits import choose_splits, first_held_out, hold_out, only_split, pick_split
@@ -375,21 +374,10 @@ def _load_named(
         label_columns = _listed(label_column)
         loaded = load_local(path, config, labels, image_column, label_columns, whole=whole)
     else:
-        loaded = _load_from_hub(name, config, image_column)
+        loaded = load_from_hub(name, config, image_column)
     if isinstance(loaded, Dataset):
         return {"train": loaded}
     return {str(split): dataset for split, dataset in loaded.items()}
-
-
-def _load_from_hub(name: str, config: str | None, image_column: str | None) -> Any:
-    missing = (DatasetNotFoundError, FileNotFoundError, ConnectionError)
-    try:
-        return load_by_datasets(name, config, image_column)
-    except missing as error:
-        raise ValueError(
-            f"dataset_name {name!r} is not a folder or table here, nor 'digits', and the Hub says: "
-            f"{error}"
-        ) from error
 
 
 def _load_digits() -> Dataset:

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
+from ..network import reach_model
 from .configuration_mae import MAEConfig, read_fields
 from .image_processing_mae import MAEImageProcessor
 from .model_files import architecture, find_pretraining, has_file
@@ -361,7 +362,12 @@ def _load_as_ours(
 
 
 def check_model_source(model_name_or_path: str | Path) -> None:
-    """Raises ValueError if this is neither a folder nor what a Hub id can be."""
+    """Checks that this is a folder, or the Hub id of a model that can be had.
+
+    Raises:
+        ValueError: it is neither a folder nor what a Hub id can be.
+        OSError: the Hub doesn't answer, and its cache doesn't have the model.
+    """
     if Path(model_name_or_path).is_dir():
         return
     try:
@@ -370,6 +376,7 @@ def check_model_source(model_name_or_path: str | Path) -> None:
         raise ValueError(
             f"model_name_or_path {model_name_or_path} is neither a folder here nor a Hub id"
         ) from error
+    reach_model(model_name_or_path)
 
 
 def num_channels(model: nn.Module) -> int:

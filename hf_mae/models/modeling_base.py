@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..network import reach_model
 from .configuration_mae import MAEConfig, read_fields
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
@@ -129,6 +130,8 @@ class MAEPreTrainedModel(PreTrainedModel):
         >>> MAEModel.from_pretrained("facebook/vit-mae-base", image_size=448)  # doctest: +SKIP
         """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        if pretrained_model_name_or_path is not None and not kwargs.get("local_files_only"):
+            reach_model(pretrained_model_name_or_path, kwargs.get("cache_dir"))
         source = base_of_adapter(pretrained_model_name_or_path, hub)
         if source is None:  # weights come as state_dict, or are new
             own = _copy_as_ours(config) if isinstance(config, PreTrainedConfig) else config

@@ -19,6 +19,7 @@ from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils.import_utils import is_liger_kernel_available
 
 from ..near_names import did_you_mean
+from ..network import why_no_hub
 
 
 class Limits(NamedTuple):
@@ -190,6 +191,9 @@ def check_choices(args: Any) -> None:
         raise ValueError(
             "push_to_hub needs a token that may write; run hf auth login, or set HF_TOKEN"
         )
+    reason = why_no_hub() if args.push_to_hub else None
+    if reason is not None:
+        raise ValueError(f"push_to_hub needs the Hub, which can't be reached ({reason})")
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
