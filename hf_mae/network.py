@@ -4,6 +4,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
@@ -57,7 +58,10 @@ def why_no_hub() -> str | None:
 
 
 def reach_model(
-    model_name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None
+    model_name_or_path: str | os.PathLike,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    **options: Any,
 ) -> None:
     """Looks whether a model can be had; where the Hub doesn't answer, from its cache alone.
 
@@ -66,12 +70,16 @@ def reach_model(
     Args:
         model_name_or_path: Folder or Hub id.
         cache_dir: Of the Hub's files; by default the usual one.
+        local_files_only: The Hub isn't asked.
+        options: What else `from_pretrained` takes, which doesn't matter.
 
     Raises:
         OSError: it is on the Hub, which doesn't answer, and the cache doesn't have it.
     """
     name = os.fspath(model_name_or_path)
-    if constants.HF_HUB_OFFLINE or Path(name).exists() or not _is_hub_id(name):
+    if constants.HF_HUB_OFFLINE or local_files_only:
+        return
+    if Path(name).exists() or not _is_hub_id(name):
         return
     reason = why_no_hub()
     if reason is None:

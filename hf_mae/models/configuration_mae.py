@@ -11,6 +11,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import CONFIG_NAME
 
 from ..near_names import did_you_mean
+from ..network import reach_model
 from .saved_fields import check_fields, check_sizes
 from .saved_files import told_of
 
@@ -85,11 +86,12 @@ def read_fields(
 
     Raises:
         ValueError: it holds no mapping of fields, or fields of the wrong kind.
-        OSError: there is none.
+        OSError: there is none, or the Hub doesn't answer.
     """
     subfolder = options.get("subfolder")
     name = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
     source = f"{name} of {model_name_or_path}"
+    reach_model(model_name_or_path, **options)
     with told_of(source):
         try:
             fields, rest = PreTrainedConfig.get_config_dict(model_name_or_path, **options)

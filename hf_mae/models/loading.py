@@ -26,7 +26,6 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
-from ..network import reach_model
 from .configuration_mae import MAEConfig, read_fields
 from .image_processing_mae import MAEImageProcessor
 from .model_files import architecture, find_pretraining, has_file
@@ -362,12 +361,7 @@ def _load_as_ours(
 
 
 def check_model_source(model_name_or_path: str | Path) -> None:
-    """Checks that this is a folder, or the Hub id of a model that can be had.
-
-    Raises:
-        ValueError: it is neither a folder nor what a Hub id can be.
-        OSError: the Hub doesn't answer, and its cache doesn't have the model.
-    """
+    """Raises ValueError if this is neither a folder nor what a Hub id can be."""
     if Path(model_name_or_path).is_dir():
         return
     try:
@@ -376,7 +370,6 @@ def check_model_source(model_name_or_path: str | Path) -> None:
         raise ValueError(
             f"model_name_or_path {model_name_or_path} is neither a folder here nor a Hub id"
         ) from error
-    reach_model(model_name_or_path)
 
 
 def num_channels(model: nn.Module) -> int:

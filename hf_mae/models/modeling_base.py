@@ -130,8 +130,6 @@ class MAEPreTrainedModel(PreTrainedModel):
         >>> MAEModel.from_pretrained("facebook/vit-mae-base", image_size=448)  # doctest: +SKIP
         """
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        if pretrained_model_name_or_path is not None and not kwargs.get("local_files_only"):
-            reach_model(pretrained_model_name_or_path, kwargs.get("cache_dir"))
         source = base_of_adapter(pretrained_model_name_or_path, hub)
         if source is None:  # weights come as state_dict, or are new
             own = _copy_as_ours(config) if isinstance(config, PreTrainedConfig) else config
@@ -194,7 +192,10 @@ def base_of_adapter(
     model_name_or_path: str | os.PathLike | None, hub: Mapping[str, Any]
 ) -> str | os.PathLike | None:
     """The model that an adapter's folder or repository names; what holds a model is itself."""
-    if model_name_or_path is None or not is_peft_available():
+    if model_name_or_path is None:
+        return None
+    reach_model(model_name_or_path, **hub)
+    if not is_peft_available():
         return model_name_or_path
     path = str(model_name_or_path)
     if cached_file(path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub):
