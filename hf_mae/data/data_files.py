@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import datasets
 from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub import DatasetCard, constants
@@ -217,12 +218,12 @@ def load_from_hub(
 @contextlib.contextmanager
 def _asking_no_hub() -> Iterator[None]:
     """Has datasets take what its cache has."""
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    before = constants.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets_config.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+        constants.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE = before
 
 
 def _load_by_datasets(

@@ -77,7 +77,7 @@ _KINDS = {int: "N", float: "X"}
 _DEFAULT_IN_WORDS = re.compile(r" \(default: (.*?)\)")
 
 
-def short_help(parser: argparse.ArgumentParser, dataclass_types: Sequence[type]) -> str:
+def short_help(parser: argparse.ArgumentParser, dataclass_types: Iterable[Any]) -> str:
     """The flags that matter, a line each, in groups."""
     lines = [parser.format_usage().rstrip(), ""]
     lines += textwrap.wrap(
@@ -96,7 +96,7 @@ def short_help(parser: argparse.ArgumentParser, dataclass_types: Sequence[type])
     return "\n".join(lines) + "\n"
 
 
-def whole_help(parser: argparse.ArgumentParser, dataclass_types: Sequence[type]) -> str:
+def whole_help(parser: argparse.ArgumentParser, dataclass_types: Iterable[Any]) -> str:
     """Every flag once, with all that there is to say of it; transformers' behind ours."""
     lines = [parser.format_usage().rstrip(), ""]
     lines += textwrap.wrap(
@@ -126,7 +126,7 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return actions
 
 
-def _own_names(dataclass_types: Iterable[type]) -> set[str]:
+def _own_names(dataclass_types: Iterable[Any]) -> set[str]:
     """Names of the flags that our classes define, or say otherwise than transformers."""
     names = set()
     for dataclass_type in dataclass_types:

@@ -51,7 +51,7 @@ def read_yaml(text: str) -> Any:
 
 
 class _Parser(HfArgumentParser):
-    def __init__(self, dataclass_types: Sequence[type], **options: Any):
+    def __init__(self, dataclass_types: Any, **options: Any):
         super().__init__(dataclass_types, allow_abbrev=False, add_help=False, **options)
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:  # --bf16 is --bf16 true
