@@ -5,9 +5,9 @@
 
 A folder of images has a folder for each class. A column of a data set that holds lists, or several
 columns of 0 and 1 (`--label_column cat dog hen`), are several labels an image, each predicted by
-itself; a column of floats is a value to predict. `--help` lists the flags, `--help_all` every one; a recipe's keys are the
-flags' names, and flags override it. Without a model the network is trained from scratch (`--size`
-or `--config_name`).
+itself; a column of floats is a value to predict. `--help` lists the flags, `--help_all` every one;
+a recipe's keys are the flags' names, and flags override it. Without a model the network is trained
+from scratch (`--size` or `--config_name`).
 """
 
 from early_help import answer_help

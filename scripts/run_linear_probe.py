@@ -4,8 +4,8 @@
         --dataset_name NAME | --train_dir DIR [--flag value …]
 
 Labels are as for run_finetune.py. `--cache_features` encodes each image once and takes minutes.
-`--help` lists the flags, `--help_all` every one; a recipe's keys are the flags' names, and flags override it. Without a
-model an encoder with random weights is probed (`--size` or `--config_name`).
+`--help` lists the flags, `--help_all` every one; a recipe's keys are the flags' names, and flags
+override it. Without a model an encoder with random weights is probed (`--size` or `--config_name`).
 """
 
 from early_help import answer_help

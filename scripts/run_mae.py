@@ -3,7 +3,8 @@
     accelerate launch scripts/run_mae.py [RECIPE.yaml] --dataset_name NAME | --train_dir DIR [--flag
     value …]
 
-`--help` lists the flags, `--help_all` every one; a recipe's keys are the flags' names, and flags override it.
+`--help` lists the flags, `--help_all` every one; a recipe's keys are the flags' names, and flags
+override it.
 """
 
 from early_help import answer_help
