@@ -13,7 +13,7 @@ PEER_TESTS = $(VENV)/peer-tests
 PEERS = $(VENV)/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards oldest-transformers peers clean
+.PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards help-texts oldest-transformers peers clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +47,9 @@ test-oldest: $(LOWEST)/.installed  ## models, conversion and a training on the l
 
 cards: $(STAMP)  ## write model_cards/ and the README's tables
 	$(BIN)/python scripts/make/write_cards.py
+
+help-texts: $(STAMP)  ## write scripts/help/, what the scripts say to --help
+	$(BIN)/python scripts/make/write_help.py
 
 lint: $(STAMP)  ## ruff, and pyright on hf_mae and scripts
 	$(BIN)/ruff check .

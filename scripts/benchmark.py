@@ -30,6 +30,12 @@ or input is what it waits for.
 folders of finished runs.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import math
 import sys

@@ -9,6 +9,12 @@ or ours (`--list` shows them): its file is fetched unless `--checkpoint` says wh
 digest checked. Without a name, kind and sizes are read from the tensors.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import json
 import sys

@@ -11,6 +11,12 @@ become `beit` (mean of the patches) or `vit` (class token).
 encoder of a pre-training model, for batches and images of any size.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 from pathlib import Path
 

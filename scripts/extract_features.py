@@ -10,6 +10,12 @@ scripts/extract_features.py …; on several CPU processes: torchrun with --use_c
 The exit status is 1 if an image could not be read; the others are there all the same.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import sys
 import tempfile

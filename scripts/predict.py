@@ -13,6 +13,12 @@ are kept in OUTPUT.parts, and the same command goes on after it was stopped. On 
 accelerate launch scripts/predict.py …; on several CPU processes: torchrun with --use_cpu.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import json
 import sys

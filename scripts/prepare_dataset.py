@@ -14,6 +14,12 @@ ones keep their values and the range that the file says: PNG of 16 bits, TIFF of
 bands; arrays and .npy become .npy.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import os
 

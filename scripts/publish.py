@@ -10,6 +10,12 @@ A pre-training model's repository has the encoder in its root, and encoder and d
 `pretraining/`; `--as vit` and `--as vit_mae` publish one of them alone.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import tempfile
 
@@ -18,11 +24,13 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_mae.errors import reported_as
 from hf_mae.hub.publishing import Publication, missing_base_model, prepare, upload
+from hf_mae.network import why_no_hub
 
 
 def main() -> None:
     args = parse()
     with tempfile.TemporaryDirectory() as folder, reported_as("publish.py"):
+        check_hub(args)
         publication = prepare(
             args.model_name_or_path,
             args.repo_id,
@@ -89,6 +97,15 @@ def parse() -> argparse.Namespace:
     if "/" not in args.repo_id:
         parser.error(f"--repo_id is {args.repo_id!r}; it must be ORG/NAME")
     return args
+
+
+def check_hub(args: argparse.Namespace) -> None:
+    reason = None if args.dry_run else why_no_hub()
+    if reason is not None:
+        raise OSError(
+            f"the Hub can't be reached ({reason}), so nothing can be published; --dry_run shows "
+            "here what would be"
+        )
 
 
 def summary(publication: Publication, repo_id: str) -> str:

@@ -5,6 +5,12 @@ python scripts/reconstruct.py --model_name_or_path DIR_OR_ID --output out.png IM
 The exit status is 1 if an image could not be read; the others are drawn all the same.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import sys
 from typing import cast

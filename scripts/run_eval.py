@@ -15,6 +15,12 @@ On several GPUs: accelerate launch scripts/run_eval.py …; on several CPU proce
 --use_cpu.
 """
 
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
+
 import argparse
 import json
 import tempfile

@@ -5,10 +5,16 @@
 
 A folder of images has a folder for each class. A column of a data set that holds lists, or several
 columns of 0 and 1 (`--label_column cat dog hen`), are several labels an image, each predicted by
-itself; a column of floats is a value to predict. `--help` lists every flag; a recipe's keys are the
-flags' names, and flags override it. Without a model the network is trained from scratch (`--size`
-or `--config_name`).
+itself; a column of floats is a value to predict. `--help` lists the flags, `--help_all` every one;
+a recipe's keys are the flags' names, and flags override it. Without a model the network is trained
+from scratch (`--size` or `--config_name`).
 """
+
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
 
 from datasets import DatasetDict
 from transformers import set_seed
@@ -52,7 +58,7 @@ METHOD = "It was trained whole (fine-tuning)."
 
 def main() -> None:
     model_args, data_args, args, explicit_args = parse_recipe_and_flags(
-        (FineTuningModelArguments, DataArguments, FineTuningArguments)
+        (FineTuningModelArguments, DataArguments, FineTuningArguments), description=__doc__ or ""
     )
     with reported_as(SCRIPT):
         check_world_size(args.world_size)

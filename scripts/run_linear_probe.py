@@ -4,9 +4,15 @@
         --dataset_name NAME | --train_dir DIR [--flag value …]
 
 Labels are as for run_finetune.py. `--cache_features` encodes each image once and takes minutes.
-`--help` lists every flag; a recipe's keys are the flags' names, and flags override it. Without a
-model an encoder with random weights is probed (`--size` or `--config_name`).
+`--help` lists the flags, `--help_all` every one; a recipe's keys are the flags' names, and flags
+override it. Without a model an encoder with random weights is probed (`--size` or `--config_name`).
 """
+
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
 
 from datasets import DatasetDict
 from transformers import set_seed
@@ -54,7 +60,7 @@ METHOD_CACHED = (
 
 def main() -> None:
     model_args, data_args, args, explicit_args = parse_recipe_and_flags(
-        (LinearProbeModelArguments, DataArguments, LinearProbeArguments)
+        (LinearProbeModelArguments, DataArguments, LinearProbeArguments), description=__doc__ or ""
     )
     with reported_as(SCRIPT):
         check_world_size(args.world_size)

@@ -3,8 +3,15 @@
     accelerate launch scripts/run_mae.py [RECIPE.yaml] --dataset_name NAME | --train_dir DIR [--flag
     value …]
 
-`--help` lists every flag; a recipe's keys are the flags' names, and flags override it.
+`--help` lists the flags, `--help_all` every one; a recipe's keys are the flags' names, and flags
+override it.
 """
+
+from early_help import answer_help
+
+
+if __name__ == "__main__":
+    answer_help(__file__)
 
 from typing import Any, NamedTuple
 
@@ -51,7 +58,7 @@ SCRIPT = "run_mae.py"
 
 def main() -> None:
     model_args, data_args, args, explicit_args = parse_recipe_and_flags(
-        (ModelArguments, StreamArguments, MAETrainingArguments)
+        (ModelArguments, StreamArguments, MAETrainingArguments), description=__doc__ or ""
     )
     with reported_as(SCRIPT):
         check_world_size(args.world_size)

@@ -21,6 +21,8 @@ GROUND = (
     "checkpoints",
     "errors",
     "file_names",
+    "near_names",
+    "network",
     "output_folder",
     "versions",
     "whole_files",

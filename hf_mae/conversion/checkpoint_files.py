@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import NETWORK_ERRORS
+from ..network import why_unreachable
 
 
 # what mmengine and the authors' training loop leave beside the tensors: logs and arguments. Their
@@ -90,6 +91,12 @@ def download(url: str, folder: str | Path) -> Path:
     path = Path(folder) / url.rsplit("/", 1)[1]
     if path.is_file():
         return path
+    reason = why_unreachable(url)
+    if reason is not None:
+        raise OSError(
+            f"{url} can't be fetched: its server can't be reached ({reason}); fetch it where there "
+            f"is a network, and put it into {path.parent} or name it by --checkpoint"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.configuration_mae import MAEConfig
+from ..near_names import nearest_names
 
 
 SOURCES = {
@@ -123,7 +124,7 @@ def published_model(name: str) -> PublishedModel:
     """Finds a published model by its upstream or Hub name.
 
     Raises:
-        ValueError: there is none; the message lists them.
+        ValueError: there is none; the message names those that are called nearly so, or all.
 
     Example:
 
@@ -134,4 +135,10 @@ def published_model(name: str) -> PublishedModel:
         if name in (model.name, model.hub_name):
             return model
     hub_names = [model.hub_name for model in ZOO.values()]
+    near = nearest_names(name, [*hub_names, *ZOO], count=3)
+    if near:
+        raise ValueError(
+            f"no published model is called {name!r}; did you mean {' or '.join(near)}? "
+            "convert_checkpoint.py --list shows all"
+        )
     raise ValueError(f"no published model is called {name!r}; there are {', '.join(hub_names)}")

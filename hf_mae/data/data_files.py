@@ -1,21 +1,25 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Which files are a data set: of what lies in a folder here, or in a repository on the Hub."""
 
+import contextlib
 import glob
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import datasets
 from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import config as datasets_config
+from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, constants
 from transformers.utils import logging
 
 from ..file_names import printable
+from ..network import why_no_hub
 from .damaged_files import naming_files
 from .folders import (
     IMAGE_EXTENSIONS,
@@ -170,10 +174,59 @@ def _load_as_described(
             "for a pattern; rename it, or name a file in it"
         )
     with naming_files(folder):
-        return load_by_datasets(str(folder), config, image_column, streaming, whole)
+        return _load_by_datasets(str(folder), config, image_column, streaming, whole)
 
 
-def load_by_datasets(
+def load_from_hub(
+    name: str,
+    config: str | None,
+    image_column: str | None,
+    streaming: bool = False,
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Loads a data set from the Hub, or from the cache where the Hub doesn't answer.
+
+    Args:
+        name: A Hub id.
+        config, image_column, streaming, whole: As for `load_local`.
+
+    Raises:
+        ValueError: there is none; or the Hub doesn't answer, and the cache doesn't have it.
+    """
+    reason = why_no_hub()
+    missing = (DatasetNotFoundError, FileNotFoundError, ConnectionError)
+    try:
+        if reason is None:
+            return _load_by_datasets(name, config, image_column, streaming, whole)
+        with _asking_no_hub():
+            loaded = _load_by_datasets(name, config, image_column, streaming, whole)
+    except missing as error:
+        says = f"the Hub says: {error}"
+        if reason is not None:
+            says = (
+                f"the Hub can't be reached ({reason}), nor does the cache have it; name what is on "
+                "this machine, or fill the cache where there is a network and set HF_HUB_OFFLINE=1"
+            )
+        raise ValueError(
+            f"dataset_name {name!r} is not a folder or table here, nor 'digits', and {says}"
+        ) from error
+    if not constants.HF_HUB_OFFLINE:
+        logger.warning(f"the Hub can't be reached ({reason}); {name} is taken from the cache")
+    return loaded
+
+
+@contextlib.contextmanager
+def _asking_no_hub() -> Iterator[None]:
+    """Has datasets take what its cache has."""
+    before = constants.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets_config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets_config.HF_HUB_OFFLINE = before
+
+
+def _load_by_datasets(
     name: str,
     config: str | None,
     image_column: str | None,

@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from transformers.utils import logging
 
 from ..models.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..near_names import did_you_mean
 from .class_names import composed, first_names, merge_forms
 
 
@@ -83,7 +84,10 @@ def find_label_columns(features: Features, columns: Sequence[str] | None) -> lis
     columns = [forms.get(composed(column), column) for column in columns]
     for column in columns:
         if column not in features:
-            raise ValueError(f"label_column is {column!r}; the data set has {', '.join(features)}")
+            raise ValueError(
+                f"label_column is {column!r}; the data set has {', '.join(features)}"
+                f"{did_you_mean(column, features)}"
+            )
         if columns.count(column) > 1:
             raise ValueError(f"label_column names {column!r} twice")
     if len(columns) == 1 and find_label_problem(features[columns[0]]) is None:

@@ -21,13 +21,13 @@ from datasets import (
     List,
 )
 from datasets import Image as ImageFeature
-from datasets.exceptions import DatasetNotFoundError
 from PIL import Image
 from transformers.utils import logging
 
 from ..file_names import find_file, printable
+from ..near_names import did_you_mean
 from .class_names import composed
-from .data_files import can_be_read, load_by_datasets, load_local, load_saved
+from .data_files import can_be_read, load_from_hub, load_local, load_saved
 from .folders import load_image_folder
 from .labels import find_label_columns, take_labels, the_only_column, unify_labels
 from .splits import choose_splits, first_held_out, hold_out, only_split, pick_split
@@ -374,21 +374,10 @@ def _load_named(
         label_columns = _listed(label_column)
         loaded = load_local(path, config, labels, image_column, label_columns, whole=whole)
     else:
-        loaded = _load_from_hub(name, config, image_column)
+        loaded = load_from_hub(name, config, image_column)
     if isinstance(loaded, Dataset):
         return {"train": loaded}
     return {str(split): dataset for split, dataset in loaded.items()}
-
-
-def _load_from_hub(name: str, config: str | None, image_column: str | None) -> Any:
-    missing = (DatasetNotFoundError, FileNotFoundError, ConnectionError)
-    try:
-        return load_by_datasets(name, config, image_column)
-    except missing as error:
-        raise ValueError(
-            f"dataset_name {name!r} is not a folder or table here, nor 'digits', and the Hub says: "
-            f"{error}"
-        ) from error
 
 
 def _load_digits() -> Dataset:
@@ -475,7 +464,10 @@ def find_image_column(features: Features, column: str | None) -> str:
             found = [name for name, feature in features.items() if _depth(feature) == 3]
         column = the_only_column(found, "images", "image_column", features)
     elif column not in features:
-        raise ValueError(f"image_column is {column!r}; the data set has {', '.join(features)}")
+        raise ValueError(
+            f"image_column is {column!r}; the data set has {', '.join(features)}"
+            f"{did_you_mean(column, features)}"
+        )
     feature = features[column]
     is_file = isinstance(feature, dict) and ("bytes" in feature or "path" in feature)
     is_plain = getattr(plain_feature(feature), "dtype", "") in ("binary", "string")

@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from transformers.utils import logging
 
 from ..models.problem_types import REGRESSION, SINGLE_LABEL
+from ..near_names import did_you_mean
 from .class_names import first_names
 from .labels import count_labels, describe_labels, stack_labels
 
@@ -90,7 +91,9 @@ def pick_split(splits: Mapping[str, Split], name: str, flag: str) -> Split:
         ValueError: there is none; the message names the flag, and lists those that are.
     """
     if name not in splits:
-        raise ValueError(f"{flag} is {name!r}; the data set has {', '.join(splits)}")
+        raise ValueError(
+            f"{flag} is {name!r}; the data set has {', '.join(splits)}{did_you_mean(name, splits)}"
+        )
     return splits[name]
 
 

@@ -29,7 +29,7 @@ from ..errors import BadImageError
 from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..output_folder import STREAM_FILE
 from .damaged_files import ADVICE, FILE_ERRORS, own_cause
-from .data_files import can_be_read, load_by_datasets, load_local
+from .data_files import can_be_read, load_from_hub, load_local
 from .digests import shards_digest
 from .row_names import name_shard
 from .samples import (
@@ -79,7 +79,7 @@ def load_image_stream(
     if path.is_dir() or can_be_read(path):
         splits = load_local(path, dataset_config, image_column=image_column, streaming=True)
     else:
-        splits = load_by_datasets(dataset_name, dataset_config, image_column, streaming=True)
+        splits = load_from_hub(dataset_name, dataset_config, image_column, streaming=True)
     train_split, chosen = choose_splits(splits, train_split, validation_split)
     validation = None
     if "validation" in chosen:
@@ -114,7 +114,7 @@ def open_every_split(
     if path.is_dir() or can_be_read(path):
         splits = load_local(path, dataset_config, **options)
     else:
-        splits = load_by_datasets(dataset_name, dataset_config, **options)
+        splits = load_from_hub(dataset_name, dataset_config, **options)
     whole = {}
     for name, stream in splits.items():
         stream = stream if stream.features is not None else stream._resolve_features()

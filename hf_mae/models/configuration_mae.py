@@ -10,6 +10,8 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import CONFIG_NAME
 
+from ..near_names import did_you_mean
+from ..network import reach_model
 from .saved_fields import check_fields, check_sizes
 from .saved_files import told_of
 
@@ -55,6 +57,8 @@ SIZES = {
     },
 }
 
+POOLINGS = ("mean", "cls")  # of the patches, or the class token
+
 # a backbone's maps with simple_feature_pyramid: a quarter, half, once and twice the patch
 PYRAMID_STAGES = ["p2", "p3", "p4", "p5"]
 
@@ -82,11 +86,12 @@ def read_fields(
 
     Raises:
         ValueError: it holds no mapping of fields, or fields of the wrong kind.
-        OSError: there is none.
+        OSError: there is none, or the Hub doesn't answer.
     """
     subfolder = options.get("subfolder")
     name = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
     source = f"{name} of {model_name_or_path}"
+    reach_model(model_name_or_path, **options)
     with told_of(source):
         try:
             fields, rest = PreTrainedConfig.get_config_dict(model_name_or_path, **options)
@@ -219,7 +224,9 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
             ValueError: the size or a field is unknown, or a value is impossible.
         """
         if size not in SIZES:
-            raise ValueError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
+            raise ValueError(
+                f"size is {size!r}; it must be one of {', '.join(SIZES)}{did_you_mean(size, SIZES)}"
+            )
         cls._check_names(overrides)
         return cls(**{**SIZES[size], **overrides})
 
@@ -236,9 +243,8 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_names(cls, names: Iterable[str]) -> None:
         unknown = [name for name in names if not hasattr(cls, name)]
         if unknown:
-            raise ValueError(
-                f"MAEConfig has no field {unknown[0]!r}; it has {', '.join(own_fields())}"
-            )
+            hint = did_you_mean(unknown[0], own_fields()) or f"; it has {', '.join(own_fields())}"
+            raise ValueError(f"MAEConfig has no field {unknown[0]!r}{hint}")
 
     @classmethod
     def get_config_dict(
@@ -279,7 +285,7 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("image_size", "patch_size"):
             self._check_field(name, _is_size, "a positive whole number or (height, width)")
         self._check_choice("hidden_act", ACT2FN)
-        self._check_choice("pooling", ("mean", "cls"))
+        self._check_choice("pooling", POOLINGS)
         self._check_width("hidden_size", "num_attention_heads")
         self._check_width("decoder_hidden_size", "decoder_num_attention_heads")
         self._check_grid()
@@ -293,7 +299,8 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_choice(self, name: str, choices: Iterable[str]) -> None:
         value = getattr(self, name)
         if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+            near = did_you_mean(str(value), choices)
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{near}")
 
     def _check_width(self, width_name: str, heads_name: str) -> None:
         width, heads = getattr(self, width_name), getattr(self, heads_name)

@@ -10,6 +10,7 @@ Published pre-training models have the encoder alone in the root, and encoder an
 """
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -25,7 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import IMAGE_PROCESSOR_NAME, logging
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from .configuration_mae import MAEConfig, read_fields
 from .image_processing_mae import MAEImageProcessor
@@ -183,9 +184,9 @@ def _load(
 @contextlib.contextmanager
 def _without_report() -> Iterator[None]:
     """Keeps transformers from printing which tensors are missing: what shouldn't be, is refused."""
-    logger = logging.get_logger("transformers.modeling_utils")
+    logger = logging.getLogger("transformers.modeling_utils")
     before = logger.level
-    logger.setLevel("ERROR")
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:

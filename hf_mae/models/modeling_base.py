@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..network import reach_model
 from .configuration_mae import MAEConfig, read_fields
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
@@ -191,7 +192,10 @@ def base_of_adapter(
     model_name_or_path: str | os.PathLike | None, hub: Mapping[str, Any]
 ) -> str | os.PathLike | None:
     """The model that an adapter's folder or repository names; what holds a model is itself."""
-    if model_name_or_path is None or not is_peft_available():
+    if model_name_or_path is None:
+        return None
+    reach_model(model_name_or_path, **hub)
+    if not is_peft_available():
         return model_name_or_path
     path = str(model_name_or_path)
     if cached_file(path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub):

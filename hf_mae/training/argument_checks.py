@@ -18,6 +18,9 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils.import_utils import is_liger_kernel_available
 
+from ..near_names import did_you_mean
+from ..network import why_no_hub
+
 
 class Limits(NamedTuple):
     """Which values a number may have; nan never.
@@ -96,19 +99,27 @@ LIMITS = {
     "seed": Limits(0, 2**32 - 1),  # numpy's
 }
 
+_SCHEDULE = "the schedule is warmup_epochs, then a cosine"
 # what transformers offers, by the only value that goes with our data sets and trainers
-_DO_NOT_APPLY = {
+_ONLY = {
     "dataloader_drop_last": (False, "training takes whole batches, evaluation every image"),
     "remove_unused_columns": (False, "our data sets hand over just what the model takes"),
     "eval_do_concat_batches": (True, "metrics are of all held-out images"),
     "batch_eval_metrics": (False, "metrics are of all held-out images"),
     "data_seed": (None, "seed decides the order of the images, too"),
     "train_sampling_strategy": ("random", "images have no length to group them by"),
-    "lr_scheduler_kwargs": (None, "the schedule is warmup_epochs, then a cosine"),
+    "lr_scheduler_kwargs": (None, _SCHEDULE),
     "auto_find_batch_size": (False, "another batch size is another run"),
     "neftune_noise_alpha": (None, "it is for the embeddings of text"),
 }
+# name → why it doesn't apply
+DO_NOT_APPLY = {
+    **{name: reason for name, (_, reason) in _ONLY.items()},
+    "lr_scheduler_type": _SCHEDULE,
+    "warmup_steps": _SCHEDULE,
+}
 
+# what is one of a list
 _ENUMERATIONS = {
     "eval_strategy": IntervalStrategy,
     "logging_strategy": IntervalStrategy,
@@ -146,15 +157,12 @@ def check_choices(args: Any) -> None:
     Raises:
         ValueError: a value is impossible or doesn't apply.
     """
-    for name, (value, reason) in _DO_NOT_APPLY.items():
+    for name, (value, reason) in _ONLY.items():
         found = getattr(args, name, value)  # older versions of transformers lack some
         if found not in (value, {}):
             raise ValueError(f"{name} doesn't apply: {reason}; it is {found!r}, leave it out")
     if args.lr_scheduler_type != "linear" or args.warmup_steps:  # transformers' defaults
-        raise ValueError(
-            "lr_scheduler_type and warmup_steps don't apply: the schedule is warmup_epochs, "
-            "then a cosine"
-        )
+        raise ValueError(f"lr_scheduler_type and warmup_steps don't apply: {_SCHEDULE}")
     if args.label_smoothing_factor and not hasattr(args, "mixup"):
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}, which doesn't apply: only "
@@ -182,12 +190,16 @@ def check_choices(args: Any) -> None:
         raise ValueError(
             "push_to_hub needs a token that may write; run hf auth login, or set HF_TOKEN"
         )
+    reason = why_no_hub() if args.push_to_hub else None
+    if reason is not None:
+        raise ValueError(f"push_to_hub needs the Hub, which can't be reached ({reason})")
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in choices:
-        known = ", ".join(str(choice) for choice in choices if choice is not None)
-        raise ValueError(f"{name} is {value!r}; it must be one of {known}")
+        known = [str(choice) for choice in choices if choice is not None]
+        near = did_you_mean(str(value), known)
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}{near}")
 
 
 def _check_mapping(name: str, value: Any) -> None:
@@ -241,6 +253,7 @@ def _check_report_to(names: str | list[str]) -> None:
             raise ValueError(
                 f"report_to is {name!r}, which transformers doesn't know; it knows "
                 f"{', '.join(INTEGRATION_TO_CALLBACK)}"
+                f"{did_you_mean(name, INTEGRATION_TO_CALLBACK)}"
             )
         if name not in get_available_reporting_integrations():
             raise ValueError(

@@ -16,7 +16,11 @@ from .argument_checks import check_choices, check_limits, check_packages
 from .optimization import scaled_learning_rate, warmup_epochs
 
 
+_SAVE = ("no", "steps", "epoch", "best")
 _BALANCES = ("none", "balanced")
+_BASE_LEARNING_RATE = (
+    "Peak learning rate for each 256 images of a batch. The peak is base * total batch / 256."
+)
 _MOST_WORKERS = 16  # of a device, by default
 
 
@@ -54,7 +58,7 @@ class ImageTrainingArguments(TrainingArguments):
     )
     base_learning_rate: float = field(
         default=1e-3,
-        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+        metadata={"help": _BASE_LEARNING_RATE},
     )
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate, instead of base_learning_rate."}
@@ -63,8 +67,8 @@ class ImageTrainingArguments(TrainingArguments):
     warmup_epochs: None | str | float = field(
         default="auto",
         metadata={
-            "help": "Linear warm-up: epochs; a share of the run, as 5%%; or auto, the paper's "
-            "share (pre-training and fine-tuning 5%%, linear probe 11%%)."
+            "help": "Linear warm-up, in epochs or as 5%% of the run. With auto it is the paper's "
+            "share: 5%% in pre-training and fine-tuning, 11%% in the linear probe."
         },
     )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of the matrices."})
@@ -73,8 +77,8 @@ class ImageTrainingArguments(TrainingArguments):
         default="raise",
         metadata={
             "choices": ["raise", "skip"],
-            "help": "On a loss or gradient that is not finite: stop before the weights are "
-            "touched, or drop the update and count it.",
+            "help": "What to do about a loss or gradient that is not finite. Stop before the "
+            "weights are touched, or drop the update and count it.",
         },
     )
     max_skipped: int = field(
@@ -84,7 +88,7 @@ class ImageTrainingArguments(TrainingArguments):
     allow_changed: list[str] | None = field(
         default=None,
         metadata={
-            "help": "What may differ from the run that is resumed, by name, as learning_rate data. "
+            "help": "What may differ from the run that is resumed, by name. As learning_rate data. "
             "Processes, workers and accumulation at the same total batch size, saving and logging "
             "may without it."
         },
@@ -92,8 +96,8 @@ class ImageTrainingArguments(TrainingArguments):
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that decode ahead, for each device (default: with a GPU the cores "
-            "there are; without one none, for the cores train)."
+            "help": "Processes that make batches, for each device (default: with a GPU the cores "
+            "there are, else 0)."
         },
     )
     ddp_timeout: int = field(
@@ -104,10 +108,11 @@ class ImageTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "bfloat16 autocast (default: where the GPU has it)."}
     )
     eval_strategy: str = field(
-        default="epoch", metadata={"help": "When to evaluate: no, steps, epoch."}
+        default="epoch",
+        metadata={"choices": ["no", "steps", "epoch"], "help": "When to evaluate."},
     )
     save_strategy: str = field(
-        default="epoch", metadata={"help": "When to save: no, steps, epoch."}
+        default="epoch", metadata={"choices": list(_SAVE), "help": "When to save."}
     )
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep; 0 for all."}
@@ -208,30 +213,30 @@ class MAETrainingArguments(ImageTrainingArguments):
     num_train_epochs: float = field(default=800, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
         default=1.5e-4,
-        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+        metadata={"help": _BASE_LEARNING_RATE},
     )
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
     crops_per_image: int = field(
         default=1,
         metadata={
-            "help": "Samples, each with its own crop and mask, that are made of an image when it "
-            "is decoded. Epochs count samples: with R crops, each takes an Rth of the images, and "
+            "help": "Samples that are made of an image when it is decoded. Each has its own crop "
+            "and mask. Epochs count samples: with R crops, each takes an Rth of the images, and "
             "R epochs take all."
         },
     )
     resolution_schedule: str | None = field(
         default=None,
         metadata={
-            "help": "Smaller images first: 0:128,0.6:160,0.85:224 trains at 128 pixels from the "
-            "start, at 160 from 60 %% of the run and at 224 from 85 %%, each from the next whole "
-            "epoch. The last must be the model's image_size."
+            "help": "Smaller images first, as 0:128,0.6:160,0.85:224. This trains at 128 pixels "
+            "from the start, at 160 from 60 %% of the run and at 224 from 85 %%, each from the "
+            "next whole epoch. The last must be the model's image_size."
         },
     )
     knn_images: int = field(
         default=0,
         metadata={
-            "help": "With labels: also evaluate by k-NN (k=20) against so many training images. "
-            "It tells what the features are worth; 0 for none."
+            "help": "With labels: training images for the k-NN accuracy. It is measured at each "
+            "evaluation (k=20), and tells what the features are worth; 0 for none."
         },
     )
 
@@ -265,7 +270,7 @@ class ClassifierArguments(ImageTrainingArguments):
         default="none",
         metadata={
             "choices": list(_BALANCES),
-            "help": "Of the loss: none, or balanced, by inverse class frequency: n images, K "
+            "help": "Of the loss: by inverse class frequency, if balanced. So n images, K "
             "classes and n_c images of a class make n / (K * n_c). Of several labels an image each "
             "is balanced by itself, having it against not having it. Evaluation is never weighted.",
         },
@@ -274,8 +279,8 @@ class ClassifierArguments(ImageTrainingArguments):
         default="none",
         metadata={
             "choices": list(_BALANCES),
-            "help": "How images are drawn: none, each once an epoch; or balanced, every class "
-            "equally often, its images again and again if they are few. For one class an image.",
+            "help": "Drawing of images: every class alike, if balanced. Then those of small "
+            "classes come again and again, else each once an epoch. For one class an image.",
         },
     )
 
@@ -306,16 +311,16 @@ class FineTuningArguments(ClassifierArguments):
     num_train_epochs: float = field(default=100, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
         default=5e-4,
-        metadata={"help": "Learning rate of 256 images: the peak is base * total batch / 256."},
+        metadata={"help": _BASE_LEARNING_RATE},
     )
     min_learning_rate: float = field(default=1e-6, metadata={"help": "Where the cosine ends."})
     layer_decay: float = field(
         default=0.65,
-        metadata={"help": "Learning rate of a layer over that of the layer above, in (0, 1]."},
+        metadata={"help": "Learning rate of a layer over that of the one above. In (0, 1]."},
     )
     auto_augment: str = field(
         default="rand-m9-mstd0.5-inc1",
-        metadata={"help": "RandAugment policy, by timm's name, or none."},
+        metadata={"help": "RandAugment policy of timm, or none."},
     )
     random_erasing: float = field(
         default=0.25, metadata={"help": "Probability that a box is replaced by noise."}
@@ -352,19 +357,21 @@ class LinearProbeArguments(ClassifierArguments):
     base_learning_rate: float | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None,
         metadata={
-            "help": "Learning rate of 256 images: the peak is base * total batch / 256 (default: "
-            "0.1, and with cache_features what does best on a fifth of the training features)."
+            "help": f"{_BASE_LEARNING_RATE} Without it 0.1 and, with cache_features, what does "
+            "best on a fifth of the training features."
         },
     )
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the matrix."})
     cache_features: bool = field(
         default=False,
         metadata={
-            "help": "Encode each image once, as the center crop, and train the head on that: "
+            "help": "Encode each image once, and train the head on that. Of the center crop: "
             "minutes instead of hours, and another number than the paper's crops and flips give."
         },
     )
-    save_strategy: str = field(default="no", metadata={"help": "When to save: no, steps, epoch."})
+    save_strategy: str = field(
+        default="no", metadata={"choices": list(_SAVE), "help": "When to save."}
+    )
     # whether the learning rate is chosen by trying
     chooses_rate: bool = field(init=False, default=False)
 

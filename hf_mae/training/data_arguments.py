@@ -30,7 +30,7 @@ class DataArguments:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub id, local folder, table or .tar file of a data set, or 'digits'."},
+        metadata={"help": "Hub id, local folder, table or .tar of a data set, or 'digits'."},
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of the data set."}
@@ -52,29 +52,30 @@ class DataArguments:
     label_column: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Column of the labels (default: found): a class, a list of labels, or a float "
-            "to predict. Or several columns of 0 and 1, one a label: --label_column cat dog hen."
+            "help": "Column of the labels (default: found). It holds a class, a list of labels, or "
+            "a float to predict. Or several columns of 0 and 1, one a label: --label_column cat "
+            "dog hen."
         },
     )
     train_val_split: float = field(
         default=0.05,
         metadata={
-            "help": "Share of the training images to hold out if there is no validation split."
+            "help": "Share to hold out if there is no validation split. Of the training images."
         },
     )
     on_bad_image: str = field(
         default="skip",
         metadata={
             "choices": ["skip", "raise"],
-            "help": "What to do about a file that can't be decoded: take another and log it, or "
+            "help": "What to do about a file that can't be decoded. Take another and log it, or "
             "stop.",
         },
     )
     max_image_pixels: int = field(
         default=MAX_IMAGE_PIXELS,
         metadata={
-            "help": "Larger images are decoded at reduced scale (JPEG), or count as such that "
-            "can't be."
+            "help": "Larger JPEGs are decoded smaller, others are bad. They are decoded at reduced "
+            "scale, or count as such that can't be decoded."
         },
     )
 
@@ -146,20 +147,22 @@ class StreamArguments(DataArguments):
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the shards of a Hub id, or of a folder of parquet or .tar files, "
-            "as they are needed."
+            "help": "Read the shards of a Hub id or folder as they are needed. They are parquet or "
+            ".tar files."
         },
     )
     epoch_samples: int | None = field(
         default=None,
         metadata={
-            "help": "Of a stream: images an epoch (default: as many as its publisher says "
-            "that there are)."
+            "help": "Of a stream: images an epoch (default: all). That is, as many as its "
+            "publisher says that there are."
         },
     )
     shuffle_buffer: int = field(
         default=1000,
-        metadata={"help": "Of a stream: undecoded images that each worker holds, to shuffle them."},
+        metadata={
+            "help": "Of a stream: images that each worker holds, to shuffle. They are undecoded."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -13,13 +13,14 @@ from transformers.utils import logging
 
 from ..data.class_names import composed
 from ..data.value_range import check_value_range, fit_value_range
-from ..models.configuration_mae import SIZES, MAEConfig, own_fields
+from ..models.configuration_mae import POOLINGS, SIZES, MAEConfig, own_fields
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
 from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.problem_types import SINGLE_LABEL
+from ..near_names import did_you_mean
 from .recipes import read_yaml
 
 
@@ -32,6 +33,7 @@ _CHANGEABLE = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 )
+_POOLING = "What the head sees: mean of the patches, or class token."
 
 
 @dataclass
@@ -39,7 +41,8 @@ class BaseModelArguments:
     """Which model to train, whatever for."""
 
     size: str | None = field(
-        default=None, metadata={"help": f"Size of a new model: {', '.join(SIZES)} (default: base)."}
+        default=None,
+        metadata={"choices": list(SIZES), "help": "Of a new model (default: base)."},
     )
     model_name_or_path: str | None = field(
         default=None,
@@ -59,8 +62,7 @@ class BaseModelArguments:
     image_mean: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Mean of each channel, of pixels from 0 to 1 (default: the model's own, or "
-            "ImageNet's)."
+            "help": "Mean of each channel, 0 to 1 (default: the model's own, or ImageNet's)."
         },
     )
     image_std: list[float] | None = field(
@@ -69,18 +71,19 @@ class BaseModelArguments:
     value_range: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Values of black and white in all images, as 0 4095; or auto, for the "
-            "percentiles 0.1 and 99.9 of a sample (default: the model's own, or told by a sample)."
+            "help": "Values of black and white, or auto (default: the model's, or sampled). "
+            "They hold for all images, as 0 4095; auto takes percentiles 0.1 and 99.9 of a sample."
         },
     )
     bands: list[int] | None = field(
         default=None,
-        metadata={"help": "Numbers of the bands that are taken, from 1, in this order: 4 3 2."},
+        metadata={"help": "Bands that are taken, numbered from 1, in this order: 4 3 2."},
     )
     config_overrides: str | None = field(
         default=None,
         metadata={
-            "help": "Other fields of MAEConfig, as YAML: '{hidden_size: 96, num_hidden_layers: 4}'."
+            "help": "Other fields of MAEConfig, as '{num_hidden_layers: 4}'. It is YAML, and may "
+            "hold several."
         },
     )
 
@@ -137,9 +140,10 @@ class BaseModelArguments:
             return load_as(model_class, self.model_name_or_path, **overrides, **options)
         for name in overrides:
             if name not in _OVERRIDABLE:
+                others = f"; it has {', '.join(_OVERRIDABLE)}"
                 raise ValueError(
                     f"config_overrides has {name!r}, and MAEConfig has no field {name!r} that can "
-                    f"be set there; it has {', '.join(_OVERRIDABLE)}"
+                    f"be set there{did_you_mean(str(name), _OVERRIDABLE) or others}"
                 )
         if self.config_name:
             config = load_config(self.config_name).changed(**overrides, **options)
@@ -270,7 +274,10 @@ class BaseModelArguments:
 class ModelArguments(BaseModelArguments):
     """Which model to pre-train."""
 
-    mask_ratio: float | None = field(default=None, metadata={"help": "Share of patches to hide."})
+    mask_ratio: float | None = field(
+        default=None,
+        metadata={"help": "Share of patches to hide (default: 0.75, or the model's own)."},
+    )
     norm_pix_loss: bool | None = field(
         default=None, metadata={"help": "Whether to normalise target patches."}
     )
@@ -286,9 +293,7 @@ class FineTuningModelArguments(BaseModelArguments):
 
     head_std: ClassVar[float] = 2e-5  # of a new head, as in the authors' code
 
-    pooling: str = field(
-        default="mean", metadata={"help": "What the head sees: mean (of the patches) or cls."}
-    )
+    pooling: str = field(default="mean", metadata={"choices": list(POOLINGS), "help": _POOLING})
     head_batch_norm: bool = field(
         default=False, metadata={"help": "Whether a batch norm goes before the linear layer."}
     )
@@ -345,9 +350,7 @@ class LinearProbeModelArguments(FineTuningModelArguments):
 
     head_std: ClassVar[float] = 0.01
 
-    pooling: str = field(
-        default="cls", metadata={"help": "What the head sees: cls or mean (of the patches)."}
-    )
+    pooling: str = field(default="cls", metadata={"choices": list(POOLINGS), "help": _POOLING})
     head_batch_norm: bool = field(
         default=True, metadata={"help": "Whether a batch norm goes before the linear layer."}
     )

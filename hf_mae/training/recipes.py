@@ -1,16 +1,21 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What a script is told: a YAML recipe, then flags that override it."""
 
-import difflib
+import argparse
 import json
+import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
+
+from ..near_names import did_you_mean, nearest_names
+from .help import short_help, whole_help
+from .other_words import hint
 
 
 # what another run doesn't repeat, or must not be published with the model
@@ -46,23 +51,49 @@ def read_yaml(text: str) -> Any:
 
 
 class _Parser(HfArgumentParser):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, dataclass_types: Any, **options: Any):
+        super().__init__(dataclass_types, allow_abbrev=False, add_help=False, **options)
         for action in self._actions:
             if action.type is string_to_bool and action.nargs is None:  # --bf16 is --bf16 true
                 action.nargs = "?"
                 action.const = True
+        for flags in (("-h", "--help"), ("--help_all", "--help-all")):
+            self.add_argument(*flags, action=_HelpAction)
+
+    def format_help(self) -> str:
+        return short_help(self, self.dataclass_types)
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.split())
         self.exit(2, f"{self.prog}: error: {line}\n")
         raise AssertionError("exit returned")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            allowed = [str(choice) for choice in action.choices]
+            self.error(
+                f"{action.dest} is {str(value)!r}; it must be one of {', '.join(allowed)}"
+                f"{did_you_mean(str(value), allowed)}"
+            )
+
+
+class _HelpAction(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        whole = "--help_all" in self.option_strings
+        text = whole_help(parser, parser.dataclass_types) if whole else parser.format_help()
+        print(text, end="")
+        parser.exit()
+
 
 def parse_recipe_and_flags(
-    dataclass_types: Sequence[type], argv: Sequence[str] | None = None
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    description: str = "",
 ) -> tuple[Any, ...]:
-    """Reads `[RECIPE.yaml] [--flag value …]`; flags win over the recipe.
+    """Reads `[RECIPE.yaml] [--flag value …]`; flags win over the recipe, wherever it stands.
 
     The recipe's keys are the flags' names. Exits with status 2 and one line on stderr if a name is
     unknown or a value impossible.
@@ -70,6 +101,7 @@ def parse_recipe_and_flags(
     Args:
         dataclass_types: What the arguments are for; together they say which names there are.
         argv: By default the command line.
+        description: What the script does, for its help; of several lines the first counts.
 
     Returns:
         An instance of each dataclass, and a dict of all arguments that are explicit in recipe or
@@ -81,18 +113,17 @@ def parse_recipe_and_flags(
     >>> model_args, data_args, args, explicit_args = parse_recipe_and_flags(types)  # doctest: +SKIP
     """
     parser = _Parser(
-        dataclass_types, allow_abbrev=False, usage="%(prog)s [RECIPE.yaml] [--flag value …]"
+        dataclass_types,
+        description=description.partition("\n")[0],
+        usage="%(prog)s [RECIPE.yaml] [--flag value …]",
     )
-    flags = list(sys.argv[1:] if argv is None else argv)
-    if flags and not flags[0].startswith("-"):
-        recipe = flags.pop(0)
+    recipe, flags = _take_recipe(sys.argv[1:] if argv is None else argv, parser)
+    if recipe is not None:
         recipe_flags = _recipe_flags(Path(recipe), parser)
         flags = recipe_flags + _warmup_flags(recipe_flags, flags, parser) + flags
     namespace, unknown = parser.parse_known_args(flags)
     if unknown:
-        name = unknown[0].lstrip("-").split("=")[0]
-        hint = _did_you_mean(name, _argument_names(parser), prefix="--")
-        parser.error(f"unknown argument {unknown[0]!r}{hint}")
+        parser.error(_describe_unknown(unknown, _argument_names(parser)))
     values = vars(namespace)
     explicit_names = _explicit_names(flags, parser)
     explicit_args = {name: value for name, value in values.items() if name in explicit_names}
@@ -117,7 +148,63 @@ def save_recipe(explicit_args: dict[str, Any], path: str | Path) -> None:
 
 
 def _argument_names(parser: _Parser) -> set[str]:
-    return {action.dest for action in parser._actions}
+    return {action.dest for action in parser._actions} - {argparse.SUPPRESS}
+
+
+def _take_recipe(words: Sequence[str], parser: _Parser) -> tuple[str | None, list[str]]:
+    """Takes the recipe from among the words of the command line, wherever it stands.
+
+    Returns:
+        The first word, if it is no flag, or one that no flag needs and that looks like a recipe,
+        else None; and all others.
+    """
+    recipes, flags = [], []
+    needed, takes_more = 0, False  # values of the flag before
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            needed, takes_more = _values_of(word, parser)
+        elif needed:
+            needed -= 1
+        elif (place == 0 and word[:1] != "-") or _looks_like_recipe(word, takes_more):
+            recipes.append(word)
+            continue
+        flags.append(word)
+    if len(recipes) > 1:
+        parser.error(f"there are {len(recipes)} recipes, {' and '.join(recipes)}; give one")
+    return (recipes[0] if recipes else None), flags
+
+
+def _values_of(flag: str, parser: _Parser) -> tuple[int, bool]:
+    """How many values a flag needs behind it, and whether it may take more."""
+    action = parser._option_string_actions.get(flag)
+    if action is None:
+        return 0, "=" not in flag
+    return 1 if action.nargs in (None, "+") else 0, action.nargs in ("+", "?")
+
+
+def _looks_like_recipe(word: str, may_be_value: bool) -> bool:
+    is_yaml = Path(word).suffix.lower() in (".yaml", ".yml")
+    return is_yaml or (not may_be_value and Path(word).is_file())
+
+
+def _describe_unknown(unknown: Sequence[str], names: Iterable[str]) -> str:
+    """Names all words that nobody knows, and what was meant by each.
+
+    Args:
+        unknown: Flags, with their values behind them, and stray words.
+        names: Of the arguments that there are.
+    """
+    flags: list[list[str]] = []
+    for word in unknown:
+        if word.startswith("-") or not flags:
+            flags.append([word])
+        else:
+            flags[-1].append(word)
+    hints = []
+    for flag, *values in flags:
+        meant = hint(flag, set(names), prefix="--") if flag.startswith("-") else ""
+        hints.append(f"unknown argument {' '.join([flag, *values])!r}{meant}")
+    return "; ".join(hints)
 
 
 def _explicit_names(flags: Sequence[str], parser: _Parser) -> set[str]:
@@ -134,10 +221,12 @@ def _recipe_flags(path: Path, parser: _Parser) -> list[str]:
     """Reads a recipe as the flags that say the same."""
     names = _argument_names(parser)
     flags = []
-    for name, value in _read_recipe(path, parser).items():
-        if name not in names:
-            hint = _did_you_mean(str(name), names, prefix="")
-            parser.error(f"{path}: unknown key {name!r}{hint}")
+    recipe = _read_recipe(path, parser)
+    unknown = [name for name in recipe if name not in names]
+    if unknown:
+        hints = [f"unknown key {name!r}{hint(str(name), names)}" for name in unknown]
+        parser.error(f"{path}: {'; '.join(hints)}")
+    for name, value in recipe.items():
         if value is None:
             continue
         if value is False and parser._option_string_actions[f"--{name}"].type is not string_to_bool:
@@ -176,8 +265,7 @@ def _as_json(path: Path, name: str, value: Any, parser: _Parser) -> str:
 
 def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
     if not path.is_file():
-        others = sorted(other.name for other in path.parent.glob("*.yaml"))
-        parser.error(f"no recipe {path}; in {path.parent} there is {', '.join(others) or 'none'}")
+        parser.error(f"no recipe {path}; {_describe_recipes(path)}")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -195,7 +283,13 @@ def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
     return recipe
 
 
-def _did_you_mean(name: str, names: Collection[str], prefix: str) -> str:
-    """Hints at the name that is nearest; empty if none is near."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
+def _describe_recipes(path: Path) -> str:
+    """Says which recipes there are, those first whose names are nearest to that of `path`."""
+    found = {}
+    for folder in (Path(sys.argv[0]).resolve().parent / "recipes", path.parent):
+        for other in sorted(folder.glob("**/*.yaml" if folder.name == "recipes" else "*.yaml")):
+            found.setdefault(other.stem, Path(os.path.relpath(other)))
+    near = [str(found[name]) for name in nearest_names(path.stem, found, count=3)]
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is {', '.join(map(str, found.values())) or 'none beside it'}"

@@ -11,13 +11,14 @@ import argparse
 import gzip
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features
-from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_mae.errors import reported_as
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 FASHION_MNIST = [
@@ -36,6 +37,10 @@ FASHION_MNIST = [
 
 def main() -> None:
     args = parse()
+    from datasets import DatasetDict  # which takes seconds, as the next does
+
+    from hf_mae.errors import reported_as
+
     with reported_as("idx_to_dataset.py"):
         train = read_split(args.idx_dir, "train")
         test = read_split(args.idx_dir, "t10k")
@@ -131,7 +136,10 @@ def choose_class_names(given: list[str] | None, idx_dir: Path, num_classes: int)
     return [str(number) for number in range(num_classes)]
 
 
-def make_dataset(images: np.ndarray, labels: np.ndarray, names: list[str]) -> Dataset:
+def make_dataset(images: np.ndarray, labels: np.ndarray, names: list[str]) -> "Dataset":
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
     files = [{"bytes": encode_png(image), "path": None} for image in images]
     return Dataset.from_dict({"image": files, "label": labels.tolist()}, features=features)

@@ -12,9 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hf_mae.conversion.zoo import ZOO
-from hf_mae.hub.cards import ZooCard, zoo_table
-
 
 SCRIPTS = Path(__file__).parents[1]
 COLUMNS = (
@@ -46,6 +43,9 @@ def main() -> None:
 
 
 def write_cards(folder: Path) -> None:
+    from hf_mae.conversion.zoo import ZOO  # which takes seconds
+    from hf_mae.hub.cards import ZooCard
+
     folder.mkdir(exist_ok=True)
     for model in ZOO.values():
         card = ZooCard.of(model).render()
@@ -53,6 +53,8 @@ def write_cards(folder: Path) -> None:
 
 
 def write_tables(readme: Path) -> None:
+    from hf_mae.hub.cards import zoo_table
+
     text = readme.read_text(encoding="utf-8")
     text = put_table(text, "zoo table", zoo_table())
     for command in ("train", "infer"):

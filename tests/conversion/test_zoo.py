@@ -71,7 +71,22 @@ def test_names():
     )
     assert published_model("vit-huge-p14-mae-in1k").top1 == 86.90
     with pytest.raises(
-        ValueError,
-        match="no published model is called 'mae-vit-giant'; there are mae-vit-base-300e, ",
+        ValueError, match="no published model is called 'resnet-50'; there are mae-vit-base-300e, "
     ):
-        published_model("mae-vit-giant")
+        published_model("resnet-50")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("mae-vit-bse", "mae-vit-base"),
+        ("mae-vit-hug", "mae-vit-huge"),
+        ("MAE-ViT-Large", "mae-vit-large"),
+        ("vit-base-p16-mae-in1kk", "vit-base-p16-mae-in1k"),
+        ("mae_vit-huge-p16_8xb512-amp-coslr-1600e", "mae_vit-huge-p16_8xb512-amp-coslr-1600e_in1k"),
+    ],
+)
+def test_names_that_are_misspelt(name, nearest):
+    message = f"no published model is called '{name}'; did you mean {nearest}[ ?].*--list shows all"
+    with pytest.raises(ValueError, match=message):
+        published_model(name)

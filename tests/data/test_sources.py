@@ -176,7 +176,7 @@ def test_wrong_names_list_what_is_there(image_table, photo_folder, tmp_path):
         ),
         (
             {"dataset_name": "digits", "train_split": "trian"},
-            "train_split is 'trian'; the data set has train",
+            "train_split is 'trian'; the data set has train; did you mean train?",
         ),
         (
             {"dataset_name": "digits", "validation_split": "val"},
@@ -348,7 +348,9 @@ def test_evaluation_split(photos, photo_folder, tmp_path):
         ValueError, match="split is for dataset_name; it says nothing about validation_dir"
     ):
         load_evaluation_dataset(validation_dir=photo_folder, split="train")
-    with pytest.raises(ValueError, match="split is 'tset'; the data set has train, val, test"):
+    with pytest.raises(
+        ValueError, match="split is 'tset'; the data set has train, val, test; did you mean test"
+    ):
         load(dataset_name=str(tmp_path / "data"), split="tset")
     with pytest.raises(ValueError, match="either dataset_name or validation_dir"):
         load()

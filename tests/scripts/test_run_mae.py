@@ -139,7 +139,7 @@ def test_goes_on_from_a_model(tmp_path):
         (["{recipe}"], "unknown key 'norm_pix_los'; did you mean norm_pix_loss?"),
         (["nope.yaml"], "no recipe nope.yaml"),
         (["--num_train_epochs=many"], "invalid float value: 'many'"),
-        (["--nonfinite=ignore"], "invalid choice: 'ignore'"),
+        (["--nonfinite=ignore"], "nonfinite is 'ignore'; it must be one of raise, skip"),
         (["--dataset_name=digits", "--num_train_epochs=1"], "warmup_epochs is 40"),
         (
             ["--dataset_name=digits", "--size=tiny", "--max_steps=9"],
