@@ -96,8 +96,8 @@ class ImageTrainingArguments(TrainingArguments):
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that make batches, for each device (default: with a GPU the cores "
-            "there are, else 0)."
+            "help": "Processes that make batches, for each device (default: as many as cores with "
+            "a GPU, else 0)."
         },
     )
     ddp_timeout: int = field(
