@@ -13,7 +13,7 @@ PEER_TESTS = $(VENV)/peer-tests
 PEERS = $(VENV)/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards help-texts oldest-transformers peers clean
+.PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards help-texts oldest-transformers peers docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -45,8 +45,11 @@ test-oldest: $(LOWEST)/.installed  ## models, conversion and a training on the l
 	$(LOWEST)/bin/python -m pytest tests/models tests/conversion \
 		tests/scripts/test_run_mae.py::test_finished_folder -q -n 2 -m "not slow" -k "not 4.57"
 
-cards: $(STAMP)  ## write model_cards/ and the README's tables
+cards: $(STAMP)  ## write model_cards/ and the tables of docs/
 	$(BIN)/python scripts/make/write_cards.py
+
+docs: $(STAMP)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 help-texts: $(STAMP)  ## write scripts/help/, what the scripts say to --help
 	$(BIN)/python scripts/make/write_help.py
@@ -99,5 +102,5 @@ $(LOWEST)/.installed: setup.py
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lower-bounds.txt --editable .[test]
 	touch $@
 
-clean:  ## remove the environments and runs/
-	rm -rf $(VENV) runs
+clean:  ## remove the environments, runs/ and site/
+	rm -rf $(VENV) runs site

@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="hf-mae",
-    version="0.1.0",
+    version="0.2.0",
     description="Masked Autoencoders for the Hugging Face ecosystem: pre-train, fine-tune, "
     "convert and publish",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
@@ -48,8 +48,9 @@ setup(
         "search": ["faiss-cpu>=1.13"],  # scripts/extract_features.py --index
         # scripts/export.py --to onnx
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
+        "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # make docs
         "test": [
-            "hf-mae[heif,onnx,scientific,search]",
+            "hf-mae[docs,heif,onnx,scientific,search]",
             "hypothesis>=6.150",  # flags, recipes and folders that nobody would write
             "optuna>=5.0",  # hyperparameter_search
             "parameterized>=0.9",  # transformers' own tests of models

@@ -96,7 +96,7 @@ AutoImageProcessor.register(
     image_processor_classes={"torchvision": MAEImageProcessor, "pil": MAEImageProcessorPil},
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CenterCropTransform",
     "FineTuningArguments",

@@ -67,7 +67,7 @@ def test_installed_it_converts_exports_and_writes_cards(wheel, tmp_path):
     target, folder = tmp_path / "target", tmp_path / "elsewhere"
     pip("install", "--target", target, wheel)
     folder.mkdir()
-    shutil.copy(ROOT / "README.md", folder)
+    shutil.copytree(ROOT / "docs", folder / "docs")
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run(
         [sys.executable, "-c", USE, ROOT, target],

@@ -463,6 +463,6 @@ def _native_architecture(published: PublishedModel) -> str:
 
 
 def zoo_table() -> str:
-    """Writes the published models as a Markdown table for the README."""
+    """Writes the published models as a Markdown table for docs/."""
     table = _TEMPLATES.get_template("zoo_table.md").render(models=ZOO.values())
     return table.rstrip("\n")

@@ -1,9 +1,9 @@
-"""Writes the cards of all published models, and the README's tables.
+"""Writes the cards of all published models, and the tables of docs/.
 
     python scripts/make/write_cards.py [FOLDER]
 
-The cards go to model_cards/; into README.md go the table of the models and what
-scripts/benchmarks/results/ holds.
+The cards go to model_cards/; the table of the models goes into docs/published-models.md, and what
+scripts/benchmarks/results/ holds into docs/input-and-speed.md.
 """
 
 import argparse
@@ -35,11 +35,11 @@ def main() -> None:
         nargs="?",
         type=Path,
         default=SCRIPTS.parent,
-        help="with a README.md (default: the project)",
+        help="with docs/ (default: the project)",
     )
     folder = parser.parse_args().folder
     write_cards(folder / "model_cards")
-    write_tables(folder / "README.md")
+    write_tables(folder / "docs")
 
 
 def write_cards(folder: Path) -> None:
@@ -52,25 +52,24 @@ def write_cards(folder: Path) -> None:
         card.save(folder / f"{model.hub_name}.md")
 
 
-def write_tables(readme: Path) -> None:
+def write_tables(docs: Path) -> None:
     from hf_mae.hub.cards import zoo_table
 
-    text = readme.read_text(encoding="utf-8")
-    text = put_table(text, "zoo table", zoo_table())
+    put_table(docs / "published-models.md", "zoo table", zoo_table())
     for command in ("train", "infer"):
         files = sorted((SCRIPTS / "benchmarks" / "results").glob(f"{command}-*.json"))
         tables = [models_table(file) for file in files]
-        text = put_table(text, f"{command} tables", "\n\n".join(tables))
-    readme.write_text(text, encoding="utf-8")
+        put_table(docs / "input-and-speed.md", f"{command} tables", "\n\n".join(tables))
 
 
-def put_table(text: str, name: str, table: str) -> str:
-    """The text with a table in its place between two comments."""
+def put_table(page: Path, name: str, table: str) -> None:
+    """Writes a table into its place between two comments of a page."""
+    text = page.read_text(encoding="utf-8")
     begin = f"<!-- {name}, by make cards -->\n"
     end = f"<!-- end of {name} -->\n"
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    return f"{before}{begin}\n{table}\n\n{end}{after}"
+    page.write_text(f"{before}{begin}\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 def models_table(path: str | Path) -> str:
