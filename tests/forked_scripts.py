@@ -36,16 +36,16 @@ _FORKS.set_forkserver_preload(
 )
 
 
-def run_forked(name, arguments, processes=1):
+def run_forked(name, arguments, processes=1, folder=ROOT):
     """Runs scripts/NAME to its end, in one process or several: (status, stdout, stderr)."""
-    with ForkedRun(name, arguments, processes) as run:
+    with ForkedRun(name, arguments, processes, folder) as run:
         return run.wait(), *run.texts()
 
 
 class ForkedRun:
     """scripts/NAME in one process or several, started; what is left of it is killed at the end."""
 
-    def __init__(self, name, arguments, processes=1):
+    def __init__(self, name, arguments, processes=1, folder=ROOT):
         port = _free_port()
         ranks = [_rank_environment(rank, processes, port) for rank in range(processes)]
         self._folder = tempfile.TemporaryDirectory()
@@ -54,7 +54,8 @@ class ForkedRun:
             file.touch()
         self.forks = []
         for rank in ranks:
-            fork = _FORKS.Process(target=_run, args=(name, arguments, rank, *self._files))
+            told = (name, arguments, rank, folder, *self._files)
+            fork = _FORKS.Process(target=_run, args=told)
             fork.start()
             self.forks.append(fork)
 
@@ -118,11 +119,11 @@ def _free_port():
         return found.getsockname()[1]
 
 
-def _run(name, arguments, environment, out, err):
+def _run(name, arguments, environment, folder, out, err):
     script = ROOT / "scripts" / name
     # data loaders' workers start as they do from a shell: by the first of these
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    os.chdir(ROOT)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     constants.HF_HUB_OFFLINE = environment["HF_HUB_OFFLINE"] != "0"

@@ -14,7 +14,13 @@ from mkdocs.structure.files import File, Files
 
 
 ROOT = Path(__file__).parents[2]
-TEXTS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+# page → file
+TEXTS = {
+    "index.md": "README.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SECURITY.md": "SECURITY.md",
+}
 _EXAMPLE = re.compile(r"Example:\n\n(>>> .*)", re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#:]+)(#[^)]*)?\)")
 
@@ -22,8 +28,8 @@ _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#:]+)(#[^)]*)?\)")
 def on_files(files: Files, config: Any) -> Files:
     """Adds the root's texts and the cards to the pages."""
     cards = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("model_cards/*.md"))
-    for name in (*TEXTS, *cards):
-        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for page, file in (*TEXTS.items(), *zip(cards, cards)):
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / file)))
     return files
 
 
@@ -43,7 +49,7 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
         up = "../" * len(source.parents[1:])
         return f"[{words}]({up}{name}{anchor or ''})"
 
-    return _LINK.sub(on_the_site, markdown)
+    return _LINK.sub(on_the_site, markdown).replace('src="docs/', 'src="')
 
 
 class Examples(Extension):
