@@ -44,6 +44,7 @@ from hf_mae.inference.shown_models import (
     label_value,
     load_shown,
     read_pixel_values,
+    say_unreadable,
     toggle_patch,
 )
 from hf_mae.whole_files import check_folder
@@ -214,8 +215,7 @@ def connect(
             for shown in models:
                 read_pixel_values(shown, file)
         except DECODE_ERRORS as error:
-            said = own_words(error).replace(file, os.path.basename(file))
-            gr.Warning(said, duration=None, title="Not a picture that can be shown")
+            gr.Warning(say_unreadable(file, error), duration=None)
             return picture, None
         return file, None
 

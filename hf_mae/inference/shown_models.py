@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.transforms import ProcessorTransform
+from ..errors import own_words
 from ..models.configuration_mae import read_fields
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import check_model_source, load_classifier, load_model, num_channels
@@ -107,6 +108,19 @@ def read_pixel_values(shown: Shown, file: str | Path) -> torch.Tensor:
     pixels = to_pixels(open_picture(file), num_channels(shown.model), transform.values)
     pixel_values = transform(pixels)["pixel_values"].unsqueeze(0)
     return pixel_values.to(shown.model.device)
+
+
+def say_unreadable(file: str, error: Exception) -> str:
+    """Says why a file can't be shown, by its name alone: its folder is the server's.
+
+    Example:
+
+    >>> say_unreadable("/tmp/a1/cut.png", OSError("image file is truncated"))
+    "cut.png can't be read: image file is truncated"
+    """
+    name = os.path.basename(file)
+    said = own_words(error).replace(file, name)
+    return said if said.startswith(name) else f"{name} can't be read: {said}"
 
 
 def choose_masks(shown: Shown, asked: Asked) -> list[np.ndarray]:
