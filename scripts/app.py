@@ -109,11 +109,11 @@ def parse_arguments() -> argparse.Namespace:
 def serve(models: Sequence[Shown]) -> None:
     """Serves the page until it is stopped."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    import gradio as gr
+    from gradio.themes import Default
 
     fonts = ["system-ui", "sans-serif"]
     build_page(models).launch(
-        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        theme=Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
         max_file_size=MAX_FILE_BYTES,
         allowed_paths=[str(SAMPLE)],
         css=CSS,

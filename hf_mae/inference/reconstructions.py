@@ -74,7 +74,9 @@ def plot_reconstructions(
     ['original', 'masked, seed 0', 'reconstructed', 'pasted']
     """
     pretrained = check_decoder(model)
-    pixel_values = processor(images, return_tensors="pt").pixel_values.to(pretrained.device)
+    pixel_values = processor(cast(Any, images), return_tensors="pt").pixel_values.to(
+        pretrained.device
+    )
     ours = cast(MAEImageProcessor, processor)
     return draw_reconstructions(pretrained, ours, pixel_values, mask, mask_ratio, seeds)
 
