@@ -11,6 +11,9 @@ LOWEST = $(VENV)/lowest
 PEER_TESTS = $(VENV)/peer-tests
 # what the benchmarks compare with, to put before the rest on PYTHONPATH
 PEERS = $(VENV)/peers
+# gradio, and what it needs beside the rest
+GRADIO = gradio gradio_client hf-gradio brotli fastapi groovy httpcore httpx opentelemetry-api orjson \
+	pydub python-multipart pytz safehttpx semantic-version starlette tomlkit uvicorn
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards help-texts oldest-transformers peers docs clean
@@ -93,6 +96,8 @@ $(STAMP): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hf_mae needs Python 3.10 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[fast,test]
+	# without its dependencies: it asks for Pillow below 13, and the pinned one is newer
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(GRADIO)
 	touch $@
 
 # pip takes the newest where it may; as constraints, the lower bounds are all that it may take

@@ -46,15 +46,20 @@ setup(
         "scientific": ["tifffile>=2025.5", "imagecodecs>=2025.3", "pydicom>=3.0"],
         "heif": ["pillow-heif>=1.1"],  # photographs of phones
         "search": ["faiss-cpu>=1.13"],  # scripts/extract_features.py --index
+        "app": ["gradio>=6.0"],  # scripts/app.py
         # scripts/export.py --to onnx
         "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
         "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # make docs
         "test": [
             "hf-mae[docs,heif,onnx,scientific,search]",
             "hypothesis>=6.150",  # flags, recipes and folders that nobody would write
+            "ipykernel>=7.0",  # runs the notebook
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "optuna>=5.0",  # hyperparameter_search
             "parameterized>=0.9",  # transformers' own tests of models
             "peft>=0.21",  # adapters on our models
+            "playwright>=1.50",  # drives a browser, which is Debian's chromium
             "pyright[nodejs]>=1.1.414",
             "pytest>=9.0",
             "pytest-xdist>=3.8",

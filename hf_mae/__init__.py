@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
     )
     from .inference.features import extract_features
     from .inference.predictions import predict
+    from .inference.reconstructions import plot_reconstructions
     from .models.loading import load_classifier, load_encoder, load_model, load_processor
     from .training.arguments import (
         FineTuningArguments,
@@ -82,6 +83,7 @@ _LAZY = {
     "load_image_dataset": ".data.sources",
     "load_model": ".models.loading",
     "load_processor": ".models.loading",
+    "plot_reconstructions": ".inference.reconstructions",
     "predict": ".inference.predictions",
     "prepare_dataset": ".data.preparation",
 }
@@ -127,6 +129,7 @@ __all__ = [
     "load_image_dataset",
     "load_model",
     "load_processor",
+    "plot_reconstructions",
     "predict",
     "prepare_dataset",
 ]

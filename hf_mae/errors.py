@@ -129,6 +129,7 @@ _BY_TEXT = {
 }
 _OF_LIBRARIES = (RuntimeError, OSError, SafetensorError, MemoryError)
 _OS_NUMBER = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
+_OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")  # PIL names a file so, anew each time
 _LONGEST = 300
 
 
@@ -164,12 +165,18 @@ def explain(error: Exception) -> str | None:
 
 
 def own_words(error: Exception) -> str:
-    """What an error says, in one line; of a data loader's process without the traceback."""
+    """What an error says, in one line; of a data loader's process without the traceback.
+
+    Example:
+
+    >>> own_words(OSError("cannot identify image file <_io.BytesIO object at 0x7f4a348a35b0>"))
+    'cannot identify image file'
+    """
     text = str(error)
     if " in DataLoader worker process " in text.partition("\n")[0]:
         starts = re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, re.MULTILINE)
         text = text[max((start.end() for start in starts), default=0) :]
-    return " ".join(text.split())
+    return " ".join(_OBJECT.sub("", text).split())
 
 
 def _os_number(error: Exception, said: str) -> int | None:

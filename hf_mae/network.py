@@ -18,6 +18,7 @@ from .errors import NETWORK_ERRORS
 
 _PATIENCE = 3  # seconds
 _have_answered: set[str] = set()
+_given_up: list[str] = []  # why the Hub isn't asked any more
 
 logger = logging.get_logger(__name__)
 
@@ -53,7 +54,7 @@ def why_unreachable(address: str) -> str | None:
 def why_no_hub() -> str | None:
     """Says why the Hub isn't asked; None if it can be."""
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+        return _given_up[-1] if _given_up else "HF_HUB_OFFLINE is set"
     return why_unreachable(constants.ENDPOINT)
 
 
@@ -93,6 +94,7 @@ def reach_model(
         )
     logger.warning(f"the Hub can't be reached ({reason}); {name} is taken from its cache")
     constants.HF_HUB_OFFLINE = True
+    _given_up.append(reason)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -3,10 +3,13 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from .file_names import printable
 
 
 @contextlib.contextmanager
@@ -30,6 +33,21 @@ def unfinished(path: Path) -> Iterator[Path]:
         os.replace(other, path)
     finally:
         other.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Makes a folder, if it isn't there, and tries whether a file can be written in it.
+
+    Raises:
+        ValueError: none can.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written in {printable(folder)} ({error.strerror})"
+        ) from error
 
 
 def take_lock(file: Path, folder: str, other: str) -> FileLock:

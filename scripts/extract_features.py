@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
 from hf_mae.inference.images import find_images_once
 from hf_mae.inference.parts import Parts, compute_parts, default_workers
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
+from hf_mae.whole_files import check_folder
 from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
@@ -190,13 +190,7 @@ def check_places(args: argparse.Namespace) -> None:
         if output.resolve() in taken:
             raise ValueError(f"{printable(output)} is read or written already; name another file")
         taken.add(output.resolve())
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            tempfile.TemporaryFile(dir=output.parent).close()
-        except OSError as error:
-            raise ValueError(
-                f"nothing can be written in {printable(output.parent)} ({error.strerror})"
-            ) from error
+        check_folder(output.parent)
 
 
 def load_images(args: argparse.Namespace, state: PartialState) -> Dataset:

@@ -31,6 +31,7 @@ def on_the_net(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(network, "_have_answered", set())
+    monkeypatch.setattr(network, "_given_up", [])
 
 
 def unplug(monkeypatch):
@@ -144,6 +145,7 @@ def test_a_filled_cache_is_used(on_the_net, monkeypatch, tmp_path, caplog):
     assert constants.HF_HUB_OFFLINE
     (said,) = [line for line in caplog.messages if "reached" in line]
     assert said.endswith("; org/mae is taken from its cache")
+    assert "refused" in network.why_no_hub()
     for name, tensor in cached.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
 

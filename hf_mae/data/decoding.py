@@ -18,7 +18,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from ..errors import DECODE_ERRORS, NETWORK_ERRORS, ImageDecodeError
+from ..errors import DECODE_ERRORS, NETWORK_ERRORS, ImageDecodeError, own_words
 from ..file_names import find_file
 from ..models.orientation import ARRAY_TURNS, exif_orientation
 from ..models.picture_files import Raster, read_picture
@@ -30,7 +30,6 @@ from ..models.pictures import HTTP, Picture, Values, picture_values, read_http, 
 # less
 _LARGE = 3000
 _BASELINE = (0xC0, 0xC1)
-_OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")  # PIL names the file so, anew each time
 # in the scan of a baseline file there is none but the end
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
@@ -42,8 +41,8 @@ def _as_decode_error() -> Iterator[None]:
     try:
         yield
     except DECODE_ERRORS as error:
-        message = _OBJECT.sub("", f"{type(error).__name__}: {error}")
-        raise ImageDecodeError(" ".join(message.split())) from error
+        message = f"{type(error).__name__}: {own_words(error)}"
+        raise ImageDecodeError(message) from error
 
 
 class Jpeg:

@@ -206,10 +206,10 @@ def _read(extractor: FeatureExtractor, indices: np.ndarray) -> torch.Tensor:
     return batch.pixel_values
 
 
-def _to_pictures(extractor: FeatureExtractor, pixel_values: torch.Tensor) -> np.ndarray:
-    """Undoes the normalisation: (B, H, W, 3) uint8, grey if there aren't three channels."""
-    processor: Any = extractor.processor
-    pixels = pixel_values.float()
+def to_pictures(processor: Any, pixel_values: torch.Tensor) -> np.ndarray:
+    """Undoes an image processor's normalisation: (B, H, W, 3) uint8, grey if there aren't three
+    channels."""
+    pixels = pixel_values.float().cpu()
     if getattr(processor, "do_normalize", False):
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
         pixels = pixels * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
@@ -229,7 +229,7 @@ def _draw_patches(
         patches -= _encode_patches(extractor, _read(extractor, others)).mean(axis=0)
         title += f"\n(the mean of {len(others)} images at each place is taken out first)"
     maps = components_as_colours(patches).reshape(len(indices), *extractor.grid, 3)
-    images = _to_pictures(extractor, pixel_values)
+    images = to_pictures(extractor.processor, pixel_values)
     height, width = images.shape[1:3]
     across = _enlarged(np.arange(width), extractor.grid[1], width)
     down = _enlarged(np.arange(height), extractor.grid[0], height)
@@ -343,7 +343,7 @@ def _draw_neighbours(
     for query, its_cosines, its_numbers in zip(queries, cosines, numbers):
         others = its_numbers != query  # an image is its own nearest
         near = its_numbers[others][:NEIGHBOURS]
-        images = _to_pictures(extractor, _read(extractor, np.array([query, *near])))
+        images = to_pictures(extractor.processor, _read(extractor, np.array([query, *near])))
         title = labels.title(query)
         row = [Tile(images[0], title)]
         for image, number, cosine in zip(images[1:], near, its_cosines[others]):

@@ -159,9 +159,19 @@ def load_pretraining_model(model_name_or_path: str | Path) -> MAEForPreTraining:
     """Loads an encoder and decoder, in float32 and evaluation mode.
 
     Raises:
-        ValueError: it lacks weights, as an encoder alone does, is of another kind, or damaged.
+        ValueError: it has no decoder, as a classifier or an encoder alone, is of another kind, or
+            damaged.
         OSError: there is none.
     """
+    fields = _read_config(model_name_or_path)
+    kind = architecture(fields)
+    is_known = kind in _OUR_CLASSES or "ForImageClassification" in kind
+    has_decoder = "ForPreTraining" in kind or find_pretraining(model_name_or_path, fields)
+    if is_known and not has_decoder:
+        raise ValueError(
+            f"{model_name_or_path} is no pre-training model: it holds {kind}, which has no "
+            "decoder; take the folder that run_mae.py wrote"
+        )
     return load_as(MAEForPreTraining, model_name_or_path).eval()
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Mask(NamedTuple):
@@ -185,3 +186,45 @@ def seeded_noise(batch_size: int, num_patches: int, seed: int | torch.Generator)
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     return torch.rand(batch_size, num_patches, generator=generator)
+
+
+def block_side(grid_size: tuple[int, int]) -> int:
+    """The usual side of a block, in patches: a quarter of the grid's shorter side, at least 2.
+
+    On the usual grid of 14 x 14 that is 4, the smallest block of BEiT (Bao et al., 2021).
+    """
+    return max(2, round(min(grid_size) / 4))
+
+
+def block_noise(
+    batch_size: int,
+    grid_size: tuple[int, int],
+    side: int,
+    seed: int | torch.Generator,
+) -> Tensor:
+    """Noise (B, N) whose masks remove square blocks of patches, the same on every machine.
+
+    Every place where a block may lie, over the border too, has a uniform number, and a patch the
+    greatest of the blocks that cover it. So the patches of a block go together, and any mask ratio
+    is met exactly: the last block loses what is too much. With a side of 1 it is uniform noise.
+
+    Args:
+        batch_size: B.
+        grid_size: Patches down and across.
+        side: Of a block, in patches.
+        seed: As for `seeded_noise`.
+
+    Raises:
+        ValueError: a block has no patch.
+
+    Example:
+
+    >>> noise = block_noise(1, (4, 4), side=2, seed=2)
+    >>> random_masking(noise, mask_ratio=0.5).mask.view(4, 4).int().tolist()
+    [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]]
+    """
+    if side < 1:
+        raise ValueError(f"side of a block is {side}; it must be at least 1 patch")
+    rows, columns = grid_size[0] + side - 1, grid_size[1] + side - 1
+    places = seeded_noise(batch_size, rows * columns, seed).view(batch_size, 1, rows, columns)
+    return F.max_pool2d(places, side, stride=1).flatten(1)

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 from transformers.utils import logging
 
-from ..errors import DECODE_ERRORS
+from ..errors import DECODE_ERRORS, own_words
 from .orientation import upright
 from .picture_files import (
     Range,
@@ -61,7 +61,9 @@ def open_picture(source: str | bytes | os.PathLike) -> Picture:
     try:
         return read_picture(data)
     except DECODE_ERRORS as error:
-        raise ValueError(f"{_shortened(name)} is no picture that can be read: {error}") from error
+        raise ValueError(
+            f"{_shortened(name)} is no picture that can be read: {own_words(error)}"
+        ) from error
 
 
 def _read(name: str) -> bytes:

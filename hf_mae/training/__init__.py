@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # the same names as below, for editors and type checkers
         train_and_evaluate,
         write_output_folder,
     )
-    from .visualization import reconstruction_panel
 
 
 # public name → the module that it is imported from when it is first used
@@ -65,7 +64,6 @@ _LAZY = {
     "print_plan": ".plan",
     "print_result": ".run",
     "print_results": ".run",
-    "reconstruction_panel": ".visualization",
     "resume_point": ".resuming",
     "select_results": ".run",
     "train_and_evaluate": ".run",
@@ -97,7 +95,6 @@ __all__ = [
     "print_plan",
     "print_result",
     "print_results",
-    "reconstruction_panel",
     "resume_point",
     "select_results",
     "train_and_evaluate",

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The arguments of pre-training, fine-tuning and linear probing, with the paper's values."""
 
+import contextlib
 import datetime
 import os
 from dataclasses import dataclass, field
@@ -140,11 +141,13 @@ class ImageTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             wants_bf16 = not (self.use_cpu or self.fp16)
             self.bf16 = wants_bf16 and is_torch_bf16_gpu_available()  # pyright: ignore[reportIncompatibleVariableOverride]
+        with contextlib.suppress(ValueError):
+            self.warmup_epochs = float(self.warmup_epochs or "auto")  # of a flag it is text
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = default_workers()
         check_limits(self)
         check_choices(self)
-        if self.fp16 and not torch.accelerator.is_available():
+        if self.fp16 and not (self.bf16 or torch.accelerator.is_available()):
             raise ValueError(
                 "fp16 needs a GPU: on a CPU nothing would be computed in it; leave it out, or take "
                 "bf16"

@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..data.labels import has_label
 from ..data.resolution import schedule_resolutions
 from ..data.samples import Batch, ImageSamples, Samples, collate
+from ..inference.reconstructions import reconstruction_panel
 from ..models.costs import training_flops
 from ..models.functional import baseline_losses
 from ..models.image_processing_mae import MAEImageProcessor
@@ -25,7 +26,6 @@ from ..output_folder import PANEL_FILE
 from .arguments import MAETrainingArguments
 from .metrics import knn_accuracy, rank_me
 from .trainer import ImageTrainer
-from .visualization import reconstruction_panel
 
 
 PANEL_IMAGES = 8

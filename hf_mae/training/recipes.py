@@ -243,7 +243,10 @@ def _recipe_flags(path: Path, parser: _Parser) -> list[str]:
 def _warmup_flags(recipe_flags: Sequence[str], flags: Sequence[str], parser: _Parser) -> list[str]:
     """Keeps a recipe's share of warm-up where flags make its run longer or shorter."""
     ours = _explicit_names(flags, parser)
+    theirs = _explicit_names(recipe_flags, parser)
     if "warmup_epochs" in ours or not ours & {"num_train_epochs", "max_steps"}:
+        return []
+    if not {"warmup_epochs", "num_train_epochs"} <= theirs:  # it says no share
         return []
     recipe, _ = parser.parse_known_args(recipe_flags)
     try:

@@ -1,19 +1,11 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Panels that show what a model makes of masked images, and curves of its training."""
+"""Curves of a training."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from ..models.functional import patchify, unpatchify
-from ..models.image_processing_mae import MAEImageProcessor
-from ..models.modeling_mae import MAEForPreTraining
-
-
-_GREY = 128
 
 # title of a panel → key in the log → name of its curve
 _CURVES = {
@@ -33,46 +25,6 @@ _BASELINES = {
 }
 # the authors' ViT-Base with norm_pix_loss on ImageNet-1k: mean training loss of an epoch, from 0
 REFERENCE_LOSSES = {0: 0.950, 1: 0.782, 2: 0.757, 3: 0.727, 4: 0.703, 13: 0.559}
-
-
-def reconstruction_panel(
-    model: MAEForPreTraining,
-    processor: MAEImageProcessor,
-    pixel_values: torch.Tensor,
-    noise: torch.Tensor | None = None,
-) -> Figure:
-    """Draws a row an image: original, masked, reconstructed.
-
-    Args:
-        model: `MAEForPreTraining`.
-        processor: Its image processor.
-        pixel_values: (B, C, H, W), normalised, on the model's device.
-        noise: (B, N), decides the masks; random by default.
-
-    Returns:
-        `matplotlib.figure.Figure`. Images that aren't grey or RGB are shown as the mean of their
-        channels.
-    """
-    result = model.reconstruct(pixel_values, noise=noise)
-    originals = processor.post_process_reconstruction(pixel_values)
-    filled = processor.post_process_reconstruction(cast(torch.Tensor, result.images))
-    removed = _removed_pixels(result.mask, model.config.patch_hw, pixel_values)
-    masked = np.where(removed, _GREY, originals).astype(np.uint8)
-
-    figure = Figure(figsize=(5.4, 1.75 * len(originals) + 0.6), layout="constrained")
-    axes = figure.subplots(len(originals), 3, squeeze=False)
-    for row, images in zip(axes, zip(originals, masked, filled)):
-        for axis, image in zip(row, images):
-            axis.imshow(_displayable(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], ("original", "masked", "reconstructed")):
-        axis.set_title(title)
-    if result.borrows_patch_statistics:
-        figure.supxlabel(
-            "norm_pix_loss: the brightness and contrast of each patch are the original's",
-            fontsize=8,
-        )
-    return figure
 
 
 def training_curves(
@@ -125,15 +77,3 @@ def _draw_level(axis: Any, value: float, name: str, color: str) -> None:
 def _last(log_history: Sequence[dict[str, Any]], key: str) -> float:
     values = [entry[key] for entry in log_history if key in entry]
     return values[-1]
-
-
-def _removed_pixels(mask: Any, patch_hw: tuple[int, int], pixel_values: torch.Tensor) -> np.ndarray:
-    """Turns a mask tensor (B, N) into booleans (B, H, W, 1)."""
-    patches = patchify(pixel_values[:, :1], patch_hw)
-    height, width = pixel_values.shape[2:]
-    pixels = unpatchify(mask.unsqueeze(-1).expand_as(patches), patch_hw, (height, width))
-    return pixels.bool().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _displayable(image: np.ndarray) -> np.ndarray:
-    return image if image.shape[-1] == 3 else image.mean(axis=-1)

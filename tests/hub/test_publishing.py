@@ -336,7 +336,7 @@ def test_what_is_wrong_in_a_line(tmp_path):
             "cannot identify image file",
         ),
     ]:
-        assert message in script_error("publish.py", *flags), message
+        assert message in script_error("publish.py", *flags, "--dry_run"), message
 
 
 def test_the_token_stays_out_of_the_recipe(tmp_path):

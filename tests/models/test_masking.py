@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from hf_mae.models.masking import (
+    block_noise,
+    block_side,
     choose_mask,
     given_masking,
     mask_noise,
@@ -97,3 +99,46 @@ def test_the_noise_of_a_sample_is_its_generators():
     noise = mask_noise(9, np.random.default_rng(3))
     assert noise.dtype == torch.float32
     assert noise.tolist() == np.random.default_rng(3).random(9, dtype=np.float32).tolist()
+
+
+def hidden(noise, grid_size, ratio):
+    return random_masking(noise, ratio).mask.view(-1, *grid_size).bool()
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.4, 0.75])
+def test_blocks_hide_as_many_patches_in_every_image(ratio):
+    masks = hidden(block_noise(50, (14, 10), 4, 0), (14, 10), ratio)
+    assert masks.sum(dim=(1, 2)).tolist() == [140 - int(140 * (1 - ratio))] * 50
+
+
+def test_blocks_are_squares():
+    """Whatever is hidden is covered by squares that are hidden, as far as they lie in the grid; but
+    for what the last one of an image has too much."""
+    masks = hidden(block_noise(200, (12, 12), 3, 0), (12, 12), 0.5)
+    beyond = torch.nn.functional.pad(masks.float().unsqueeze(1), (2, 2, 2, 2), value=1.0)
+    whole = -torch.nn.functional.max_pool2d(-beyond, 3, stride=1)  # places whose patches all are
+    covered = torch.nn.functional.max_pool2d(whole, 3, stride=1).squeeze(1).bool()
+    left = (masks & ~covered).sum(dim=(1, 2))
+    assert left.max() < 9
+    single = hidden(seeded_noise(200, 144, 0), (12, 12), 0.5)
+    beyond = torch.nn.functional.pad(single.float().unsqueeze(1), (2, 2, 2, 2), value=1.0)
+    whole = -torch.nn.functional.max_pool2d(-beyond, 3, stride=1)
+    covered = torch.nn.functional.max_pool2d(whole, 3, stride=1).squeeze(1).bool()
+    assert (single & ~covered).sum(dim=(1, 2)).float().mean() > 30  # as random ones aren't
+
+
+def test_blocks_hide_every_patch_equally_often():
+    share = hidden(block_noise(20000, (5, 4), 2, 1), (5, 4), 0.5).float().mean(dim=0)
+    assert torch.allclose(share, torch.full((5, 4), 0.5), atol=0.06)
+
+
+def test_blocks_are_a_function_of_the_seed():
+    assert torch.equal(block_noise(3, (7, 7), 2, 5), block_noise(3, (7, 7), 2, 5))
+    assert not torch.equal(block_noise(3, (7, 7), 2, 5), block_noise(3, (7, 7), 2, 6))
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(block_noise(3, (7, 7), 2, generator), block_noise(3, (7, 7), 2, 5))
+    assert not torch.equal(block_noise(3, (7, 7), 2, generator), block_noise(3, (7, 7), 2, 5))
+    assert torch.equal(block_noise(3, (7, 7), 1, 5), seeded_noise(3, 49, 5))
+    assert [block_side(grid) for grid in ((14, 14), (7, 7), (16, 20), (1, 4))] == [4, 2, 4, 2]
+    with pytest.raises(ValueError, match="side of a block is 0"):
+        block_noise(1, (7, 7), 0, 0)

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,27 +52,28 @@ def line_of(status, stderr, script="run_mae.py"):
 
 def disturb(flags, moment, disturbance, processes=1, limits=None):
     """Runs run_mae.py, does something when `moment()` is true; (status, stderr) once it ends."""
-    process = subprocess.Popen(
-        script_command("run_mae.py", *flags, processes=processes),
-        cwd=ROOT,
-        env={**script_environment(processes), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limits,
-    )
-    try:
-        deadline = time.monotonic() + 300
-        while not moment():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        disturbance(process)
-        _, stderr = process.communicate(timeout=300)
-    finally:
-        if process.poll() is None:
-            kill_tree(process)
-    return process.returncode, stderr
+    with tempfile.TemporaryFile("w+") as stderr:  # a pipe that nobody reads would hold it up
+        process = subprocess.Popen(
+            script_command("run_mae.py", *flags, processes=processes),
+            cwd=ROOT,
+            env={**script_environment(processes), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            preexec_fn=limits,
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while not moment():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            disturbance(process)
+            process.wait(timeout=300)
+        finally:
+            if process.poll() is None:
+                kill_tree(process)
+        stderr.seek(0)
+        return process.returncode, stderr.read()
 
 
 def has_checkpoint(folder, number=2):
@@ -153,11 +155,13 @@ def test_a_read_only_output_folder(tmp_path):
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
         def make_read_only(process):
-            while subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=False).returncode:
-                time.sleep(0.02)  # a file is open for writing
+            # by a mount of its own, in which no file is open for writing
+            subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
 
         flags = [*ENDLESS, "--output_dir", disk / "run"]
-        status, stderr = disturb(flags, has_checkpoint(disk / "run"), make_read_only)
+        status, stderr = disturb(flags, has_checkpoint(disk / "run", 4), make_read_only)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
         line = line_of(status, stderr)
         assert "read-only" in line.lower()
         assert GO_ON.search(line)

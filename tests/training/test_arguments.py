@@ -1,9 +1,11 @@
+import os
+
 import pytest
 import torch
 import yaml
 
 from hf_mae import MAEConfig, MAEForImageClassification, MAEForPreTraining
-from hf_mae.training.arguments import MAETrainingArguments
+from hf_mae.training.arguments import MAETrainingArguments, default_workers
 from hf_mae.training.data_arguments import DataArguments
 from hf_mae.training.model_arguments import (
     FineTuningModelArguments,
@@ -76,14 +78,36 @@ def test_learning_rate_counts_processes_and_accumulation(parse):
 
 def test_paper_defaults(parse):
     args = parse("size: base")[2]
-    assert (args.adam_beta1, args.adam_beta2, args.weight_decay, args.warmup_epochs) == (
-        0.9,
-        0.95,
-        0.05,
-        40,
-    )
+    assert (args.adam_beta1, args.adam_beta2, args.weight_decay) == (0.9, 0.95, 0.05)
+    assert args.warmup_in(args.num_train_epochs) == 40
     assert (args.base_learning_rate, args.min_learning_rate, args.max_grad_norm) == (1.5e-4, 0, 0)
     assert not args.bf16  # on the CPU
+
+
+@pytest.mark.parametrize(
+    ("flags", "epochs"),
+    [
+        ([], 3.0),  # as the recipe says
+        (["--num_train_epochs=10"], 1.0),  # its share
+        (["--max_steps=77"], 1.0),
+        (["--num_train_epochs=10", "--warmup_epochs=2"], 2.0),
+        (["--num_train_epochs=10", "--warmup_epochs=20%"], 2.0),
+        (["--num_train_epochs=10", "--warmup_epochs=auto"], 0.5),
+    ],
+)
+def test_warmup_keeps_its_share(parse, flags, epochs):
+    *_, args, explicit = parse("num_train_epochs: 30\nwarmup_epochs: 3", *flags)
+    run = 30 if not flags else 10
+    assert args.warmup_in(run) == pytest.approx(epochs)
+    assert "warmup_epochs" in explicit
+
+
+def test_workers_are_as_many_as_cores_with_an_accelerator(parse, monkeypatch):
+    assert parse("size: base")[2].dataloader_num_workers == 0
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert default_workers() == min(16, len(os.sched_getaffinity(0)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert default_workers() == 1
 
 
 @pytest.mark.parametrize(
@@ -99,6 +123,10 @@ def test_paper_defaults(parse):
         ("base_learning_rate: -1", "base_learning_rate is -1.0; it must be positive"),
         ("min_learning_rate: 1", "min_learning_rate is 1.0; it must be between 0 and the peak"),
         ("warmup_epochs: -1", "warmup_epochs is -1.0; it must be at least 0"),
+        ("warmup_epochs: 120%", "warmup_epochs is '120%'; it must be at least 0 and a number"),
+        ("warmup_epochs: nan", "warmup_epochs is nan; it must be"),
+        ("warmup_epochs: short", "warmup_epochs is 'short'; it must be"),
+        ("fp16: true", "fp16 needs a GPU"),
         ("bf16: true\nfp16: true", "At most one of fp16 and bf16"),
         ("lr_scheduler_type: constant", "lr_scheduler_type and warmup_steps don't apply"),
         ("warmup_steps: 5", "lr_scheduler_type and warmup_steps don't apply"),

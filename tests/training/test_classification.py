@@ -1,6 +1,7 @@
 """Fine-tuning and linear probing on real digits."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -415,7 +416,7 @@ def test_paper_defaults(tmp_path):
         output_dir=str(tmp_path), use_cpu=True, gradient_accumulation_steps=16
     )
     assert args.learning_rate == pytest.approx(2e-3)
-    assert (args.num_train_epochs, args.warmup_epochs, args.min_learning_rate) == (100, 5, 1e-6)
+    assert (args.num_train_epochs, args.warmup_in(100), args.min_learning_rate) == (100, 5, 1e-6)
     assert (args.layer_decay, args.weight_decay, args.adam_beta2) == (0.65, 0.05, 0.999)
     assert (args.mixup, args.cutmix, args.label_smoothing_factor, args.random_erasing) == (
         0.8,
@@ -425,3 +426,35 @@ def test_paper_defaults(tmp_path):
     )
     assert args.auto_augment == "rand-m9-mstd0.5-inc1"
     assert TINY["image_size"] == 32
+
+
+# the learning rate of a cached probe -------------------------------------------------------------
+
+
+def test_a_cached_probe_chooses_its_rate(make_classifier_trainer, labelled_digits, capfd):
+    """What does best, and the same again; a rate that is given is taken."""
+    options = {"max_steps": 60, "cache_features": True, "per_device_train_batch_size": 100}
+    options["learning_rate"] = None
+    trainer = make_classifier_trainer("probe", **options)
+    assert trainer.args.chooses_rate
+    head = state(trainer.model)
+    trainer.cache_features()
+    trainer.choose_rate()
+    assert same(state(trainer.model), head)
+    said = capfd.readouterr().out
+    reached = {}
+    for rate, value in re.findall(r"([\d.]+): ([\d.]+)", said):
+        reached[float(rate)] = float(value)
+    assert len(reached) == 8
+    assert reached[trainer._chosen_rate] == max(reached.values()) > reached[0.01] + 0.05
+    assert trainer.peak_rate == pytest.approx(trainer._chosen_rate * 100 / 256)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert max(rates) == pytest.approx(trainer.peak_rate, rel=0.05)
+    again = make_classifier_trainer("probe", folder="again", **options)
+    again.train()
+    assert logged_losses(again) == logged_losses(trainer)
+    for given in ({"learning_rate": 8.0}, {"base_learning_rate": 0.1}):
+        trainer = make_classifier_trainer("probe", folder="given", **{**options, **given})
+        assert not trainer.args.chooses_rate
+        assert trainer.peak_rate == (8.0 if "learning_rate" in given else pytest.approx(10 / 256))
