@@ -21,13 +21,19 @@ NOT_RUN = {
     "https://": "needs a network; tests/scripts/test_predict.py has a server",
     "convert_checkpoint.py --name ": "fetches 2.6 GB; tests/conversion/ converts golden files",
     "--repo_id ORG/NAME --license mit": "uploads; tests/hub/test_loopback_hub.py does, without",
+    "scripts/app.py ": "serves until it is stopped; tests/scripts/test_app.py tries it",
     "restart.sh accelerate launch …": "is an outline; tests/scripts/test_restart.py runs it",
 }
 # what makes a line short that holds this, behind what it says; the rest runs word for word
-_TRAINING = (
-    "--max_steps=1 --warmup_epochs=0 --use_cpu --report_to=none --dataloader_num_workers=0 "
-    "--per_device_train_batch_size=2 --gradient_accumulation_steps=1"
-).split()
+_TRAINING = [
+    "--max_steps=1",
+    "--warmup_epochs=0",
+    "--use_cpu",
+    "--report_to=none",
+    "--dataloader_num_workers=0",
+    "--per_device_train_batch_size=2",
+    "--gradient_accumulation_steps=1",
+]
 SHORT = {
     "run_mae.py": _TRAINING,
     "run_finetune.py": _TRAINING,
@@ -94,7 +100,7 @@ def run_line(line, folder):
     script = next(word for word in words if word.endswith(".py"))
     launched = words[: words.index(script)]
     assert launched == ["python"] or launched[:2] == ["accelerate", "launch"], line
-    assert script.startswith("scripts/") and (ROOT / script).is_file(), line
+    assert (ROOT / script).is_file(), line
     arguments = words[words.index(script) + 1 :]
     for part, flags in SHORT.items():
         arguments += flags if part in line else []

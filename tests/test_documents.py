@@ -15,7 +15,8 @@ import sys
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image as ImageFeature
+from datasets import ClassLabel, Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
 from documents import NOT_RUN, REPLACED, blocks_of, command_lines, run_line, why_not_run
 from helpers import GOLDEN, ROOT, TINY
 from tiny_models import save, shaken

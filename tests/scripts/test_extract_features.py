@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import load_dataset, load_from_disk
-from helpers import ROOT, kill_tree, run_script, script_command, script_environment, script_error
+from datasets import load_dataset
+from helpers import kill_tree, run_script, script_command, script_environment, script_error
 from PIL import Image
 from tiny_models import make, save
 
@@ -87,19 +87,6 @@ def test_the_index_finds_the_nearest(digits):
     scores, near = table.get_nearest_examples("features", features[5].numpy(), k=2)
     assert near["name"][0] == "row 5"
     assert scores[0] == pytest.approx(1, abs=1e-5)
-
-
-def test_the_readmes_search_runs(digits, grey, tmp_path, monkeypatch, capsys):
-    folder, _ = digits
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mine").symlink_to(grey)
-    (tmp_path / "photos.parquet").symlink_to(folder / "new" / "digits.parquet")
-    (tmp_path / "photos.faiss").symlink_to(folder / "digits.faiss")
-    picture = load_from_disk(folder / "images")[77]["image"]["bytes"]
-    (tmp_path / "bird.jpg").write_bytes(picture)
-    monkeypatch.chdir(tmp_path)
-    exec((ROOT / "README.md").read_text().split("```python")[4].split("```")[0], {})
-    assert capsys.readouterr().out.startswith("['row 77', 'row ")
 
 
 @pytest.mark.parametrize("kind", ["mean", "patches"])
