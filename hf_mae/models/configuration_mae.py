@@ -124,10 +124,10 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         patch_size: Pixels, an int or (height, width).
         num_channels: Any number of image channels.
         qkv_bias: Whether queries, keys and values have a bias.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads,
-        decoder_intermediate_size:
-            The decoder. Defaults: MAE paper, Section 4.1 (8 blocks, width 512) and the authors'
-            code (16 heads).
+        decoder_hidden_size, decoder_num_hidden_layers: Width and depth of the decoder. Defaults:
+            MAE paper, Section 4.1 (8 blocks, width 512).
+        decoder_num_attention_heads, decoder_intermediate_size: Heads and MLP width of the decoder.
+            Defaults: the authors' code (16 heads).
         mask_ratio: Share of patches hidden from the encoder, in [0, 1) (0.75: MAE paper, Section
             4.1).
         norm_pix_loss: Whether the target of a patch is its pixels normalised by their own mean and
