@@ -13,7 +13,7 @@ from griffe import Extension, Object
 from mkdocs.structure.files import File, Files
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # page → file
 TEXTS = {
     "index.md": "README.md",
