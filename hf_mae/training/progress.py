@@ -135,8 +135,8 @@ class ProgressCallback(TrainerCallback):
 
     def _print(self, state: TrainerState, line: str) -> None:
         if state.is_world_process_zero:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            with tqdm.external_write_mode():  # above the bar
+                print(line, flush=True)
 
 
 def say_seconds(seconds: float) -> str:
