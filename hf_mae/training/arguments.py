@@ -97,8 +97,7 @@ class ImageTrainingArguments(TrainingArguments):
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that make batches, for each device (default: as many as cores with "
-            "a GPU, else 0)."
+            "help": "Workers of a device (default: the cores with a GPU, else 0)."
         },
     )
     ddp_timeout: int = field(
