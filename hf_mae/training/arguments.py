@@ -96,9 +96,7 @@ class ImageTrainingArguments(TrainingArguments):
     )
     dataloader_num_workers: int | None = field(
         default=None,
-        metadata={
-            "help": "Workers of a device (default: the cores with a GPU, else 0)."
-        },
+        metadata={"help": "Workers of a device (default: the cores with a GPU, else 0)."},
     )
     ddp_timeout: int = field(
         default=600,
