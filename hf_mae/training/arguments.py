@@ -138,8 +138,9 @@ class ImageTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             wants_bf16 = not (self.use_cpu or self.fp16)
             self.bf16 = wants_bf16 and is_torch_bf16_gpu_available()  # pyright: ignore[reportIncompatibleVariableOverride]
-        with contextlib.suppress(ValueError):
-            self.warmup_epochs = float(self.warmup_epochs or "auto")  # of a flag it is text
+        if isinstance(self.warmup_epochs, str):  # as of a flag
+            with contextlib.suppress(ValueError):
+                self.warmup_epochs = float(self.warmup_epochs)
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = default_workers()
         check_limits(self)

@@ -25,14 +25,14 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self._bar: tqdm | None = None
-        self._first_step = self._told_step = 0
+        self._first_step = self._timed_from = self._told_step = 0
         self._metrics: dict[str, float] = {}
         self._start = self._told_at = 0.0
 
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._first_step = self._told_step = state.global_step
+        self._first_step = self._timed_from = self._told_step = state.global_step
         self._start = self._told_at = time.monotonic()
         if state.is_world_process_zero and not args.disable_tqdm:
             self._bar = tqdm(
@@ -51,7 +51,7 @@ class ProgressCallback(TrainerCallback):
             self._bar.update(state.global_step - self._bar.n)
         steps = state.global_step - self._first_step
         if steps == _FIRST_STEPS:
-            self._start = time.monotonic()
+            self._start, self._timed_from = time.monotonic(), state.global_step
         if steps == STEPS_TO_ESTIMATE and state.max_steps > state.global_step:
             left = self._seconds_left(state)
             end = datetime.datetime.now() + datetime.timedelta(seconds=left)
@@ -106,8 +106,8 @@ class ProgressCallback(TrainerCallback):
             parts.append(f"loss {loss:.4f}")
         parts += self.trainer.describe_metrics(self._metrics)
         if speed is not None:
-            parts.append(f"{speed:,.0f} images/s")
-        if self._first_step < state.global_step < state.max_steps:
+            parts.append(f"{say_speed(speed)} images/s")
+        if self._timed_from < state.global_step < state.max_steps:
             parts.append(f"{say_seconds(self._seconds_left(state))} left")
         self._print(state, "  ".join(parts))
         self._told_step, self._told_at, self._metrics = state.global_step, time.monotonic(), {}
@@ -127,11 +127,9 @@ class ProgressCallback(TrainerCallback):
 
     def _seconds_left(self, state: TrainerState) -> float:
         """Seconds that the rest takes at the speed so far, evaluations as they come."""
-        done = state.global_step - self._first_step
-        if done > _FIRST_STEPS:
-            done -= _FIRST_STEPS
         elapsed = time.monotonic() - self._start
-        return elapsed / max(done, 1) * (state.max_steps - state.global_step)
+        done = state.global_step - self._timed_from
+        return elapsed / done * (state.max_steps - state.global_step)
 
     def _print(self, state: TrainerState, line: str) -> None:
         if state.is_world_process_zero:
@@ -157,6 +155,17 @@ def say_seconds(seconds: float) -> str:
             first, rest = divmod(whole, size)
             return f"{first} {unit} {rest // smaller_size} {smaller_unit}"
     return f"{whole} s"
+
+
+def say_speed(images_per_second: float) -> str:
+    """Writes images a second; below ten with the digits that tell.
+
+    Example:
+
+    >>> say_speed(3531.08), say_speed(0.41)
+    ('3,531', '0.41')
+    """
+    return f"{images_per_second:,.0f}" if images_per_second >= 10 else f"{images_per_second:.2g}"
 
 
 def _say_time(moment: datetime.datetime) -> str:

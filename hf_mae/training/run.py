@@ -27,6 +27,7 @@ from .data_arguments import DataArguments
 from .metrics import describe_doubts, format_result, largest_share, result_name
 from .next_commands import after_training_a_classifier
 from .plan import count_images
+from .progress import say_speed
 from .recipes import save_recipe
 from .trainer import ImageTrainer
 from .verdicts import judge_classifier
@@ -283,7 +284,7 @@ def print_result(
         if "images_per_second" in entry:
             speeds.append(entry["images_per_second"])
     if speeds:
-        print(f"{'images/s (median)':34} {statistics.median(speeds):13,.0f}")
+        print(f"{'images/s (median)':34} {say_speed(statistics.median(speeds)):>13}")
     if trainer.nonfinite.skipped:
         print(f"{'updates dropped, not finite':34} {trainer.nonfinite.skipped:13,}")
     folder = Path(cast(str, trainer.args.output_dir))

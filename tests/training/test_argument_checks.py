@@ -24,6 +24,7 @@ OTHERS = {
     "local_rank",
     "max_steps",
     "neftune_noise_alpha",
+    "warmup_epochs",
     "warmup_steps",
 }
 
@@ -67,6 +68,16 @@ def test_what_is_out_of_them_is_refused(kind, make):
                 found.check()
         setattr(found, name, before)
     found.check()
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, 1e300, 10**400, "101%", "", "x"])
+def test_a_warm_up_that_is_none(value, make):
+    with pytest.raises(ValueError, match="^warmup_epochs is .*; it must be "):
+        make(warmup_epochs=value)
+    found = make()
+    found.warmup_epochs = value
+    with pytest.raises(ValueError, match="^warmup_epochs is .*; it must be "):
+        found.check()
 
 
 def test_limits_say_what_is_allowed(make):
