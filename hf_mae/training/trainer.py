@@ -184,8 +184,10 @@ class ImageTrainer(ResumableTrainer):
             planned = args.max_steps
         warmup = args.warmup_in(planned / per_epoch) * per_epoch
         if warmup >= planned:
+            given = args.warmup_epochs
+            given = f"{given:g}" if isinstance(given, float) else given
             raise ValueError(
-                f"warmup_epochs is {args.warmup_epochs}, which is {warmup:,.0f} updates, and the "
+                f"warmup_epochs is {given}, which is {warmup:,.0f} updates, and the "
                 f"whole run has {planned:,}; take fewer, a share, as 5%, or auto"
             )
         return planned

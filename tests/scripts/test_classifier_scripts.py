@@ -443,8 +443,8 @@ def test_predict(finetuned, digits_folder, tmp_path):
         ),
         (
             "run_linear_probe.py",
-            ["--dataset_name=digits", "--size=tiny", "--max_steps=3"],
-            "warmup_epochs is 10",
+            ["--dataset_name=digits", "--size=tiny", "--max_steps=3", "--warmup_epochs=10"],
+            "warmup_epochs is 10,",
         ),
         (
             "run_eval.py",

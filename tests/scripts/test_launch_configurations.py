@@ -66,6 +66,7 @@ def train_and_tell(trainer, *args, **kwargs):
 ImageTrainer.create_accelerator_and_postprocess = create_sharded
 ImageTrainer.train = train_and_tell
 sys.argv[0] = "run_mae.py"
+sys.path.insert(0, "scripts")  # as python does
 runpy.run_path("scripts/run_mae.py", run_name="__main__")
 """
 

@@ -140,9 +140,12 @@ def test_goes_on_from_a_model(tmp_path):
         (["nope.yaml"], "no recipe nope.yaml"),
         (["--num_train_epochs=many"], "invalid float value: 'many'"),
         (["--nonfinite=ignore"], "nonfinite is 'ignore'; it must be one of raise, skip"),
-        (["--dataset_name=digits", "--num_train_epochs=1"], "warmup_epochs is 40"),
         (
-            ["--dataset_name=digits", "--size=tiny", "--max_steps=9"],
+            ["--dataset_name=digits", "--num_train_epochs=1", "--warmup_epochs=40"],
+            "warmup_epochs is 40,",
+        ),
+        (
+            ["--dataset_name=digits", "--size=tiny", "--max_steps=9", "--warmup_epochs=40"],
             "warmup_epochs is 40, which is 1,040 updates",
         ),
         (
