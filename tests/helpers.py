@@ -16,6 +16,7 @@ from forked_scripts import ROOT, TIMEOUT_SECONDS, run_forked
 
 from hf_mae.data.decoding import open_image, whole_pixels
 from hf_mae.models.pictures import Values
+from hf_mae.training import resuming
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -134,6 +135,8 @@ def script_error(name, *arguments):
         patch.setattr("sys.argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    for lock in resuming._held:  # of an output folder, as if the process had ended
+        lock.release()
     assert caught.value.code
     text = stderr.getvalue() if isinstance(caught.value.code, int) else caught.value.code
     assert "error: " in text

@@ -195,12 +195,15 @@ def _load(
 def _without_report() -> Iterator[None]:
     """Keeps transformers from printing which tensors are missing: what shouldn't be, is refused."""
     logger = logging.getLogger("transformers.modeling_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.addFilter(_is_error)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _validate(config: PreTrainedConfig) -> None:

@@ -128,7 +128,9 @@ def test_a_run_is_not_resumed_with_others(bases, photo_folder, tmp_path):
     arguments = [*FLAGS, *flags, f"--train_dir={photo_folder}", f"--output_dir={tmp_path}"]
     arguments += ["--resume_from_checkpoint", tmp_path / "checkpoint-1"]
     message = script_error("run_mae.py", f"--model_name_or_path={bases / 'own'}", *arguments)
-    assert re.search(r"image_mean is \[0.1, 0.2, 0.3\] and was \[0.485, .* to be resumed", message)
+    assert re.search(
+        r"image_mean is \[0.1, 0.2, 0.3\], and was \[0.485, .*--allow_changed", message
+    )
     run_script("run_mae.py", f"--model_name_or_path={bases / 'bare'}", *arguments)
 
 

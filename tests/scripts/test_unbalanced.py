@@ -122,7 +122,7 @@ def test_the_knn_accuracy_of_few_images_is_said(animals, tmp_path):
     ("flags", "message"),
     [
         (["--class_weights=balanced", "--class_sampling=balanced"], "correct twice"),
-        (["--class_weights=inverse"], "invalid choice: 'inverse'"),
+        (["--class_weights=inverse"], "class_weights is 'inverse'; it must be one of"),
     ],
 )
 def test_impossible_balances(animals, tmp_path, flags, message):
