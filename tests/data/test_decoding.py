@@ -212,7 +212,7 @@ def test_no_file_hangs_or_kills(photos):
     )
     assert done.stdout.endswith("end\n"), done.stderr
     assert done.returncode == 0
-    assert time.perf_counter() - start < 60
+    assert time.perf_counter() - start < 110
 
 
 def samples_of(folder, **options):
