@@ -24,7 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_mae.errors import reported_as
 from hf_mae.hub.publishing import Publication, missing_base_model, prepare, upload
-from hf_mae.network import why_no_hub
+from hf_mae.models.network import why_no_hub
 
 
 def main() -> None:

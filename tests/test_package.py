@@ -21,8 +21,6 @@ GROUND = (
     "checkpoints",
     "errors",
     "file_names",
-    "near_names",
-    "network",
     "output_folder",
     "versions",
     "whole_files",

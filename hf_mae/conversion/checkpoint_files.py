@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import NETWORK_ERRORS
-from ..network import why_unreachable
+from ..models.network import why_unreachable
 
 
 # what mmengine and the authors' training loop leave beside the tensors: logs and arguments. Their

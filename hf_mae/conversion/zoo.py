@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.configuration_mae import MAEConfig
-from ..near_names import nearest_names
+from ..models.near_names import nearest_names
 
 
 SOURCES = {

@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCard, constants
 from transformers.utils import logging
 
 from ..file_names import printable
-from ..network import why_no_hub
+from ..models.network import why_no_hub
 from .damaged_files import naming_files
 from .folders import (
     IMAGE_EXTENSIONS,

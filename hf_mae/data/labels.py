@@ -17,8 +17,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from transformers.utils import logging
 
+from ..models.near_names import did_you_mean
 from ..models.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..near_names import did_you_mean
 from .class_names import composed, first_names, merge_forms
 
 

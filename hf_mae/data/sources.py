@@ -25,7 +25,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..file_names import find_file, printable
-from ..near_names import did_you_mean
+from ..models.near_names import did_you_mean
 from .class_names import composed
 from .data_files import can_be_read, load_from_hub, load_local, load_saved
 from .folders import load_image_folder

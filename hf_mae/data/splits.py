@@ -15,8 +15,8 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers.utils import logging
 
+from ..models.near_names import did_you_mean
 from ..models.problem_types import REGRESSION, SINGLE_LABEL
-from ..near_names import did_you_mean
 from .class_names import first_names
 from .labels import count_labels, describe_labels, stack_labels
 

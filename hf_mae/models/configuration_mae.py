@@ -10,8 +10,8 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import CONFIG_NAME
 
-from ..near_names import did_you_mean
-from ..network import reach_model
+from .near_names import did_you_mean
+from .network import reach_model
 from .saved_fields import check_fields, check_sizes
 from .saved_files import told_of
 

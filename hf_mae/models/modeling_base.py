@@ -18,11 +18,11 @@ from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..network import reach_model
 from .configuration_mae import MAEConfig, read_fields
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
+from .network import reach_model
 from .permissions import share_weights
 from .saved_files import check_weights
 

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from .network import NETWORK_ERRORS
 
-# as in errors.py, which doesn't travel with a model's code
-_NETWORK_ERRORS: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore[reportAssignmentType]
 
 # what transformers, torch and safetensors end in over files that are damaged or need a package
 _DAMAGE = (
@@ -49,7 +48,7 @@ def told_of(source: str | os.PathLike | None) -> Iterator[None]:
     """
     try:
         yield
-    except _NETWORK_ERRORS:
+    except NETWORK_ERRORS:
         raise
     except OSError as error:
         if error.strerror is None or str(source) in str(error):  # transformers' own words

@@ -18,8 +18,8 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames, trainer_log_levels
 from transformers.utils.import_utils import is_liger_kernel_available
 
-from ..near_names import did_you_mean
-from ..network import why_no_hub
+from ..models.near_names import did_you_mean
+from ..models.network import why_no_hub
 
 
 class Limits(NamedTuple):

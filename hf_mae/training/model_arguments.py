@@ -18,9 +18,9 @@ from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
 from ..models.modeling_classification import MAEForImageClassification
 from ..models.modeling_mae import MAEForPreTraining
+from ..models.near_names import did_you_mean
 from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.problem_types import SINGLE_LABEL
-from ..near_names import did_you_mean
 from .recipes import read_yaml
 
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Collection
 
-from ..near_names import did_you_mean
+from ..models.near_names import did_you_mean
 
 
 # our flag → what timm, the MAE authors' code, Ultralytics, Lightning and others call it

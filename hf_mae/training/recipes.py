@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ..near_names import did_you_mean, nearest_names
+from ..models.near_names import did_you_mean, nearest_names
 from .help import short_help, whole_help
 from .other_words import hint
 

@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import get_session, validate_repo_id
 from transformers.utils import logging
 
-from .errors import NETWORK_ERRORS
 
-
+# as in errors.py, which doesn't travel with a model's code
+NETWORK_ERRORS: tuple[type[Exception], ...] = HfHubHTTPError.__bases__  # pyright: ignore[reportAssignmentType]
 _PATIENCE = 3  # seconds
 _have_answered: set[str] = set()
 _given_up: list[str] = []  # why the Hub isn't asked any more

@@ -18,9 +18,9 @@ from hf_mae import (
     MAEForImageClassification,
     MAEForPreTraining,
     MAEModel,
-    network,
 )
 from hf_mae.data.sources import load_image_dataset
+from hf_mae.models import network
 from hf_mae.models.loading import load_pretraining_model, load_processor
 
 
