@@ -193,12 +193,14 @@ class MAETrainer(ImageTrainer):
         if self._is_panel_due():
             self._draw_panel(samples)
         if self.knn_bank is None:
-            features, _ = self.encode(_spread(samples), "validation", labelled=False)
+            some: Any = Subset(samples, _spread(len(samples)))
+            features, _ = self.encode(some, "validation", labelled=False)
         else:
             features, labels = self.encode(samples, "validation")
             accuracy = self._knn_accuracy(self.knn_bank, features, labels)
             metrics[f"{metric_key_prefix}_knn_accuracy"] = accuracy
-        metrics[f"{metric_key_prefix}_rank_me"] = rank_me(features[:RANK_IMAGES])
+            features = features[_spread(len(features))]
+        metrics[f"{metric_key_prefix}_rank_me"] = rank_me(features)
         return output
 
     def _knn_accuracy(self, bank: Samples, queries: torch.Tensor, labels: torch.Tensor) -> float:
@@ -234,10 +236,10 @@ class MAETrainer(ImageTrainer):
                 callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)
 
 
-def _spread(samples: Samples) -> Any:
-    """Takes so many of the samples as RankMe needs, evenly spaced: folders come class by class."""
-    step = max(1, len(samples) // RANK_IMAGES)
-    return Subset(samples, range(0, len(samples), step)[:RANK_IMAGES])  # pyright: ignore[reportArgumentType]
+def _spread(num_samples: int) -> list[int]:
+    """Which images RankMe is measured on: evenly spaced, for folders come class by class."""
+    step = max(1, num_samples // RANK_IMAGES)
+    return list(range(0, num_samples, step)[:RANK_IMAGES])
 
 
 def _mean_losses(prediction: EvalPrediction) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from datasets import DatasetDict
 
 from ..checkpoints import find_checkpoint
@@ -177,11 +178,10 @@ def write_output_folder(
 
 def _chance(trainer: ImageTrainer) -> float | None:
     """The share of the commonest class among the held-out images, if each has one."""
-    samples = trainer.eval_dataset
-    labels = None if samples is None else samples.all_labels()
+    labels = _held_out_labels(trainer)
     if labels is None or labels.is_floating_point() or labels.ndim != 1:
         return None
-    return largest_share(labels[has_label(labels)])
+    return largest_share(labels)
 
 
 def _reference(trainer: ImageTrainer) -> dict[int, float] | None:
@@ -218,11 +218,8 @@ def find_doubts(trainer: ImageTrainer, results: dict[str, float]) -> list[str]:
         trainer: The trainer, with the held-out images.
         results: From `select_results`, or the k-NN accuracy.
     """
-    samples = trainer.eval_dataset
-    labels = None if samples is None else samples.all_labels()
-    if labels is None:
-        return []
-    return describe_doubts(results, labels[has_label(labels)])
+    labels = _held_out_labels(trainer)
+    return [] if labels is None else describe_doubts(results, labels)
 
 
 def find_verdict(trainer: ImageTrainer, results: dict[str, float]) -> str | None:
@@ -232,12 +229,18 @@ def find_verdict(trainer: ImageTrainer, results: dict[str, float]) -> str | None
         trainer: The trainer, with the held-out images.
         results: From `select_results`.
     """
-    samples = trainer.eval_dataset
-    labels = None if samples is None else samples.all_labels()
+    labels = _held_out_labels(trainer)
     if labels is None:
         return None
     model = cast(MAEForImageClassification, trainer.model)
-    return judge_classifier(model.problem_type, results, labels[has_label(labels)])
+    return judge_classifier(model.problem_type, results, labels)
+
+
+def _held_out_labels(trainer: ImageTrainer) -> torch.Tensor | None:
+    """The labels of the held-out images that have one, or None."""
+    samples = trainer.eval_dataset
+    labels = None if samples is None else samples.all_labels()
+    return None if labels is None else labels[has_label(labels)]
 
 
 def print_results(

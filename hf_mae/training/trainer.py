@@ -242,10 +242,10 @@ class ImageTrainer(ResumableTrainer):
         if self.lr_scheduler is None:
             args, per_epoch, planned = self.args, self.updates_per_epoch, self.planned_updates
             min_ratio = args.min_learning_rate / self.peak_rate
+            epochs = planned / per_epoch
+            warmup = args.warmup_in(epochs)
 
             def share_of_peak(step: int) -> float:
-                epochs = planned / per_epoch
-                warmup = args.warmup_in(epochs)
                 return warmup_cosine(step, per_epoch, epochs, warmup, min_ratio)
 
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share_of_peak)
