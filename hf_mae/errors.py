@@ -207,7 +207,8 @@ def reported_as(
         script: Its name, which starts the line.
         errors: What the user can mend, beside what `explain` knows; any other error keeps its
             traceback.
-        kept: Says what is still there, which ends the line.
+        kept: Says what is still there, which ends the line; where the same trouble keeps it from
+            looking, the line says so.
 
     Example:
 
@@ -230,7 +231,7 @@ def reported_as(
         if message is None:
             raise
         if kept is not None:
-            message += f"; {kept()}"
+            message += f"; {_said_by(kept)}"
         sys.exit(f"{script}: error: {_without_token(message)}")
     except Stopped as stop:
         if str(stop):
@@ -239,6 +240,13 @@ def reported_as(
     except KeyboardInterrupt as stop:
         print(f"{script}: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)  # as shells have it
+
+
+def _said_by(kept: Callable[[], str]) -> str:
+    try:
+        return kept()
+    except OSError as error:
+        return f"what is still there couldn't be looked at ({own_words(error)})"
 
 
 @contextlib.contextmanager
@@ -303,5 +311,8 @@ def _threads_report_as(script: str) -> Iterator[None]:
 
 
 def _without_token(message: str) -> str:
-    token = get_token()  # whoever put it there
+    try:
+        token = get_token()  # whoever put it there
+    except OSError:  # as when too many files are open
+        token = None
     return message.replace(token, "(token)") if token else message

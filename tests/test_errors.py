@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 from safetensors import SafetensorError
 
@@ -20,3 +22,13 @@ def test_a_mistake_keeps_its_traceback():
         raise ValueError
     with pytest.raises(SystemExit), reported_as("script.py", TRAINING_ERRORS):
         raise NonFiniteLossError
+
+
+def test_what_cant_be_looked_at_doesnt_hide_the_error():
+    def kept():
+        raise OSError(errno.EMFILE, "Too many open files", "runs/digits")
+
+    with pytest.raises(SystemExit) as end, reported_as("run_mae.py", kept=kept):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "the disk is full; make room" in str(end.value)
+    assert "couldn't be looked at ([Errno 24] Too many open files: 'runs/digits')" in str(end.value)

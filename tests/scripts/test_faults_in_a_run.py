@@ -9,12 +9,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from helpers import ROOT, TINY_FLAGS, kill_tree, run_script, script_command, script_environment
 from PIL import Image
+
+from hf_mae.checkpoints import find_checkpoint
 
 
 RUN = [
@@ -77,10 +78,13 @@ def disturb(flags, moment, disturbance, processes=1, limits=None):
 
 
 def has_checkpoint(folder, number=2):
-    return lambda: any(
-        int(path.parent.name.split("-")[1]) >= number
-        for path in Path(folder).glob("checkpoint-*/trainer_state.json")
-    )
+    """Whether there is a checkpoint of so many updates or more that was written to its end."""
+
+    def is_there():
+        newest = find_checkpoint(folder)
+        return newest is not None and int(newest.name.split("-")[1]) >= number
+
+    return is_there
 
 
 @pytest.mark.parametrize("processes", [1, 2])
