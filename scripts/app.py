@@ -36,8 +36,8 @@ import yaml
 from huggingface_hub import snapshot_download
 
 import hf_mae
+from hf_mae import MAEConfig
 from hf_mae.errors import DECODE_ERRORS, own_words, reported_as
-from hf_mae.inference.reconstructions import BLOCK, RANDOM
 from hf_mae.inference.shown_models import (
     OWN,
     Asked,
@@ -53,6 +53,7 @@ from hf_mae.inference.shown_models import (
     say_unreadable,
     toggle_patch,
 )
+from hf_mae.models.configuration_mae import MASK_STRATEGIES
 from hf_mae.whole_files import check_folder
 
 
@@ -171,7 +172,7 @@ class Controls(NamedTuple):
 def make_controls(painter: Shown | None) -> Controls:
     import gradio as gr
 
-    ratio = cast(Any, painter.model.config).mask_ratio if painter else 0.0
+    config = cast(MAEConfig, painter.model.config) if painter else MAEConfig()
     with gr.Column(min_width=320):
         size = f"up to {MAX_FILE_BYTES // 2**20} MB"
         file = gr.File(label=f"Your picture, {size}", type="filepath", height=130)
@@ -182,8 +183,10 @@ def make_controls(painter: Shown | None) -> Controls:
             label="or one of these",
         )
         with gr.Column(visible=painter is not None):
-            kind = gr.Radio([RANDOM, BLOCK, OWN], value=RANDOM, label="Mask")
-            share = gr.Slider(0, 0.95, ratio, step=0.05, label="Share of patches hidden")
+            kind = gr.Radio([*MASK_STRATEGIES, OWN], value=config.mask_strategy, label="Mask")
+            share = gr.Slider(
+                0, 0.95, config.mask_ratio, step=0.05, label="Share of patches hidden"
+            )
             count = gr.Slider(1, MOST_MASKS, 1, step=1, label="Masks, each of its own seed")
             again = gr.Button("Draw other masks")
     with gr.Column(min_width=320, visible=painter is not None):
@@ -234,7 +237,7 @@ def connect(
             return toggle_patch(hidden, point.index, canvas_size(painter)), OWN
 
     def draw_others(kind: str, count: int, seed: int) -> tuple[str, int]:
-        return (RANDOM if kind == OWN else kind), seed + int(count)
+        return (MASK_STRATEGIES[0] if kind == OWN else kind), seed + int(count)
 
     c = controls
     redraw: dict[str, Any] = {

@@ -29,7 +29,8 @@ from matplotlib.figure import Figure
 from hf_mae import MAEConfig, MAEImageProcessor, load_processor
 from hf_mae.errors import DECODE_ERRORS, own_words, reported_as
 from hf_mae.file_names import one_line, print_any_name, printable
-from hf_mae.inference.reconstructions import BLOCK, RANDOM, draw_reconstructions, read_mask
+from hf_mae.inference.reconstructions import draw_reconstructions, read_mask
+from hf_mae.models.configuration_mae import MASK_STRATEGIES
 from hf_mae.models.loading import load_pretraining_model
 from hf_mae.whole_files import check_folder
 from hf_mae.whole_numbers import whole
@@ -43,7 +44,7 @@ def main() -> None:
         model = load_pretraining_model(args.model_name_or_path)
         config = cast(MAEConfig, model.config)
         processor = load_processor(args.model_name_or_path, config)
-        if args.mask not in (RANDOM, BLOCK):
+        if args.mask not in (None, *MASK_STRATEGIES):
             read_mask(args.mask, config.grid_size)
         images = []
         for name in args.images:
@@ -80,10 +81,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--mask",
-        default=RANDOM,
         metavar="random|block|FILE.png",
         help="patches to hide: at random; in squares, as many; or those that are white in a "
-        "picture (default: random)",
+        "picture (default: as in the model's pre-training)",
     )
     parser.add_argument(
         "--seed",
@@ -93,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
         help="decides the masks; each of several has its columns (default: 0)",
     )
     args = parser.parse_args()
-    if args.mask not in (RANDOM, BLOCK) and args.seed:
+    if args.mask not in (None, *MASK_STRATEGIES) and args.seed:
         parser.error("--seed draws a mask, and --mask FILE is one; leave one of them out")
     args.seed = args.seed or [0]
     return args

@@ -33,6 +33,7 @@ from hf_mae import (
 from hf_mae.errors import TRAINING_ERRORS, reported_as
 from hf_mae.hub.cards import PreTrainingCard
 from hf_mae.models.costs import parameter_counts
+from hf_mae.models.masking import block_side
 from hf_mae.output_folder import PANEL_FILE
 from hf_mae.training import (
     ModelArguments,
@@ -182,9 +183,14 @@ def describe(model: MAEForPreTraining) -> str:
     encoder, total = parameter_counts(model)
     config = model.config
     norm_pix_loss = ", norm_pix_loss" if config.norm_pix_loss else ""
+    hidden = f"{config.mask_ratio:.0%} hidden"
+    if config.mask_strategy == "block":
+        hidden += f" in blocks of {config.mask_block_size or block_side(config.grid_size)}"
+    if config.decoder_type == "cross":
+        hidden += f", {config.prediction_ratio:.0%} predicted by a cross-attention decoder"
     return (
         f"{total / 1e6:.2f} M parameters, {encoder / 1e6:.2f} M in the encoder; "
-        f"{config.num_patches} patches an image, {config.mask_ratio:.0%} hidden{norm_pix_loss}"
+        f"{config.num_patches} patches an image, {hidden}{norm_pix_loss}"
     )
 
 

@@ -120,10 +120,9 @@ class PretrainingTransform:
         self.config = config
         self.crop = RandomCropFlip(config, (0.2, 1.0), processor)
         self.values = self.crop.values
-        self.num_patches = config.num_patches
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
-        sample = {"images": self.crop(image, rng), "noise": mask_noise(self.num_patches, rng)}
+        sample = {"images": self.crop(image, rng), "noise": mask_noise(self.config, rng)}
         if self.config.drop_path_rate:  # drawn last, for samples are the same with and without it
             sample["drop_path_noise"] = drop_path_noise(self.config.num_hidden_layers, rng)
         return sample
@@ -137,7 +136,6 @@ class PretrainingTransform:
         other = copy.copy(self)
         other.config = self.config.changed(image_size=pixels)
         other.crop = RandomCropFlip(other.config, self.crop.scale, self.crop.processor)
-        other.num_patches = other.config.num_patches
         return other
 
 
@@ -249,10 +247,10 @@ class MaskedEvaluationTransform(CenterCropTransform):
 
     def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
         super().__init__(config, processor)
-        self.num_patches = config.num_patches
+        self.config = config
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
-        return {**super().__call__(image, rng), "noise": mask_noise(self.num_patches, rng)}
+        return {**super().__call__(image, rng), "noise": mask_noise(self.config, rng)}
 
 
 class ProcessorTransform:

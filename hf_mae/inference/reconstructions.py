@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import DECODE_ERRORS, own_words
+from ..models.configuration_mae import MASK_STRATEGIES, MAEConfig
 from ..models.functional import patchify, unpatchify
 from ..models.image_processing_mae import MAEImageProcessor
-from ..models.masking import block_noise, block_side, random_masking, seeded_noise
+from ..models.masking import MaskStrategy, random_masking
 from ..models.modeling_mae import MAEForPreTraining
 from ..models.pictures import open_picture, to_pixels
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # takes seconds to import
     from matplotlib.figure import Figure
 
 
-RANDOM, BLOCK = "random", "block"
 BORROWED = "norm_pix_loss: the brightness and contrast of each patch are the original's"
 _GREY = 128
 _WHITE_FROM = 128
@@ -40,7 +40,7 @@ def plot_reconstructions(
     model: PreTrainedModel,
     processor: BaseImageProcessor,
     images: Source | Sequence[Source],
-    mask: Source = RANDOM,
+    mask: Source | None = None,
     mask_ratio: float | None = None,
     seeds: Sequence[int] = (0,),
 ) -> "Figure":
@@ -55,7 +55,8 @@ def plot_reconstructions(
         processor: Its image processor.
         images: One or several: paths, addresses, PIL images, arrays.
         mask: `"random"`; `"block"`, squares of patches; or a picture, as a path, PIL image or
-            array, whose white parts are hidden, in all images the same.
+            array, whose white parts are hidden, in all images the same. By default as in the
+            model's pre-training.
         mask_ratio: Share of patches to hide; by default the model's own.
         seeds: Of the masks that are drawn. A picture has one alone.
 
@@ -85,7 +86,7 @@ def draw_reconstructions(
     model: MAEForPreTraining,
     processor: MAEImageProcessor,
     pixel_values: Tensor,
-    mask: Source = RANDOM,
+    mask: Source | None = None,
     mask_ratio: float | None = None,
     seeds: Sequence[int] = (0,),
 ) -> "Figure":
@@ -96,7 +97,7 @@ def draw_reconstructions(
     """
     if not seeds:
         raise ValueError("seeds is empty; give one seed or more")
-    is_drawn = isinstance(mask, str) and mask in (RANDOM, BLOCK)
+    is_drawn = mask is None or (isinstance(mask, str) and mask in MASK_STRATEGIES)
     if not is_drawn and (len(seeds) > 1 or mask_ratio is not None):
         raise ValueError("mask is a picture; mask_ratio and several seeds can't be given beside it")
     titles, masks = [], []
@@ -127,14 +128,15 @@ def reconstruction_panel(
         model: `MAEForPreTraining`.
         processor: Its image processor.
         pixel_values: (B, C, H, W), normalised, on the model's device.
-        noise: (B, N), decides the masks; random by default.
+        noise: (B, N), decides the masks; by default drawn as in the model's pre-training.
 
     Returns:
         `matplotlib.figure.Figure`. Images that aren't grey or RGB are shown as the mean of their
         channels.
     """
     if noise is None:
-        noise = torch.rand(len(pixel_values), model.config.num_patches)
+        seed = int(torch.randint(2**63 - 1, ()))
+        noise = _strategy(model.config).draw(len(pixel_values), model.config.grid_size, seed)
     removed = random_masking(noise, model.config.mask_ratio).mask.bool()
     return _draw(model, processor, pixel_values, [removed], ["masked"])
 
@@ -157,14 +159,14 @@ def check_decoder(model: Any) -> MAEForPreTraining:
 
 
 def draw_masks(
-    model: MAEForPreTraining, count: int, kind: str, mask_ratio: float | None, seed: int
+    model: MAEForPreTraining, count: int, kind: str | None, mask_ratio: float | None, seed: int
 ) -> Tensor:
     """Draws masks for so many images: booleans (B, N), true for patches that are hidden.
 
     Args:
         model: For its patch grid and its own mask ratio.
         count: B.
-        kind: `"random"` or `"block"`, of as many patches.
+        kind: `"random"` or `"block"`, of as many patches; None for the model's own.
         mask_ratio: Share of patches to hide; None for the model's own.
         seed: Decides the masks.
 
@@ -172,13 +174,15 @@ def draw_masks(
         ValueError: no patch would stay visible.
     """
     config = model.config
-    if kind == BLOCK:
-        side = block_side(config.grid_size)
-        noise = block_noise(count, config.grid_size, side, seed)
-    else:
-        noise = seeded_noise(count, config.num_patches, seed)
+    noise = _strategy(config, kind).draw(count, config.grid_size, seed)
     ratio = config.mask_ratio if mask_ratio is None else mask_ratio
     return random_masking(noise, ratio).mask.bool()
+
+
+def _strategy(config: MAEConfig, kind: str | None = None) -> MaskStrategy:
+    if kind in (None, config.mask_strategy):
+        return MaskStrategy.of(config)
+    return MaskStrategy(kind)
 
 
 def read_mask(picture: Source, grid_size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data.transforms import ProcessorTransform
 from ..errors import own_words
-from ..models.configuration_mae import read_fields
+from ..models.configuration_mae import MASK_STRATEGIES, read_fields
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import check_model_source, load_classifier, load_model, num_channels
 from ..models.model_files import architecture
@@ -28,9 +28,7 @@ from .feature_pictures import components_as_colours, to_pictures
 from .features import grid_and_width
 from .predictions import Prediction, finite, rank
 from .reconstructions import (
-    BLOCK,
     BORROWED,
-    RANDOM,
     Reconstructions,
     displayable,
     draw_masks,
@@ -134,7 +132,7 @@ def choose_masks(shown: Shown, asked: Asked) -> list[np.ndarray]:
     model = cast(MAEForPreTraining, shown.model)
     masks = []
     for seed in asked.seeds:
-        kind = BLOCK if asked.kind == BLOCK else RANDOM
+        kind = asked.kind if asked.kind in MASK_STRATEGIES else None
         hidden = draw_masks(model, 1, kind, asked.ratio, seed)
         masks.append(hidden.view(shown.grid_size).cpu().numpy())
     return masks

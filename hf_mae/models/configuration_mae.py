@@ -57,6 +57,12 @@ SIZES = {
     },
 }
 
+# all patches among themselves (MAE paper), or the removed ones asking the visible ones (CrossMAE,
+# arXiv 2401.14391)
+DECODERS = ("self", "cross")
+
+MASK_STRATEGIES = ("random", "block")  # as masking.py draws them
+
 POOLINGS = ("mean", "cls")  # of the patches, or the class token
 
 # a backbone's maps with simple_feature_pyramid: a quarter, half, once and twice the patch
@@ -77,6 +83,7 @@ _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate
 _POSITIVE_NUMBERS = ("layer_norm_eps", "initializer_range")
 _LARGEST = 1e6  # of these
 _SWITCHES = ("qkv_bias", "norm_pix_loss", "final_norm", "head_batch_norm", "simple_feature_pyramid")
+_SWITCHES += ("decoder_layer_mixing",)
 
 
 def read_fields(
@@ -128,8 +135,19 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
             MAE paper, Section 4.1 (8 blocks, width 512).
         decoder_num_attention_heads, decoder_intermediate_size: Heads and MLP width of the decoder.
             Defaults: the authors' code (16 heads).
+        decoder_type: `"self"`, the paper's: visible and removed patches attend to one another; or
+            `"cross"`: the removed ones ask the visible ones alone (CrossMAE, arXiv 2401.14391,
+            Section 3).
+        prediction_ratio: Share of all patches that a cross decoder predicts in a training step, in
+            (0, 1]: 0.25 (CrossMAE, Table 3), or all that are hidden where these are fewer. None
+            for the paper's decoder, which predicts all that are hidden.
+        decoder_layer_mixing: Whether each block of a cross decoder asks a learned sum of what the
+            encoder's layers gave, instead of its last alone (CrossMAE, Section 3.3).
         mask_ratio: Share of patches hidden from the encoder, in [0, 1) (0.75: MAE paper, Section
             4.1).
+        mask_strategy: `"random"` patches are hidden, or square `"block"`s of them, as many.
+        mask_block_size: Side of a block in patches; None for a quarter of the grid's shorter side,
+            at least 2.
         norm_pix_loss: Whether the target of a patch is its pixels normalised by their own mean and
             standard deviation (MAE paper, Table 1d).
         pooling: What represents an image: `"mean"` of the patch tokens, or the `"cls"` token.
@@ -175,7 +193,12 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_num_hidden_layers: int = 8
     decoder_num_attention_heads: int = 16
     decoder_intermediate_size: int = 2048
+    decoder_type: str = "self"
+    prediction_ratio: float | None = None
+    decoder_layer_mixing: bool = False
     mask_ratio: float = 0.75
+    mask_strategy: str = "random"
+    mask_block_size: int | None = None
     norm_pix_loss: bool = False
     pooling: str = "mean"
     final_norm: bool = True
@@ -193,6 +216,8 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         kwargs.pop("stage_names", None)  # they follow from the depth
         check_fields({**vars(self), **kwargs})
         super().__post_init__(**kwargs)
+        if self.decoder_type == "cross" and self.prediction_ratio is None:
+            self.prediction_ratio = 0.25
         self.check()
         layers = range(1, self.num_hidden_layers + 1)
         self.stage_names = ["stem", *(f"stage{number}" for number in layers)]
@@ -286,6 +311,8 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
             self._check_field(name, _is_size, "a positive whole number or (height, width)")
         self._check_choice("hidden_act", ACT2FN)
         self._check_choice("pooling", POOLINGS)
+        self._check_decoder()
+        self._check_mask()
         self._check_width("hidden_size", "num_attention_heads")
         self._check_width("decoder_hidden_size", "decoder_num_attention_heads")
         self._check_grid()
@@ -301,6 +328,30 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         if not isinstance(value, str) or value not in choices:
             near = did_you_mean(str(value), choices)
             raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{near}")
+
+    def _check_decoder(self) -> None:
+        self._check_choice("decoder_type", DECODERS)
+        if self.decoder_type == "cross":
+            self._check_field("prediction_ratio", _is_share, "a number in (0, 1]")
+            return
+        for name, off in (("prediction_ratio", None), ("decoder_layer_mixing", False)):
+            if getattr(self, name) != off:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, which is for a decoder_type 'cross'; set "
+                    f"that, or leave {name} out"
+                )
+
+    def _check_mask(self) -> None:
+        self._check_choice("mask_strategy", MASK_STRATEGIES)
+        side = self.mask_block_size
+        if side is None:
+            return
+        self._check_field("mask_block_size", _is_positive_integer, "a positive whole number")
+        if self.mask_strategy != "block":
+            raise ValueError(
+                f"mask_block_size is {side}, which is for a mask_strategy 'block'; set that, or "
+                "leave mask_block_size out"
+            )
 
     def _check_width(self, width_name: str, heads_name: str) -> None:
         width, heads = getattr(self, width_name), getattr(self, heads_name)
@@ -364,6 +415,10 @@ def _is_rate(value: Any) -> bool:
 def _is_positive_number(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and 0 < value <= _LARGEST
+
+
+def _is_share(value: Any) -> bool:
+    return _is_positive_number(value) and value <= 1
 
 
 def _is_size(value: Any) -> bool:

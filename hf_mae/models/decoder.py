@@ -5,6 +5,7 @@ Letters in the shape comments are those of modeling_mae.py.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +20,26 @@ class MAEDecoder(nn.Module):
     """Predicts pixels of the removed patches from the encoder's tokens (B, 1 + V, D).
 
     The tokens stay in shuffled order (class token, visible, removed), for attention doesn't care;
-    with `masked_only` the last block therefore answers for the last M of them.
+    in training the last block therefore answers for the last M of them.
     """
 
     decoder_pos_embed: Tensor
 
-    def __init__(self, config: MAEConfig):
+    def __init__(self, config: MAEConfig, memory_size: int | None = None):
         super().__init__()
         self.grid_size = config.grid_size
         self.initializer_range = config.initializer_range
         width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
-        self.decoder_embed = nn.Linear(config.hidden_size, width)
+        if memory_size is None:
+            self.decoder_embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         table = torch.zeros(1, 1 + config.num_patches, width)  # of the default type
         table.copy_(sincos_position_table(config.grid_size, width))
         self.register_buffer("decoder_pos_embed", table)
         self.decoder_layers = nn.ModuleList(
-            MAELayer(config, width, heads, config.decoder_intermediate_size)
+            MAELayer(
+                config, width, heads, config.decoder_intermediate_size, memory_size=memory_size
+            )
             for _ in range(config.decoder_num_hidden_layers)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -53,21 +57,30 @@ class MAEDecoder(nn.Module):
         self.decoder_pos_embed = resize_position_table(table, self.grid_size, grid_size)
         self.grid_size = grid_size
 
+    def choose(self, ids_removed: Tensor, num_patches: int) -> Tensor:
+        """Chooses which removed patches (B, M), of N, a training step predicts: all of them."""
+        return ids_removed
+
     def forward(
-        self, latent: Tensor, ids_shuffle: Tensor, grid_size: tuple[int, int], masked_only: bool
+        self,
+        layer_outputs: Sequence[Tensor],
+        ids_shuffle: Tensor,
+        grid_size: tuple[int, int],
+        ids_asked: Tensor | None = None,
     ) -> Tensor:
         """Decodes.
 
         Args:
-            latent: (B, 1 + V, D), the encoder's tokens.
+            layer_outputs: (B, 1 + V, D), the encoder's tokens, which are the last.
             ids_shuffle: (B, N), patch numbers, the visible ones first.
             grid_size: Patches (down, across) of these images.
-            masked_only: Whether to predict the removed patches alone.
+            ids_asked: (B, M), the removed ones, which `ids_shuffle` ends with, to predict these
+                alone; by default all are.
 
         Returns:
-            (B, M or N, p * q * C), in shuffled order.
+            (B, M or N, p * q * C), in the order of the numbers.
         """
-        tokens = self.decoder_embed(latent)  # (B, 1 + V, D)
+        tokens = self.decoder_embed(layer_outputs[-1])  # (B, 1 + V, D)
         batch_size, num_tokens, _ = tokens.shape
         num_removed = ids_shuffle.shape[1] + 1 - num_tokens
         removed = self.mask_token.to(tokens.dtype).expand(batch_size, num_removed, -1)
@@ -75,8 +88,9 @@ class MAEDecoder(nn.Module):
         hidden_states = hidden_states + self._shuffle_positions(ids_shuffle, grid_size)
         for layer in self.decoder_layers[:-1]:
             hidden_states = layer(hidden_states)
-        hidden_states = self.decoder_layers[-1](hidden_states, num_removed if masked_only else None)
-        if not masked_only:
+        num_queries = None if ids_asked is None else num_removed
+        hidden_states = self.decoder_layers[-1](hidden_states, num_queries)
+        if ids_asked is None:
             hidden_states = hidden_states[:, 1:]
         return self.decoder_pred(self.decoder_norm(hidden_states))
 

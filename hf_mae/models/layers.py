@@ -50,27 +50,39 @@ def eager_attention(
 
 @register
 class MAEAttention(nn.Module):
-    """Multi-head self-attention.
+    """Multi-head attention, of tokens among themselves or to a memory of another width.
 
     With `num_queries` only the last so many tokens ask, and all are asked.
     """
 
-    def __init__(self, config: MAEConfig, hidden_size: int, num_attention_heads: int):
+    def __init__(
+        self,
+        config: MAEConfig,
+        hidden_size: int,
+        num_attention_heads: int,
+        memory_size: int | None = None,
+    ):
         super().__init__()
+        asked_size = hidden_size if memory_size is None else memory_size
         self.config = config
         self.is_causal = False
         self.head_dim = hidden_size // num_attention_heads
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(asked_size, hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(asked_size, hidden_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, num_queries: int | None = None, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        num_queries: int | None = None,
+        memory: Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        query, key = self.q_proj(asking), self.k_proj(hidden_states)
-        return self.mix(query, key, self.v_proj(hidden_states), **kwargs)
+        asked = hidden_states if memory is None else memory
+        query, key = self.q_proj(asking), self.k_proj(asked)
+        return self.mix(query, key, self.v_proj(asked), **kwargs)
 
     def mix(
         self,
@@ -120,7 +132,9 @@ class MAELayer(GradientCheckpointingLayer):
 
     `drop_path_noise` (B, 2) decides for which samples the two branches are left out in training; by
     default it is drawn. With `num_queries` it returns the last so many tokens only: the queries,
-    the MLP and the residual of the others are not computed, while their keys and values are.
+    the MLP and the residual of the others are not computed, while their keys and values are. A
+    block with a `memory_size` asks, in place of its tokens, a `memory` (B, V, memory_size), which
+    comes normalised.
     """
 
     def __init__(
@@ -130,10 +144,11 @@ class MAELayer(GradientCheckpointingLayer):
         num_attention_heads: int,
         intermediate_size: int,
         drop_path_rate: float = 0.0,
+        memory_size: int | None = None,
     ):
         super().__init__()
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attention = MAEAttention(config, hidden_size, num_attention_heads)
+        self.attention = MAEAttention(config, hidden_size, num_attention_heads, memory_size)
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = MAEMLP(config, hidden_size, intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -144,20 +159,23 @@ class MAELayer(GradientCheckpointingLayer):
         hidden_states: Tensor,
         num_queries: int | None = None,
         drop_path_noise: Tensor | None = None,
+        memory: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         if drop_path_noise is None and self.training and self.drop_path_rate:
             batch_size, device = hidden_states.shape[0], hidden_states.device
             drop_path_noise = torch.rand(batch_size, 2, device=device)
         residual = hidden_states if num_queries is None else hidden_states[:, -num_queries:]
-        mixed = self._attend(hidden_states, num_queries, **kwargs)
+        mixed = self._attend(hidden_states, num_queries, memory, **kwargs)
         hidden_states = residual + self._drop_path(self.dropout(mixed), drop_path_noise, 0)
         mapped = self._map(hidden_states)
         return hidden_states + self._drop_path(self.dropout(mapped), drop_path_noise, 1)
 
-    def _attend(self, hidden_states: Tensor, num_queries: int | None, **kwargs: Any) -> Tensor:
+    def _attend(
+        self, hidden_states: Tensor, num_queries: int | None, memory: Tensor | None, **kwargs: Any
+    ) -> Tensor:
         norm, attention = self.layernorm_before, self.attention
-        whole = num_queries is None and can_stand_in(norm, attention)
+        whole = num_queries is None and memory is None and can_stand_in(norm, attention)
         # one product instead of three, and two of six in the backward pass; where the weights are
         # larger than what they are applied to, joining them costs more than that saves
         batch_size, num_tokens, width = hidden_states.shape
@@ -165,7 +183,7 @@ class MAELayer(GradientCheckpointingLayer):
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             query, key, value = norm_and_project(norm, projections, hidden_states)
             return attention.mix(query, key, value, **kwargs)[0]
-        return attention(norm(hidden_states), num_queries, **kwargs)[0]
+        return attention(norm(hidden_states), num_queries, memory, **kwargs)[0]
 
     def _map(self, hidden_states: Tensor) -> Tensor:
         norm, mlp = self.layernorm_after, self.mlp

@@ -5,12 +5,15 @@ Everywhere a mask has 1 for a patch that is removed and 0 for a visible one. Let
 comments are those of modeling_mae.py.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .configuration_mae import MAEConfig
 
 
 class Mask(NamedTuple):
@@ -46,9 +49,10 @@ class Mask(NamedTuple):
 
 
 def choose_mask(
-    shape: tuple[int, int],
+    config: MAEConfig,
+    grid_size: tuple[int, int],
+    batch_size: int,
     device: torch.device,
-    default_ratio: float,
     noise: Tensor | None = None,
     mask_ratio: float | None = None,
     bool_masked_pos: Tensor | None = None,
@@ -56,14 +60,17 @@ def choose_mask(
     """The mask that a model is asked for, or None if nothing is to be removed.
 
     Args:
-        shape: (B, N).
+        config: Says how many patches are removed if noise is given alone, and how masks are drawn
+            if it isn't.
+        grid_size: Patches down and across.
+        batch_size: B.
         device: Where noise is drawn, if none is given.
-        default_ratio: Share of patches to remove if noise is given alone.
         noise, mask_ratio, bool_masked_pos: As for `MAEModel`.
 
     Raises:
         ValueError: a shape is wrong, the mask is given twice, or it is impossible.
     """
+    shape = (batch_size, math.prod(grid_size))  # (B, N)
     for name, given in (("noise", noise), ("bool_masked_pos", bool_masked_pos)):
         if given is not None and given.shape != shape:
             raise ValueError(
@@ -80,8 +87,10 @@ def choose_mask(
     if noise is None and mask_ratio is None:
         return None
     if noise is None:
-        noise = torch.rand(shape, device=device)
-    return random_masking(noise, default_ratio if mask_ratio is None else mask_ratio)
+        strategy = MaskStrategy.of(config)
+        places = torch.rand((batch_size, strategy.num_places(grid_size)), device=device)
+        noise = strategy.arrange(places, grid_size)
+    return random_masking(noise, config.mask_ratio if mask_ratio is None else mask_ratio)
 
 
 def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
@@ -166,9 +175,78 @@ def _ranks(order: Tensor) -> Tensor:
     return before.sum(dim=2)
 
 
-def mask_noise(num_patches: int, rng: np.random.Generator) -> Tensor:
-    """Uniform noise (N,) that decides one sample's mask."""
-    return torch.from_numpy(rng.random(num_patches, dtype=np.float32))
+# noise -------------------------------------------------------------------------------------------
+
+
+class MaskStrategy(NamedTuple):
+    """How noise is made of uniform numbers, and so which patches are removed together.
+
+    Another strategy is another name in `MASK_STRATEGIES` of the configuration and another branch
+    here: the data, the models, the scripts and the benchmarks draw by this class.
+
+    Attributes:
+        name: `"random"`, uniform noise; or `"block"`: every place where a block may lie, over the
+            border too, has a uniform number, and a patch the greatest of the blocks that cover it.
+            So the patches of a block go together, and any mask ratio is met exactly: the last block
+            loses what is too much. With a side of 1 it is uniform noise.
+        block_size: Side of a block in patches; None for `block_side` of the grid.
+
+    Example:
+
+    >>> noise = MaskStrategy("block").draw(1, (4, 4), seed=2)
+    >>> random_masking(noise, mask_ratio=0.5).mask.view(4, 4).int().tolist()
+    [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]]
+    """
+
+    name: str = "random"
+    block_size: int | None = None
+
+    @classmethod
+    def of(cls, config: MAEConfig) -> "MaskStrategy":
+        """The strategy of a model."""
+        return cls(config.mask_strategy, config.mask_block_size)
+
+    def num_places(self, grid_size: tuple[int, int]) -> int:
+        """Uniform numbers that an image's noise is made of."""
+        return math.prod(self._grid_of_places(grid_size))
+
+    def arrange(self, places: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """Makes noise (B, N) of uniform numbers (B, `num_places`)."""
+        if self.name == "random":
+            return places
+        grid = places.view(-1, 1, *self._grid_of_places(grid_size))
+        return F.max_pool2d(grid, self._side(grid_size), stride=1).flatten(1)
+
+    def draw(
+        self, batch_size: int, grid_size: tuple[int, int], seed: int | torch.Generator
+    ) -> Tensor:
+        """Draws noise (B, N), the same on every machine; the seed is as for `seeded_noise`."""
+        return self.arrange(seeded_noise(batch_size, self.num_places(grid_size), seed), grid_size)
+
+    def _grid_of_places(self, grid_size: tuple[int, int]) -> tuple[int, int]:
+        if self.name == "random":
+            return grid_size
+        over = self._side(grid_size) - 1
+        return grid_size[0] + over, grid_size[1] + over
+
+    def _side(self, grid_size: tuple[int, int]) -> int:
+        return self.block_size or block_side(grid_size)
+
+
+def block_side(grid_size: tuple[int, int]) -> int:
+    """The usual side of a block, in patches: a quarter of the grid's shorter side, at least 2.
+
+    On the usual grid of 14 x 14 that is 4, the smallest block of BEiT (Bao et al., 2021) and the
+    block of Pixio (facebookresearch, 2025).
+    """
+    return max(2, round(min(grid_size) / 4))
+
+
+def mask_noise(config: MAEConfig, rng: np.random.Generator) -> Tensor:
+    """Noise (N,) that decides one sample's mask, by the model's strategy."""
+    strategy = MaskStrategy.of(config)
+    places = rng.random((1, strategy.num_places(config.grid_size)), dtype=np.float32)
+    return strategy.arrange(torch.from_numpy(places), config.grid_size)[0]
 
 
 def seeded_noise(batch_size: int, num_patches: int, seed: int | torch.Generator) -> Tensor:
@@ -186,45 +264,3 @@ def seeded_noise(batch_size: int, num_patches: int, seed: int | torch.Generator)
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     return torch.rand(batch_size, num_patches, generator=generator)
-
-
-def block_side(grid_size: tuple[int, int]) -> int:
-    """The usual side of a block, in patches: a quarter of the grid's shorter side, at least 2.
-
-    On the usual grid of 14 x 14 that is 4, the smallest block of BEiT (Bao et al., 2021).
-    """
-    return max(2, round(min(grid_size) / 4))
-
-
-def block_noise(
-    batch_size: int,
-    grid_size: tuple[int, int],
-    side: int,
-    seed: int | torch.Generator,
-) -> Tensor:
-    """Noise (B, N) whose masks remove square blocks of patches, the same on every machine.
-
-    Every place where a block may lie, over the border too, has a uniform number, and a patch the
-    greatest of the blocks that cover it. So the patches of a block go together, and any mask ratio
-    is met exactly: the last block loses what is too much. With a side of 1 it is uniform noise.
-
-    Args:
-        batch_size: B.
-        grid_size: Patches down and across.
-        side: Of a block, in patches.
-        seed: As for `seeded_noise`.
-
-    Raises:
-        ValueError: a block has no patch.
-
-    Example:
-
-    >>> noise = block_noise(1, (4, 4), side=2, seed=2)
-    >>> random_masking(noise, mask_ratio=0.5).mask.view(4, 4).int().tolist()
-    [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]]
-    """
-    if side < 1:
-        raise ValueError(f"side of a block is {side}; it must be at least 1 patch")
-    rows, columns = grid_size[0] + side - 1, grid_size[1] + side - 1
-    places = seeded_noise(batch_size, rows * columns, seed).view(batch_size, 1, rows, columns)
-    return F.max_pool2d(places, side, stride=1).flatten(1)

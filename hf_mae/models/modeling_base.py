@@ -19,6 +19,7 @@ from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .configuration_mae import MAEConfig, read_fields
+from .cross_decoder import LayerMixing
 from .decoder import MAEDecoder
 from .key_names import VIT_MAE_RENAMES
 from .layers import MAEAttention, MAEEmbeddings, MAELayer
@@ -92,7 +93,7 @@ class MAEPreTrainedModel(PreTrainedModel):
             init.zeros_(buffers["running_mean"])
             init.ones_(buffers["running_var"])
             init.zeros_(buffers["num_batches_tracked"])
-        elif isinstance(module, (MAEEmbeddings, MAEDecoder)):
+        elif isinstance(module, (MAEEmbeddings, MAEDecoder, LayerMixing)):
             module.init_weights()
 
     def get_input_embeddings(self) -> nn.Module:

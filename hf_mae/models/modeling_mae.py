@@ -7,7 +7,6 @@ removed and 0 for one that the encoder sees.
 """
 
 import copy
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mae import MAEConfig
+from .cross_decoder import MAECrossDecoder
 from .decoder import MAEDecoder
 from .functional import (
     gather_tokens,
@@ -90,6 +90,7 @@ class MAEModel(MAEPreTrainedModel):
         bool_masked_pos: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         drop_path_noise: Tensor | None = None,
+        layer_outputs: list[Tensor] | None = None,
         **kwargs: Any,
     ) -> MAEModelOutput:
         """Encodes images.
@@ -104,6 +105,8 @@ class MAEModel(MAEPreTrainedModel):
             interpolate_pos_encoding: Take images of another size than `config.image_size`.
             drop_path_noise: (B, layers, 2), uniform in [0, 1), decides what `config.drop_path_rate`
                 drops in training; by default it is drawn.
+            layer_outputs: A list that takes the embeddings and what each layer gave, (B, 1 + V, D),
+                the last after the final norm.
             kwargs: `output_hidden_states` and `output_attentions`, as in transformers.
 
         Returns:
@@ -117,9 +120,10 @@ class MAEModel(MAEPreTrainedModel):
             kwargs["output_attentions"] = True
         grid_size = self._grid_size(pixel_values)
         mask = choose_mask(
-            shape=(pixel_values.shape[0], math.prod(grid_size)),  # (B, N)
+            self.config,
+            grid_size,
+            batch_size=pixel_values.shape[0],
             device=pixel_values.device,
-            default_ratio=self.config.mask_ratio,
             noise=noise,
             mask_ratio=mask_ratio,
             bool_masked_pos=bool_masked_pos,
@@ -131,7 +135,10 @@ class MAEModel(MAEPreTrainedModel):
             # only the visible patches, where the mask is 0
             patches = take_patches(pixel_values, self.config.patch_hw, mask.ids_visible)
             tokens = self.embeddings(patches, grid_size, mask.ids_visible)  # (B, 1 + V, D)
-        hidden_states = self.layernorm(self._encode(tokens, drop_path_noise, **kwargs))
+        tokens = self._encode(tokens, drop_path_noise, layer_outputs, **kwargs)
+        hidden_states = self.layernorm(tokens)
+        if layer_outputs is not None:
+            layer_outputs.append(hidden_states)
         return MAEModelOutput(
             last_hidden_state=hidden_states,
             pooler_output=self._pool(hidden_states),
@@ -140,8 +147,16 @@ class MAEModel(MAEPreTrainedModel):
             ids_shuffle=None if mask is None else mask.ids_shuffle,
         )
 
-    def _encode(self, tokens: Tensor, drop_path_noise: Tensor | None, **kwargs: Any) -> Tensor:
+    def _encode(
+        self,
+        tokens: Tensor,
+        drop_path_noise: Tensor | None,
+        layer_outputs: list[Tensor] | None,
+        **kwargs: Any,
+    ) -> Tensor:
         for i, layer in enumerate(self.layers):
+            if layer_outputs is not None:
+                layer_outputs.append(tokens)
             noise = None if drop_path_noise is None else drop_path_noise[:, i]
             tokens = layer(tokens, drop_path_noise=noise, **kwargs)
         return tokens
@@ -192,7 +207,9 @@ class MAEForPreTraining(MAEPreTrainedModel):
     """Encoder and decoder, with the loss on the removed patches.
 
     In training only what the loss needs is computed: the decoder's last block, norm and predictor
-    run for the removed patches alone, and `logits` are None unless `return_logits=True`.
+    run for the removed patches alone, and `logits` are None unless `return_logits=True`. Of a
+    cross-attention decoder the loss then is that of `config.prediction_ratio` of the patches; with
+    logits, as in evaluation, it is that of all that are removed.
 
     Example:
 
@@ -207,7 +224,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
         config.final_norm = True
         super().__init__(config)
         self.vit = MAEModel(config)
-        self.decoder = MAEDecoder(config)
+        self.decoder = (MAECrossDecoder if config.decoder_type == "cross" else MAEDecoder)(config)
         self.post_init()
 
     @classmethod
@@ -268,12 +285,14 @@ class MAEForPreTraining(MAEPreTrainedModel):
             mask_ratio = self.config.mask_ratio
         if return_logits is None:
             return_logits = not (self.training and return_loss)
+        layer_outputs = [] if self.config.decoder_layer_mixing else None
         encoded = self.vit(
             pixel_values,
             noise,
             mask_ratio,
             bool_masked_pos,
             interpolate_pos_encoding,
+            layer_outputs=layer_outputs,
             return_dict=True,
             **kwargs,
         )
@@ -285,7 +304,11 @@ class MAEForPreTraining(MAEPreTrainedModel):
                 "no patch is masked, so there is no loss; mask some, or pass return_loss=False"
             )
         grid_size = self.vit._grid_size(pixel_values)
-        pred = self.decoder(latent, ids_shuffle, grid_size, masked_only=not return_logits)
+        ids_asked = None
+        if not return_logits:
+            removed, num_patches = ids_shuffle[:, num_visible:], ids_shuffle.shape[1]
+            ids_asked = self.decoder.choose(removed, num_patches)
+        pred = self.decoder(layer_outputs or [latent], ids_shuffle, grid_size, ids_asked)
         loss = logits = target = losses = None
         if return_logits:
             logits = gather_tokens(pred, encoded.ids_restore)  # natural order
@@ -295,8 +318,7 @@ class MAEForPreTraining(MAEPreTrainedModel):
                 loss = losses.mean()
         elif return_loss:
             # the same, for the mean: all images have equally many patches where the mask is 1
-            removed = self._target(pixel_values, ids_shuffle[:, num_visible:])
-            loss = F.mse_loss(pred.float(), removed)
+            loss = F.mse_loss(pred.float(), self._target(pixel_values, ids_asked))
         return MAEForPreTrainingOutput(
             loss=loss,
             logits=logits,

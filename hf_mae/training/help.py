@@ -31,7 +31,8 @@ _GROUPS = {
         *("max_image_pixels", "streaming", "epoch_samples", "shuffle_buffer"),
     ),
     "Masking and loss": (
-        *("mask_ratio", "norm_pix_loss", "crops_per_image", "resolution_schedule"),
+        *("mask_ratio", "mask_strategy", "norm_pix_loss", "decoder_type", "crops_per_image"),
+        *("resolution_schedule",),
     ),
     "Augmentation and loss": (
         *("auto_augment", "random_erasing", "mixup", "cutmix", "label_smoothing_factor"),

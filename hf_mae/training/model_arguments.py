@@ -13,7 +13,14 @@ from transformers.utils import logging
 
 from ..data.class_names import composed
 from ..data.value_range import check_value_range, fit_value_range
-from ..models.configuration_mae import POOLINGS, SIZES, MAEConfig, own_fields
+from ..models.configuration_mae import (
+    DECODERS,
+    MASK_STRATEGIES,
+    POOLINGS,
+    SIZES,
+    MAEConfig,
+    own_fields,
+)
 from ..models.image_processing_mae import MAEImageProcessor
 from ..models.loading import ModelT, load_as, load_config, load_processor
 from ..models.modeling_classification import MAEForImageClassification
@@ -278,13 +285,43 @@ class ModelArguments(BaseModelArguments):
         default=None,
         metadata={"help": "Share of patches to hide (default: 0.75, or the model's own)."},
     )
+    mask_strategy: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(MASK_STRATEGIES),
+            "help": "Hide single patches or blocks (default: random, or the model's own).",
+        },
+    )
+    mask_block_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Side of a block in patches. (default: a quarter of the grid's shorter side)"
+        },
+    )
+    decoder_type: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(DECODERS),
+            "help": "The paper's decoder or a cross-attention one. Cross is CrossMAE's, arXiv "
+            "2401.14391, with far fewer operations. (default: self, or the model's own)",
+        },
+    )
+    prediction_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of patches a cross decoder predicts an update (default: 0.25, or the "
+            "model's own)."
+        },
+    )
     norm_pix_loss: bool | None = field(
         default=None, metadata={"help": "Whether to normalise target patches."}
     )
 
     def build_model(self) -> MAEForPreTraining:
         """Builds the model to pre-train; raises as `build` does."""
-        return self.build(MAEForPreTraining, (*_CHANGEABLE, "mask_ratio", "norm_pix_loss"))
+        changeable = (*_CHANGEABLE, "mask_ratio", "mask_strategy", "mask_block_size")
+        changeable += ("prediction_ratio", "norm_pix_loss")
+        return self.build(MAEForPreTraining, changeable)
 
 
 @dataclass

@@ -75,6 +75,7 @@ _OF_IMAGES += ("do_resize", "size", "resample", "do_center_crop", "crop_size")
 _FIXED = ("total_batch_size", "optim", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _FIXED += ("intermediate_size", "image_size", "patch_size", "num_channels", "qkv_bias", "pooling")
 _FIXED += ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
+_FIXED += ("decoder_type", "decoder_layer_mixing")
 _FIXED += ("decoder_intermediate_size", "final_norm", "head_batch_norm", "id2label")
 _NOT_OF_MODEL = (
     "label2id",
