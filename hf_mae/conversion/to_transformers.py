@@ -105,7 +105,8 @@ def export(
     """Writes a native folder, loads it with plain transformers and compares.
 
     A pre-training model becomes two: the encoder in the root, and encoder and decoder in
-    `pretraining/`.
+    `pretraining/`. A cross-attention decoder stays behind: transformers has none, and a note says
+    so.
 
     Args:
         model: `MAEForPreTraining`, `MAEForImageClassification` or `MAEModel`.
@@ -132,7 +133,7 @@ def export(
     if len(natives) == 1:
         _check_that_nothing_stays(Path(folder))
     architectures, differences = {}, {}
-    notes = dict.fromkeys(describe_values(processor))
+    notes = dict.fromkeys([*describe_values(processor), *_describe_pretraining(model, natives)])
     for place, native in natives.items():
         fitting = _fit_processor(processor, native, model.config)
         differences |= _write(native, model, fitting, Path(folder, place))
@@ -209,14 +210,37 @@ def _make_natives(
             f"the model is a {type(model).__name__}, without a decoder; 'vit_mae' is for "
             "pre-training models"
         )
+    if as_ == "vit_mae" and model.config.decoder_type != "self":
+        raise ValueError(
+            f"decoder_type is {model.config.decoder_type!r}, and transformers has no such decoder; "
+            "export the encoder alone, as 'vit'"
+        )
     if as_ == "vit_mae":
         return {"": _native_pretraining(model)}
     if as_ == "vit" or isinstance(model, MAEModel):
         return {"": _native_encoder(_encoder_of(model))}
     if isinstance(model, MAEForImageClassification):
         return {"": _native_classifier(model)}
-    whole = _native_pretraining(model)
-    return {"": _native_encoder(_encoder_of(model)), PRETRAINING_FOLDER: whole}
+    natives = {"": _native_encoder(_encoder_of(model))}
+    if model.config.decoder_type == "self":
+        natives[PRETRAINING_FOLDER] = _native_pretraining(model)
+    return natives
+
+
+def _describe_pretraining(model: MAEPreTrainedModel, natives: dict[str, _NativeModel]) -> list[str]:
+    """What native folders don't keep of how a model was pre-trained."""
+    config, kinds = model.config, [native.architecture for native in natives.values()]
+    if isinstance(model, MAEForPreTraining) and config.decoder_type == "cross":
+        return [
+            "transformers has no cross-attention decoder: here is the encoder alone; keep the "
+            "model's own folder to fill in patches and to train on"
+        ]
+    if "ViTMAEForPreTraining" in kinds and config.mask_strategy != "random":
+        return [
+            "transformers' own model hides patches at random; that this one was trained with "
+            f"mask_strategy {config.mask_strategy!r} isn't kept"
+        ]
+    return []
 
 
 def _native_pretraining(model: MAEPreTrainedModel) -> _NativeModel:

@@ -241,6 +241,9 @@ def test_one_of_the_two_alone(tmp_path):
             },
         ),
         ("pretrain", {"mask_ratio": 0.5, "layer_norm_eps": 1e-12}),
+        ("pretrain", {"mask_strategy": "block"}),
+        ("pretrain", {"decoder_type": "cross", "decoder_layer_mixing": True}),
+        ("mean", {"decoder_type": "cross", "mask_strategy": "block", "mask_block_size": 2}),
     ],
     ids=str,
 )
@@ -252,6 +255,11 @@ def test_every_kind_of_configuration(kind, fields, tmp_path):
     assert model.training
     assert result.differences
     assert all(difference < 1e-5 for difference in result.differences.values())
+    said = " ".join(result.notes)
+    keeps_decoder = config.decoder_type == "self"
+    assert ("no cross-attention decoder" in said) == (kind == "pretrain" and not keeps_decoder)
+    blocks = kind == "pretrain" and config.mask_strategy == "block"
+    assert ("was trained with mask_strategy 'block' isn't kept" in said) == blocks
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from helpers import (
     run_script,
     script_command,
     script_environment,
+    script_error,
     trace,
 )
 from PIL import Image
@@ -30,6 +31,7 @@ from hf_mae import MAEConfig, MAEForPreTraining
 from hf_mae.checkpoints import find_checkpoint, find_flaw
 
 
+_TINY_OTHERS = json.loads(TINY_FLAGS[-1].partition("=")[2])
 RUN = [
     *TINY_FLAGS,
     "--dataset_name=digits",
@@ -278,6 +280,48 @@ def test_two_processes_equal_one(tmp_path):
             assert [value for _, value in ours] == pytest.approx(
                 [value for _, value in expected], abs=1e-5
             )
+
+
+def test_cross_decoder_and_blocks_on_two_processes_and_resumed(tmp_path):
+    """Which patches are hidden, and which of them are asked, follows from the sample alone."""
+    others = {**_TINY_OTHERS, "decoder_layer_mixing": True}
+    flags = [*RUN, f"--config_overrides={json.dumps(others)}", "--decoder_type=cross"]
+    flags += ["--mask_strategy=block", "--mask_block_size=3", "--max_steps=12"]
+    flags += ["--eval_strategy=steps", "--eval_steps=6", "--save_strategy=steps", "--save_steps=6"]
+    one, two, resumed = (tmp_path / name for name in ("one", "two", "resumed"))
+    stdout = run_script("run_mae.py", *flags, "--output_dir", one)
+    assert "75% hidden in blocks of 3, 25% predicted by a cross-attention decoder" in stdout
+    sizes = ["--per_device_train_batch_size=16", "--gradient_accumulation_steps=2"]
+    run_script("run_mae.py", *flags, *sizes, "--output_dir", two, processes=2)
+    for name in ("loss", "eval_loss"):
+        ours, expected = trace(two, name), trace(one, name)
+        assert [step for step, _ in ours] == [step for step, _ in expected]
+        assert [value for _, value in ours] == pytest.approx([v for _, v in expected], abs=1e-5)
+    resumed.mkdir()
+    shutil.copytree(one / "checkpoint-6", resumed / "checkpoint-6")
+    again = ["--output_dir", resumed, "--resume_from_checkpoint=last"]
+    assert "resuming checkpoint-6" in run_script("run_mae.py", *flags, *again)
+    assert trace(resumed) == trace(one)
+    flags.remove("--mask_block_size=3")
+    assert "mask_block_size is None, and was 3" in script_error("run_mae.py", *flags, *again)
+
+    config = MAEForPreTraining.from_pretrained(one).config
+    assert (config.decoder_type, config.mask_strategy, config.mask_block_size) == (
+        "cross",
+        "block",
+        3,
+    )
+    picture = tmp_path / "out.png"
+    image = ROOT / "samples" / "fashion-mnist-mae" / "bag.png"
+    model = ["--model_name_or_path", one]
+    run_script("reconstruct.py", *model, "--output", picture, image)
+    assert Image.open(picture).size[0] > 400
+    printed = run_script("export.py", *model, "--output_dir", tmp_path / "native")
+    assert "ViTModel in" in printed
+    assert "note: transformers has no cross-attention decoder: here is the encoder" in printed
+    assert not (tmp_path / "native" / "pretraining").exists()
+    error = script_error("export.py", *model, "--as=vit_mae", "--output_dir", tmp_path / "other")
+    assert "decoder_type is 'cross', and transformers has no such decoder" in error
 
 
 def kill_when(command, env, moment):
