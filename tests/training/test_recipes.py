@@ -2,6 +2,7 @@
 
 import csv
 import json
+import json
 import runpy
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import GOLDEN, ROOT, TINY, trace
 
 from hf_mae.conversion.zoo import ZOO
-from hf_mae.models.configuration_mae import SIZES
+from hf_mae.models.configuration_mae import SIZES, MAEConfig
 from hf_mae.models.costs import multiply_adds, training_flops
 from hf_mae.models.modeling_mae import MAEForPreTraining
 from hf_mae.training.arguments import (
@@ -86,7 +87,7 @@ def test_each_recipe_is_of_a_published_model():
     kept = {
         path
         for path in RECIPES.glob("*/*.yaml")
-        if "vit-" in path.name and "budget" not in path.name
+        if "vit-" in path.name and "budget" not in path.name and "cross" not in path.name
     }
     assert kept == published
     assert len(PUBLISHED) == 24
@@ -94,13 +95,17 @@ def test_each_recipe_is_of_a_published_model():
 
 
 @pytest.mark.parametrize(
-    "path", sorted((RECIPES / "pretrain").glob("mae-*e.yaml")), ids=lambda path: path.stem
+    "path", sorted((RECIPES / "pretrain").glob("mae-vit-*[a-z]-[0-9]*e.yaml")), ids=lambda p: p.stem
 )
 def test_pre_training(path, tmp_path, monkeypatch):
     """The paper's, at 8 processes; recipes may differ in size and epochs only."""
     monkeypatch.setattr(MAETrainingArguments, "world_size", 8)
     model_args, _, args, explicit_args = parse(path, tmp_path)
-    _, _, size, epochs = path.stem.split("-")
+    _, _, size, *kind, epochs = path.stem.split("-")
+    if kind:
+        assert kind == ["cross"]
+        assert explicit_args.pop("decoder_type") == "cross"
+        assert json.loads(explicit_args.pop("config_overrides")) == CROSS
     assert (explicit_args["size"], f"{args.num_train_epochs:g}e") == (size, epochs)
     assert (args.total_batch_size, args.warmup_epochs, model_args.norm_pix_loss) == (4096, 40, True)
     assert args.learning_rate == pytest.approx(2.4e-3)
@@ -112,6 +117,19 @@ def test_pre_training(path, tmp_path, monkeypatch):
     }
     reference = parse(path.parent / "mae-vit-base-300e.yaml", tmp_path)[3]
     assert others == {name: reference[name] for name in others}
+
+
+CROSS = {"decoder_num_hidden_layers": 12, "decoder_layer_mixing": True}
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_what_a_cross_recipe_costs(size):
+    path = RECIPES / "pretrain" / f"mae-vit-{size}-cross-800e.yaml"
+    ours = MAEConfig.from_size(size, decoder_type="cross", **CROSS)
+    share = training_flops(MAEForPreTraining, ours) / training_flops(
+        MAEForPreTraining, MAEConfig.from_size(size)
+    )
+    assert f"{share:.2f} of the operations of mae-vit-{size}-800e.yaml" in path.read_text()
 
 
 def test_the_budget_recipe(tmp_path):
