@@ -2,7 +2,6 @@
 
 import csv
 import json
-import json
 import runpy
 
 import pytest
