@@ -38,7 +38,7 @@ from .visualization import REFERENCE_LOSSES, training_curves
 # what of the model makes its losses comparable with the authors'
 _OF_REFERENCE = ("hidden_size", "num_hidden_layers", "decoder_hidden_size")
 _OF_REFERENCE += ("decoder_num_hidden_layers", "image_size", "patch_size", "mask_ratio")
-_OF_REFERENCE += ("num_channels", "norm_pix_loss")
+_OF_REFERENCE += ("num_channels", "norm_pix_loss", "decoder_type", "mask_strategy")
 
 
 def load_labelled_images(data_args: DataArguments, args: ImageTrainingArguments) -> DatasetDict:
