@@ -53,6 +53,7 @@ from hf_mae.inference.shown_models import (
     say_unreadable,
     toggle_patch,
 )
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_files import check_folder
 
 
@@ -87,10 +88,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="A page to try models on: hide a part of a picture, and see what they make of "
-        "the rest.",
-        allow_abbrev=False,
+        "the rest."
     )
     parser.add_argument(
         "--model_name_or_path",

@@ -25,6 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 from hf_mae.errors import reported_as
 from hf_mae.hub.publishing import Publication, missing_base_model, prepare, upload
 from hf_mae.models.network import why_no_hub
+from hf_mae.training.command_line import CommandLine
 
 
 def main() -> None:
@@ -51,9 +52,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
-    )
+    parser = CommandLine(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--model_name_or_path",
         required=True,

@@ -31,6 +31,7 @@ from hf_mae.errors import DECODE_ERRORS, own_words, reported_as
 from hf_mae.file_names import one_line, print_any_name, printable
 from hf_mae.inference.reconstructions import BLOCK, RANDOM, draw_reconstructions, read_mask
 from hf_mae.models.loading import load_pretraining_model
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_files import check_folder
 from hf_mae.whole_numbers import whole
 
@@ -63,9 +64,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Hides most of each image and shows what a model makes of the rest.",
-        allow_abbrev=False,
+    parser = CommandLine(
+        description="Hides most of each image and shows what a model makes of the rest."
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument(

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ..models.near_names import did_you_mean, nearest_names
+from ..models.near_names import nearest_names
+from .command_line import OneLineParser
 from .help import short_help, whole_help
 from .other_words import hint
 
@@ -50,7 +51,7 @@ def read_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-class _Parser(HfArgumentParser):
+class _Parser(OneLineParser, HfArgumentParser):
     def __init__(self, dataclass_types: Any, **options: Any):
         super().__init__(dataclass_types, allow_abbrev=False, add_help=False, **options)
         for action in self._actions:
@@ -62,19 +63,6 @@ class _Parser(HfArgumentParser):
 
     def format_help(self) -> str:
         return short_help(self, self.dataclass_types)
-
-    def error(self, message: str) -> NoReturn:
-        line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line}\n")
-        raise AssertionError("exit returned")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            allowed = [str(choice) for choice in action.choices]
-            self.error(
-                f"{action.dest} is {str(value)!r}; it must be one of {', '.join(allowed)}"
-                f"{did_you_mean(str(value), allowed)}"
-            )
 
 
 class _HelpAction(argparse.Action):
