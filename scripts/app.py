@@ -37,7 +37,7 @@ from huggingface_hub import snapshot_download
 
 import hf_mae
 from hf_mae.errors import DECODE_ERRORS, own_words, reported_as
-from hf_mae.inference.reconstructions import BLOCK, RANDOM
+from hf_mae.inference.reconstructions import BLOCK, RANDOM, read_mask
 from hf_mae.inference.shown_models import (
     OWN,
     Asked,
@@ -164,6 +164,7 @@ class Controls(NamedTuple):
     share: Any
     count: Any
     again: Any
+    mask: Any
     canvas: Any
     said: Any
 
@@ -174,7 +175,9 @@ def make_controls(painter: Shown | None) -> Controls:
     ratio = cast(Any, painter.model.config).mask_ratio if painter else 0.0
     with gr.Column(min_width=320):
         size = f"up to {MAX_FILE_BYTES // 2**20} MB"
-        file = gr.File(label=f"Your picture, {size}", type="filepath", height=130)
+        file = gr.File(
+            label=f"Your picture, {size}", type="filepath", height=130, elem_id="picture"
+        )
         shelf = gr.Dataset(
             components=["image"],
             samples=[[str(path)] for path in EXAMPLES],
@@ -186,6 +189,7 @@ def make_controls(painter: Shown | None) -> Controls:
             share = gr.Slider(0, 0.95, ratio, step=0.05, label="Share of patches hidden")
             count = gr.Slider(1, MOST_MASKS, 1, step=1, label="Masks, each of its own seed")
             again = gr.Button("Draw other masks")
+            mask = gr.UploadButton("Take a mask from a picture: white is hidden")
     with gr.Column(min_width=320, visible=painter is not None):
         gr.Markdown("Click patches on and off:")
         canvas = gr.Image(
@@ -197,7 +201,9 @@ def make_controls(painter: Shown | None) -> Controls:
         )
         said = gr.Markdown(elem_id="said")
     picture, seed, hidden = gr.State(str(EXAMPLES[0])), gr.State(0), gr.State(None)
-    return Controls(picture, seed, hidden, file, shelf, kind, share, count, again, canvas, said)
+    return Controls(
+        picture, seed, hidden, file, shelf, kind, share, count, again, mask, canvas, said
+    )
 
 
 def connect(
@@ -233,6 +239,14 @@ def connect(
         with problems_on_page():
             return toggle_patch(hidden, point.index, canvas_size(painter)), OWN
 
+    def take_mask(file: str) -> tuple[Any, str]:
+        assert painter is not None
+        try:
+            return read_mask(file, painter.grid_size).numpy(), OWN
+        except ValueError as error:
+            said = say_unreadable(file, error)
+            raise gr.Error(said, duration=None, print_exception=False) from error
+
     def draw_others(kind: str, count: int, seed: int) -> tuple[str, int]:
         return (RANDOM if kind == OWN else kind), seed + int(count)
 
@@ -247,6 +261,7 @@ def connect(
     c.file.upload(take, [c.file, c.picture], [c.picture, c.file]).success(**redraw)
     c.shelf.click(choose, c.shelf, c.picture).success(**redraw)
     c.again.click(draw_others, [c.kind, c.count, c.seed], [c.kind, c.seed]).success(**redraw)
+    c.mask.upload(take_mask, c.mask, [c.hidden, c.kind]).success(**redraw)
     c.canvas.select(click, c.hidden, [c.hidden, c.kind]).success(**redraw)
     for setting in (c.kind, c.share, c.count):
         setting.input(**redraw, trigger_mode="always_last")
