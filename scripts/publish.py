@@ -23,7 +23,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_mae.errors import reported_as
-from hf_mae.hub.publishing import Publication, missing_base_model, prepare, upload
+from hf_mae.hub.publishing import NO_LICENSE, Publication, missing_base_model, prepare, upload
 from hf_mae.models.network import why_no_hub
 from hf_mae.training.command_line import CommandLine
 
@@ -40,8 +40,11 @@ def main() -> None:
             args.widget_images,
             args.with_reconstructions,
             args.kind,
+            license_later=args.dry_run,
         )
         print(summary(publication, args.repo_id))
+        if publication.license is None:
+            print(f"note: so it can't be published: {NO_LICENSE}")
         if args.dry_run:
             print(f"\n{publication.card}")
             return

@@ -24,6 +24,7 @@ from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PANEL_FILE
 from .arguments import MAETrainingArguments
 from .metrics import knn_accuracy, rank_me
+from .progress import say_loss
 from .trackers import log_picture
 from .trainer import ImageTrainer
 
@@ -119,7 +120,7 @@ class MAETrainer(ImageTrainer):
         parts = super().describe_metrics(metrics)
         if parts:
             share = metrics["eval_loss"] / metrics["eval_loss_best_constant"]
-            parts[0] += f" ({share:.2f} of the best constant)"
+            parts[0] += f" ({say_loss(share, 2)} of the best constant)"
         if "eval_knn_accuracy" in metrics:
             parts.append(f"k-NN {metrics['eval_knn_accuracy']:.1%}")
         if "eval_rank_me" in metrics:

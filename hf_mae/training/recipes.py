@@ -22,6 +22,13 @@ from .other_words import hint
 # what another run doesn't repeat, or must not be published with the model
 _NOT_IN_RECIPE = ("output_dir", "resume_from_checkpoint", "allow_changed", "hub_token")
 
+# script → the folder of its own recipes
+_RECIPES_OF = {
+    "run_mae": "pretrain",
+    "run_finetune": "finetune",
+    "run_linear_probe": "linear_probe",
+}
+
 
 class _OneOfEachKey(yaml.SafeLoader):
     """Reads YAML as `yaml.safe_load` does, but for a key that comes twice: that is an error."""
@@ -276,9 +283,12 @@ def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
 
 def _describe_recipes(path: Path) -> str:
     """Says which recipes there are, those first whose names are nearest to that of `path`."""
-    found = {}
-    for folder in (Path(sys.argv[0]).resolve().parent / "recipes", path.parent):
-        for other in sorted(folder.glob("**/*.yaml" if folder.name == "recipes" else "*.yaml")):
+    script = Path(sys.argv[0]).resolve()
+    own = script.with_name("recipes") / _RECIPES_OF.get(script.stem, "")
+    found = {}  # of one name, that of this script
+    for folder in (own, script.with_name("recipes"), path.parent):
+        below = "**/*.yaml" if script.with_name("recipes") in (folder, folder.parent) else "*.yaml"
+        for other in sorted(folder.glob(below)):
             found.setdefault(other.stem, Path(os.path.relpath(other)))
     near = [str(found[name]) for name in nearest_names(path.stem, found, count=3)]
     if near:

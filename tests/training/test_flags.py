@@ -32,13 +32,14 @@ def refused(capsys, monkeypatch):
     """What the script says, in one line, of a command line that it doesn't take."""
     monkeypatch.setattr("sys.argv", [str(ROOT / "scripts" / "run_mae.py")])
 
-    def refused(*words, types=PRETRAINING):
+    def refused(*words, types=PRETRAINING, script="run_mae"):
         with pytest.raises(SystemExit) as error:
             parse_recipe_and_flags(types, [*words, "--use_cpu"])
         assert error.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("run_mae.py: error: ")
-        return line.removeprefix("run_mae.py: error: ")
+        start = f"{script}.py: error: "
+        assert line.startswith(start)
+        return line.removeprefix(start)
 
     return refused
 
@@ -195,6 +196,18 @@ def test_a_recipe_that_is_not_there(refused, monkeypatch, name, nearest):
     assert refused(name).startswith(f"no recipe {name}; did you mean {nearest}")
     if "." in name:
         assert refused("--seed=1", name).startswith(f"no recipe {name}; did you mean {nearest}")
+
+
+@pytest.mark.parametrize(
+    ("script", "folder"), [("run_mae", "pretrain"), ("run_finetune", "finetune")]
+)
+def test_of_two_recipes_of_a_name_the_scripts_own(refused, monkeypatch, script, folder):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [f"scripts/{script}.py"])
+    said = refused("own-picture", script=script)
+    assert said == (
+        f"no recipe own-picture; did you mean scripts/recipes/{folder}/own-pictures.yaml?"
+    )
 
 
 def test_a_recipe_beside_others(refused, recipe):
