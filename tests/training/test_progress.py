@@ -12,6 +12,7 @@ from PIL import Image
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from hf_mae.training.progress import say_seconds
 from hf_mae.training.verdicts import judge_classifier, judge_pretraining
+from hf_mae.training.visualization import training_curves
 
 
 def test_a_line_an_epoch(make_trainer, capfd):
@@ -92,6 +93,15 @@ def test_verdicts_on_pretraining(loss, verdict):
 def test_verdicts_by_the_course_of_a_run(losses, verdict):
     history = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
     assert judge_pretraining(losses[-1], 1.0, history).startswith(verdict)
+
+
+def test_a_rank_that_hardly_moves_looks_so():
+    history = [{"epoch": n, "eval_loss": 1.0, "eval_rank_me": 2.5 + n / 1000} for n in range(5)]
+    loss, rank = training_curves(history).axes
+    assert rank.get_ylabel() == "RankMe"
+    bottom, top = rank.get_ylim()
+    assert bottom == 0
+    assert 2.6 < top < 3.5
 
 
 def test_a_training_loss_tells_of_divergence():
