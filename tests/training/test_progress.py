@@ -97,7 +97,7 @@ def test_verdicts_by_the_course_of_a_run(losses, verdict):
 
 def test_a_rank_that_hardly_moves_looks_so():
     history = [{"epoch": n, "eval_loss": 1.0, "eval_rank_me": 2.5 + n / 1000} for n in range(5)]
-    loss, rank = training_curves(history).axes
+    _, rank = training_curves(history).axes
     assert rank.get_ylabel() == "RankMe"
     bottom, top = rank.get_ylim()
     assert bottom == 0
