@@ -38,6 +38,7 @@ from huggingface_hub import snapshot_download
 import hf_mae
 from hf_mae import MAEConfig
 from hf_mae.errors import DECODE_ERRORS, own_words, reported_as
+from hf_mae.inference.reconstructions import read_mask
 from hf_mae.inference.shown_models import (
     OWN,
     Asked,
@@ -54,6 +55,7 @@ from hf_mae.inference.shown_models import (
     toggle_patch,
 )
 from hf_mae.models.configuration_mae import MASK_STRATEGIES
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_files import check_folder
 
 
@@ -88,10 +90,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="A page to try models on: hide a part of a picture, and see what they make of "
-        "the rest.",
-        allow_abbrev=False,
+        "the rest."
     )
     parser.add_argument(
         "--model_name_or_path",
@@ -165,6 +166,7 @@ class Controls(NamedTuple):
     share: Any
     count: Any
     again: Any
+    mask: Any
     canvas: Any
     said: Any
 
@@ -175,7 +177,9 @@ def make_controls(painter: Shown | None) -> Controls:
     config = cast(MAEConfig, painter.model.config) if painter else MAEConfig()
     with gr.Column(min_width=320):
         size = f"up to {MAX_FILE_BYTES // 2**20} MB"
-        file = gr.File(label=f"Your picture, {size}", type="filepath", height=130)
+        file = gr.File(
+            label=f"Your picture, {size}", type="filepath", height=130, elem_id="picture"
+        )
         shelf = gr.Dataset(
             components=["image"],
             samples=[[str(path)] for path in EXAMPLES],
@@ -189,6 +193,7 @@ def make_controls(painter: Shown | None) -> Controls:
             )
             count = gr.Slider(1, MOST_MASKS, 1, step=1, label="Masks, each of its own seed")
             again = gr.Button("Draw other masks")
+            mask = gr.UploadButton("Take a mask from a picture: white is hidden")
     with gr.Column(min_width=320, visible=painter is not None):
         gr.Markdown("Click patches on and off:")
         canvas = gr.Image(
@@ -200,7 +205,9 @@ def make_controls(painter: Shown | None) -> Controls:
         )
         said = gr.Markdown(elem_id="said")
     picture, seed, hidden = gr.State(str(EXAMPLES[0])), gr.State(0), gr.State(None)
-    return Controls(picture, seed, hidden, file, shelf, kind, share, count, again, canvas, said)
+    return Controls(
+        picture, seed, hidden, file, shelf, kind, share, count, again, mask, canvas, said
+    )
 
 
 def connect(
@@ -236,6 +243,14 @@ def connect(
         with problems_on_page():
             return toggle_patch(hidden, point.index, canvas_size(painter)), OWN
 
+    def take_mask(file: str) -> tuple[Any, str]:
+        assert painter is not None
+        try:
+            return read_mask(file, painter.grid_size).numpy(), OWN
+        except ValueError as error:
+            said = say_unreadable(file, error)
+            raise gr.Error(said, duration=None, print_exception=False) from error
+
     def draw_others(kind: str, count: int, seed: int) -> tuple[str, int]:
         return (MASK_STRATEGIES[0] if kind == OWN else kind), seed + int(count)
 
@@ -250,6 +265,7 @@ def connect(
     c.file.upload(take, [c.file, c.picture], [c.picture, c.file]).success(**redraw)
     c.shelf.click(choose, c.shelf, c.picture).success(**redraw)
     c.again.click(draw_others, [c.kind, c.count, c.seed], [c.kind, c.seed]).success(**redraw)
+    c.mask.upload(take_mask, c.mask, [c.hidden, c.kind]).success(**redraw)
     c.canvas.select(click, c.hidden, [c.hidden, c.kind]).success(**redraw)
     for setting in (c.kind, c.share, c.count):
         setting.input(**redraw, trigger_mode="always_last")

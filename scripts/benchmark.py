@@ -45,6 +45,7 @@ from typing import Any
 
 from hf_mae.errors import reported_as
 from hf_mae.models.configuration_mae import SIZES
+from hf_mae.training.command_line import CommandLine
 
 
 def main() -> None:
@@ -89,21 +90,17 @@ def measure(args: argparse.Namespace) -> tuple[Any, list[str]]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Measures hf_mae on this machine, beside what others use.", allow_abbrev=False
-    )
+    parser = CommandLine(description="Measures hf_mae on this machine, beside what others use.")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
-    measures = {"allow_abbrev": False, "parents": [output]}
+    measures = {"parents": [output]}
     commands = parser.add_subparsers(dest="command", required=True)
     add_input(
         commands.add_parser("input", help="images a second from the disk to a batch", **measures)
     )
     for name, what in (("train", "pre-training steps"), ("infer", "classification")):
         add_models(commands.add_parser(name, help=f"images a second of {what}", **measures))
-    add_plan(
-        commands.add_parser("plan", help="hours of a run, from measured rates", allow_abbrev=False)
-    )
+    add_plan(commands.add_parser("plan", help="hours of a run, from measured rates"))
     part = commands.add_parser("quality", help="what recipes reach in the same time", **measures)
     part.add_argument(
         "runs",

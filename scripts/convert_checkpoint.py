@@ -31,6 +31,7 @@ from hf_mae.conversion.zoo import ZOO, PublishedModel, published_model
 from hf_mae.errors import reported_as
 from hf_mae.models.model_files import PRETRAINING_FOLDER
 from hf_mae.output_folder import PROVENANCE_FILE
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_numbers import whole
 
 
@@ -70,9 +71,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
-    )
+    parser = CommandLine(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--name", help="published model, by upstream's name or ours")
     parser.add_argument(
         "--checkpoint",

@@ -25,6 +25,7 @@ from hf_mae.conversion.to_programs import FILES, export_program
 from hf_mae.conversion.to_transformers import describe_values
 from hf_mae.errors import reported_as
 from hf_mae.models.model_files import PRETRAINING_FOLDER
+from hf_mae.training.command_line import CommandLine
 
 
 def main() -> None:
@@ -56,9 +57,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
-    )
+    parser = CommandLine(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--model_name_or_path", required=True, help="a model of ours: folder or Hub id"
     )

@@ -40,6 +40,7 @@ from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
 from hf_mae.inference.images import find_images_once
 from hf_mae.inference.parts import Parts, compute_parts, default_workers
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_files import check_folder
 from hf_mae.whole_numbers import MOST_WORKERS, whole
 
@@ -85,10 +86,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Writes what a model's encoder makes of images: features with names and "
-        "labels.",
-        allow_abbrev=False,
+    parser = CommandLine(
+        description="Writes what a model's encoder makes of images: features with names and labels."
     )
     parser.add_argument(
         "--model_name_or_path", required=True, help="model, ours or native: folder or Hub id"

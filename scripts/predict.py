@@ -47,6 +47,7 @@ from hf_mae.inference.tables import check_table_file
 from hf_mae.models.loading import num_channels
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION, answer_scores
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_numbers import MOST_WORKERS, whole
 
 
@@ -82,9 +83,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Names what is on pictures: the five most probable classes of each.",
-        allow_abbrev=False,
+    parser = CommandLine(
+        description="Names what is on pictures: the five most probable classes of each."
     )
     parser.add_argument(
         "images",

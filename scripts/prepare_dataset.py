@@ -31,6 +31,7 @@ from hf_mae.errors import Stopped, reported_as
 from hf_mae.file_names import print_any_name, printable
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.output_folder import BAD_IMAGES_FILE
+from hf_mae.training.command_line import CommandLine
 
 
 SCRIPT = "prepare_dataset.py"
@@ -91,11 +92,8 @@ def size(count: float) -> str:
 
 def parse() -> argparse.Namespace:
     description, _, notes = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=notes,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = CommandLine(
+        description=description, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_source(parser.add_argument_group("what is read, as the training scripts have it"))
     add_target(parser.add_argument_group("what is written"))

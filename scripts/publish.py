@@ -23,8 +23,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_mae.errors import reported_as
-from hf_mae.hub.publishing import Publication, missing_base_model, prepare, upload
+from hf_mae.hub.publishing import NO_LICENSE, Publication, missing_base_model, prepare, upload
 from hf_mae.models.network import why_no_hub
+from hf_mae.training.command_line import CommandLine
 
 
 def main() -> None:
@@ -39,8 +40,11 @@ def main() -> None:
             args.widget_images,
             args.with_reconstructions,
             args.kind,
+            license_later=args.dry_run,
         )
         print(summary(publication, args.repo_id))
+        if publication.license is None:
+            print(f"note: so it can't be published: {NO_LICENSE}")
         if args.dry_run:
             print(f"\n{publication.card}")
             return
@@ -51,9 +55,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
-    )
+    parser = CommandLine(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--model_name_or_path",
         required=True,

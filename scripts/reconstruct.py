@@ -32,6 +32,8 @@ from hf_mae.file_names import one_line, print_any_name, printable
 from hf_mae.inference.reconstructions import draw_reconstructions, read_mask
 from hf_mae.models.configuration_mae import MASK_STRATEGIES
 from hf_mae.models.loading import load_pretraining_model
+from hf_mae.models.near_names import did_you_mean
+from hf_mae.training.command_line import CommandLine
 from hf_mae.whole_files import check_folder
 from hf_mae.whole_numbers import whole
 
@@ -45,6 +47,7 @@ def main() -> None:
         config = cast(MAEConfig, model.config)
         processor = load_processor(args.model_name_or_path, config)
         if args.mask not in (None, *MASK_STRATEGIES):
+            check_mask(args.mask)
             read_mask(args.mask, config.grid_size)
         images = []
         for name in args.images:
@@ -64,9 +67,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Hides most of each image and shows what a model makes of the rest.",
-        allow_abbrev=False,
+    parser = CommandLine(
+        description="Hides most of each image and shows what a model makes of the rest."
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument(
@@ -103,6 +105,15 @@ def read_seed(text: str) -> int:
     if Path(text).is_file():  # as --seed 0 IMAGE has it
         raise argparse.ArgumentTypeError(f"{text!r} is a file; images come before --seed")
     return whole(0, 2**63 - 1)(text)
+
+
+def check_mask(mask: str) -> None:
+    """Raises ValueError if it is neither a file, nor looks like the name or address of one."""
+    if not Path(mask).exists() and not Path(mask).suffix and "/" not in mask:
+        raise ValueError(
+            f"mask is {mask!r}; it must be {', '.join(MASK_STRATEGIES)} or a picture"
+            f"{did_you_mean(mask, MASK_STRATEGIES)}"
+        )
 
 
 def check_output(output: Path, images: list[str]) -> None:

@@ -48,6 +48,7 @@ from hf_mae.inference.predictions import ROWS, describe_classifier
 from hf_mae.models.loading import num_channels
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.models.problem_types import REGRESSION, SINGLE_LABEL
+from hf_mae.training.command_line import CommandLine
 from hf_mae.training.evaluation import (
     Evaluation,
     NoAnswersError,
@@ -121,10 +122,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Measures a classifier on labelled images, each counted once.",
-        allow_abbrev=False,
-    )
+    parser = CommandLine(description="Measures a classifier on labelled images, each counted once.")
     parser.add_argument(
         "--model_name_or_path", required=True, help="classifier, ours or native: folder or Hub id"
     )

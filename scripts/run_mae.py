@@ -50,6 +50,7 @@ from hf_mae.training import (
     write_output_folder,
 )
 from hf_mae.training.next_commands import after_pretraining
+from hf_mae.training.progress import say_loss
 from hf_mae.training.verdicts import judge_pretraining
 from hf_mae.training.world_size import check_world_size
 
@@ -87,7 +88,10 @@ def main() -> None:
             if knn_accuracy is not None:
                 doubts = find_doubts(trainer, {"k-NN accuracy": knn_accuracy})
             facts = {"results": losses, "knn_accuracy": knn_accuracy, "doubts": doubts}
-            facts |= {"rank_me": metrics.get("eval_rank_me"), "verdict": find_verdict(losses)}
+            facts |= {
+                "rank_me": metrics.get("eval_rank_me"),
+                "verdict": find_verdict(trainer, losses),
+            }
             write_output_folder(trainer, data_args, explicit_args, PreTrainingCard, SCRIPT, **facts)
             print_losses(trainer, data_args, losses, facts)
         leave_together(trainer)
@@ -204,11 +208,12 @@ def select_losses(metrics: dict[str, float]) -> dict[str, float]:
     return {name: metrics[key] for name, key in names.items()} if metrics else {}
 
 
-def find_verdict(losses: dict[str, float]) -> str | None:
+def find_verdict(trainer: MAETrainer, losses: dict[str, float]) -> str | None:
     """Says whether the model has learned anything; None without held-out images."""
     if not losses:
         return None
-    return judge_pretraining(losses["this model"], losses["best constant patch per image"])
+    loss, best_constant = losses["this model"], losses["best constant patch per image"]
+    return judge_pretraining(loss, best_constant, trainer.state.log_history)
 
 
 def print_losses(
@@ -226,7 +231,7 @@ def print_losses(
     predictor = "predictor of the hidden patches"
     lines = [f"{predictor:34} {'held-out loss':>13} {'of best constant':>17}"]
     for name, loss in losses.items():
-        lines.append(f"  {name:32} {loss:13.4f} {loss / best_constant:17.2f}")
+        lines.append(f"  {name:32} {say_loss(loss):>13} {say_loss(loss / best_constant, 2):>17}")
     if facts["knn_accuracy"] is not None:
         lines.append(f"{'k-NN accuracy of the features':34} {facts['knn_accuracy']:13.2%}")
     lines.append(f"{'RankMe of the features':34} {facts['rank_me']:13.1f}")

@@ -2,6 +2,7 @@
 """Features of images, computed once, to train a head on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -14,9 +15,11 @@ class FeatureSamples(Samples):
     Args:
         features: (N, D).
         labels: (N,), or (N, K) of several labels an image.
+        dataset: The rows that they are of, for those who look for an image.
     """
 
-    def __init__(self, features: torch.Tensor, labels: torch.Tensor):
+    def __init__(self, features: torch.Tensor, labels: torch.Tensor, dataset: Any = None):
+        self.dataset = dataset
         self.features = features
         self.labels = labels
 

@@ -54,6 +54,11 @@ _PLACES = {
     "model_name_or_path": "path/to/model",
     "config_name": "path/to/model",
 }
+NO_LICENSE = (
+    "nobody has said under which licence this may be used; give --license (apache-2.0, mit, "
+    "cc-by-4.0, …: the Hub's names). Weights that started from others' carry their terms: the MAE "
+    "authors' are cc-by-nc-4.0"
+)
 
 
 @dataclass
@@ -64,11 +69,13 @@ class Publication:
         folder: Where it lies, complete.
         card: Its card.
         exported: Its native classes, and how near they are to ours.
+        license: The Hub's name of the licence, or None.
     """
 
     folder: Path
     card: ModelCard
     exported: Export
+    license: str | None = None
 
     @property
     def files(self) -> dict[str, int]:
@@ -85,6 +92,7 @@ def prepare(
     widget_images: Sequence[str | Path] = (),
     with_reconstructions: bool = False,
     as_: Literal["vit", "vit_mae"] | None = None,
+    license_later: bool = False,
 ) -> Publication:
     """Makes the folder that is published: native model, processor, card, plots and recipe.
 
@@ -100,6 +108,7 @@ def prepare(
             else's business.
         as_: Of a pre-training model, "vit" (the encoder) or "vit_mae" (encoder and decoder) alone;
             by default both.
+        license_later: Whether it is enough that the licence is named when it is published.
 
     Raises:
         ValueError: there is no licence; or the model, or its native form, doesn't compute what it
@@ -110,6 +119,8 @@ def prepare(
     written = OutputFolder.read(source)
     published = _find_published(written)
     license = _choose_license(written, published, license)
+    if license is None and not license_later:
+        raise ValueError(NO_LICENSE)
     model, processor = load_model(written.path)
     _check_model(model, written, published)
     if as_ and isinstance(model, MAEForImageClassification):
@@ -132,7 +143,7 @@ def prepare(
     _write_public_recipe(written, card, folder)
     rendered = _render(card, written, pictures)
     rendered.save(folder / CARD_FILE)
-    return Publication(folder, rendered, exported)
+    return Publication(folder, rendered, exported, license)
 
 
 def _find_published(written: OutputFolder) -> PublishedModel | None:
@@ -144,7 +155,7 @@ def _find_published(written: OutputFolder) -> PublishedModel | None:
 
 def _choose_license(
     written: OutputFolder, published: PublishedModel | None, given: str | None
-) -> str:
+) -> str | None:
     if published and published.url:
         if given and given != published.license:
             raise ValueError(
@@ -152,14 +163,7 @@ def _choose_license(
                 "and stays so: leave it out"
             )
         return published.license
-    license = given or written.stated_license()
-    if not license:
-        raise ValueError(
-            "nobody has said under which licence this may be used; give --license (apache-2.0, "
-            "mit, cc-by-4.0, …: the Hub's names). Weights that started from others' carry their "
-            "terms: the MAE authors' are cc-by-nc-4.0"
-        )
-    return license
+    return given or written.stated_license()
 
 
 def _check_model(

@@ -69,8 +69,10 @@ def open_picture(source: str | bytes | os.PathLike) -> Picture:
 def _read(name: str) -> bytes:
     if name.startswith(HTTP):
         return read_http(name)
-    if len(name) < 4096 and Path(name).is_file():
+    if os.path.isfile(name):
         return Path(name).read_bytes()
+    if os.path.isdir(name):
+        raise ValueError(f"{name} is a folder; name the pictures in it")
     try:
         return base64.b64decode(
             name.removeprefix("data:image/").split("base64,")[-1], validate=True

@@ -324,7 +324,9 @@ class LinearProbeTrainer(ClassifierTrainer):
         decoded = has_label(labels)
         self.train_dataset = FeatureSamples(features[decoded], labels[decoded])
         if self.eval_dataset is not None:
-            self.eval_dataset = FeatureSamples(*self.encode(self.eval_dataset, "validation"))
+            dataset = getattr(self.eval_dataset, "dataset", None)
+            encoded = self.encode(self.eval_dataset, "validation")
+            self.eval_dataset = FeatureSamples(*encoded, dataset)
         self._report_bad_images()
 
     @property

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """What can be done with a model that is trained: commands that run as they stand."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def _of_any_model(folder: Path, data_args: DataArguments) -> list[str]:
         commands.append(_command("extract_features.py", *model, *source, *picture))
     exported = str(folder.with_name(f"{folder.name}-exported"))
     commands.append(_command("export.py", *model, "--output_dir", exported))
-    dry_run = ["--repo_id", f"YOUR_NAME/{folder.name}", "--dry_run"]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", folder.name).strip("-")  # as the Hub allows it
+    dry_run = ["--repo_id", f"YOUR_NAME/{name or 'mae'}", "--dry_run"]
     commands.append(_command("publish.py", *model, *dry_run))
     return commands
 

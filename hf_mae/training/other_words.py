@@ -6,16 +6,17 @@ from collections.abc import Collection
 from ..models.near_names import did_you_mean
 
 
-# our flag → what timm, the MAE authors' code, Ultralytics, Lightning and others call it
+# our flags, of which a script has one at most → what timm, the MAE authors' code, Ultralytics,
+# Lightning and others call them; each of them is a word for the others, too
 _CALLED_ELSEWHERE = {
-    "per_device_train_batch_size": "batch_size batch bs b train_batch_size mini_batch_size "
+    "per_device_train_batch_size batch_size batch": "bs b train_batch_size mini_batch_size "
     "batch_size_per_gpu per_gpu_batch_size samples_per_gpu",
-    "per_device_eval_batch_size": "eval_batch_size val_batch_size test_batch_size "
+    "per_device_eval_batch_size batch_size": "eval_batch_size val_batch_size test_batch_size "
     "validation_batch_size",
     "learning_rate": "lr lr0 learningrate rate peak_lr max_lr",
     "base_learning_rate": "blr base_lr lr_base",
     "min_learning_rate": "min_lr lr_min lrf final_lr end_lr eta_min",
-    "num_train_epochs": "epochs epoch num_epochs n_epochs max_epochs total_epochs ep e",
+    "num_train_epochs epochs": "epoch num_epochs n_epochs max_epochs total_epochs ep e",
     "max_steps": "steps iterations iters max_iter max_iters num_steps total_steps train_iters",
     "warmup_epochs": "warmup warmup_ratio warmup_proportion warmup_iters num_warmup_steps warmup_t",
     "weight_decay": "wd decay l2",
@@ -26,21 +27,25 @@ _CALLED_ELSEWHERE = {
     "use_cpu": "no_cuda cpu no_gpu force_cpu",
     "torch_compile": "compile torchcompile",
     "gradient_checkpointing": "grad_checkpointing checkpointing use_checkpoint",
-    "dataloader_num_workers": "workers num_workers j n_workers loader_workers cpus",
+    "dataloader_num_workers num_workers num_proc workers": "j n_workers loader_workers cpus nproc "
+    "processes",
     "optim": "opt optimizer",
     "layer_decay": "llrd layer_wise_decay",
-    "train_dir": "data data_path data_dir datadir input input_dir image_dir images folder root "
-    "imagenet_path train_data train_path dataset_path dataset_dir",
+    "train_dir images data validation_dir": "data_path data_dir datadir input input_dir inputs "
+    "image image_dir image_path img folder root source src file files path imagenet_path "
+    "train_data train_path dataset_path dataset_dir i",
     "validation_dir": "val_dir val_path val_data test_dir eval_dir validation_data valid_dir",
     "dataset_name": "dataset dataset_id hf_dataset",
     "train_val_split": "val_split validation_split_percentage holdout val_fraction split_ratio",
+    "split": "eval_split test_split validation_split train_split",
     "label_column": "labels label_col target_column class_column",
-    "output_dir": "output out o out_dir outdir save_dir save_path log_dir logdir workdir work_dir "
-    "exp_dir checkpoint_dir default_root_dir",
+    "output_dir output": "out o out_dir outdir out_file output_file output_path save save_dir "
+    "save_path log_dir logdir workdir work_dir exp_dir checkpoint_dir default_root_dir dest csv",
     "resume_from_checkpoint": "resume resume_from continue continue_training load ckpt_path",
-    "model_name_or_path": "pretrained checkpoint finetune ckpt weights pretrained_weights init "
-    "init_from load_from model_path initial_checkpoint from_pretrained model_dir",
+    "model_name_or_path checkpoint": "pretrained finetune ckpt weights pretrained_weights init "
+    "init_from load_from model_path initial_checkpoint from_pretrained model_dir m",
     "size": "model arch architecture variant model_size backbone",
+    "name model_name_or_path runs": "model model_name arch architecture models",
     "mask_ratio": "mask masking mask_prob masking_ratio mask_probability",
     "mask_strategy": "mask_type masking_strategy mask_mode block_mask blockwise",
     "mask_block_size": "block_size mask_patch_size",
@@ -66,20 +71,38 @@ _CALLED_ELSEWHERE = {
     "eval_steps": "eval_freq eval_every val_interval eval_interval",
     "push_to_hub": "push upload",
     "seed": "random_seed manual_seed random_state",
+    "features": "pool pooling token layer feature_type",
+    "picture": "plot draw figure",
+    "shortest_edge": "size resize resolution image_size img_size short_side short_edge max_size",
+    "quality": "jpeg_quality",
+    "images_per_shard": "shard_size samples_per_shard max_shard_size",
+    "to": "format target onnx torch",
+    "repo_id": "repo repository hub_model_id hub_id repo_name model_id",
+    "widget_images": "widget examples",
+    "num_attention_heads": "heads num_heads n_heads",
+    "step_rate": "rate train_rate",
+    "gpus": "num_gpus n_gpu ngpu devices num_processes world_size",
+    "compile": "torch_compile",
 }
 _PROCESSES = (
     "how many processes and GPUs there are is told to the launcher: accelerate launch "
     "--num_processes N scripts/…"
 )
 _CLASSES = "the classes are those of the data: a folder each, or a column of labels"
-# what is no flag here
+_SERVER = (
+    "scripts/app.py is told by the environment: GRADIO_SERVER_PORT=7861, GRADIO_SERVER_NAME=0.0.0.0"
+)
+# what is no flag, where none of a script's own is meant
 _NOT_HERE = {
     **dict.fromkeys(("gpus", "gpu", "num_gpus", "n_gpu", "ngpu", "devices"), _PROCESSES),
     **dict.fromkeys(("nproc_per_node", "num_processes", "world_size"), _PROCESSES),
     **dict.fromkeys(("nodes", "num_nodes", "nnodes", "dist_url", "distributed"), _PROCESSES),
     **dict.fromkeys(("num_classes", "nb_classes", "n_classes", "classes", "num_labels"), _CLASSES),
-    "device": "a GPU is taken if there is one; --use_cpu leaves it alone, and "
-    "CUDA_VISIBLE_DEVICES=1 before the command takes the second",
+    "mask_ratio": "only pre-training is told; scripts/app.py has a slider for it",
+    "device": "a GPU is taken if there is one; CUDA_VISIBLE_DEVICES=1 before the command takes the "
+    "second, and CUDA_VISIBLE_DEVICES= none",
+    "private": "a repository is private, but with --public",
+    **dict.fromkeys(("port", "host", "server_name", "server_port"), _SERVER),
     "eval": "scripts/run_eval.py measures a model that is trained",
     "evaluate": "scripts/run_eval.py measures a model that is trained",
     "config": "a recipe is named without a flag: scripts/run_mae.py RECIPE.yaml",
@@ -90,11 +113,13 @@ _NOT_HERE = {
 }
 
 
-def _called_here() -> dict[str, str]:
-    names = {}
-    for name, words in _CALLED_ELSEWHERE.items():
-        names.update(dict.fromkeys(words.split(), name))
-    return names
+def _called_here() -> dict[str, list[str]]:
+    """Word → the flags that it may mean, in the order of the table."""
+    meant: dict[str, list[str]] = {}
+    for flags, words in _CALLED_ELSEWHERE.items():
+        for word in [*flags.split(), *words.split()]:
+            meant.setdefault(word, []).extend(flags.split())
+    return meant
 
 
 CALLED_HERE = _called_here()
@@ -117,9 +142,9 @@ def hint(word: str, names: Collection[str], prefix: str = "") -> str:
     '; did you mean --learning_rate?'
     """
     name = word.lstrip("-").partition("=")[0].replace("-", "_").lower()
+    called = [flag for flag in CALLED_HERE.get(name, []) if flag in names]
+    if called:
+        return f"; did you mean {prefix}{called[0]}?"
     if name in _NOT_HERE:
         return f"; {_NOT_HERE[name]}"
-    called = CALLED_HERE.get(name)
-    if called in names:
-        return f"; did you mean {prefix}{called}?"
     return did_you_mean(name, names, prefix)

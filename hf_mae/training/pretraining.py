@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Subset
 from transformers import EvalPrediction, TrainerCallback
-from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.labels import has_label
@@ -25,6 +24,8 @@ from ..models.modeling_mae import MAEForPreTraining
 from ..output_folder import PANEL_FILE
 from .arguments import MAETrainingArguments
 from .metrics import knn_accuracy, rank_me
+from .progress import say_loss
+from .trackers import log_picture
 from .trainer import ImageTrainer
 
 
@@ -119,7 +120,7 @@ class MAETrainer(ImageTrainer):
         parts = super().describe_metrics(metrics)
         if parts:
             share = metrics["eval_loss"] / metrics["eval_loss_best_constant"]
-            parts[0] += f" ({share:.2f} of the best constant)"
+            parts[0] += f" ({say_loss(share, 2)} of the best constant)"
         if "eval_knn_accuracy" in metrics:
             parts.append(f"k-NN {metrics['eval_knn_accuracy']:.1%}")
         if "eval_rank_me" in metrics:
@@ -219,7 +220,7 @@ class MAETrainer(ImageTrainer):
         return is_power_of_two or self.state.global_step >= self.state.max_steps
 
     def _draw_panel(self, samples: Samples) -> None:
-        """Draws the first held-out images into the output folder and TensorBoard."""
+        """Draws the first held-out images into the output folder and what is logged to."""
         numbers = range(min(PANEL_IMAGES, len(samples)))
         batch = collate([samples[number] for number in numbers])
         names = {"images", "pixel_values", "noise"} & batch.keys()
@@ -230,10 +231,10 @@ class MAETrainer(ImageTrainer):
         if not self.is_world_process_zero():
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.output_dir / PANEL_FILE, dpi=120)
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                callback.tb_writer.add_figure("reconstructions", figure, self.state.global_step)
+        file = self.output_dir / PANEL_FILE
+        figure.savefig(file, dpi=120)
+        callbacks = self.callback_handler.callbacks
+        log_picture(callbacks, "reconstructions", figure, file, self.state.global_step)
 
 
 def _spread(num_samples: int) -> list[int]:

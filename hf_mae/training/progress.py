@@ -103,7 +103,7 @@ class ProgressCallback(TrainerCallback):
         parts = [f"epoch {state.epoch or 0:.4g}/{epochs:.4g}"]
         loss, speed = self._since_last_line(state)
         if loss is not None:
-            parts.append(f"loss {loss:.4f}")
+            parts.append(f"loss {say_loss(loss)}")
         parts += self.trainer.describe_metrics(self._metrics)
         if speed is not None:
             parts.append(f"{say_speed(speed)} images/s")
@@ -155,6 +155,17 @@ def say_seconds(seconds: float) -> str:
             first, rest = divmod(whole, size)
             return f"{first} {unit} {rest // smaller_size} {smaller_unit}"
     return f"{whole} s"
+
+
+def say_loss(loss: float, digits: int = 4) -> str:
+    """Writes a loss, or a share of one, with so many digits behind the point; absurd ones in short.
+
+    Example:
+
+    >>> say_loss(0.37541), say_loss(2100475776.0)
+    ('0.3754', '2.1e+09')
+    """
+    return f"{loss:.{digits}f}" if loss < 1e5 else f"{loss:.3g}"
 
 
 def say_speed(images_per_second: float) -> str:

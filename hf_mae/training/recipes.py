@@ -7,19 +7,27 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ..models.near_names import did_you_mean, nearest_names
+from ..models.near_names import nearest_names
+from .command_line import OneLineParser
 from .help import short_help, whole_help
 from .other_words import hint
 
 
 # what another run doesn't repeat, or must not be published with the model
 _NOT_IN_RECIPE = ("output_dir", "resume_from_checkpoint", "allow_changed", "hub_token")
+
+# script → the folder of its own recipes
+_RECIPES_OF = {
+    "run_mae": "pretrain",
+    "run_finetune": "finetune",
+    "run_linear_probe": "linear_probe",
+}
 
 
 class _OneOfEachKey(yaml.SafeLoader):
@@ -50,7 +58,7 @@ def read_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-class _Parser(HfArgumentParser):
+class _Parser(OneLineParser, HfArgumentParser):
     def __init__(self, dataclass_types: Any, **options: Any):
         super().__init__(dataclass_types, allow_abbrev=False, add_help=False, **options)
         for action in self._actions:
@@ -62,19 +70,6 @@ class _Parser(HfArgumentParser):
 
     def format_help(self) -> str:
         return short_help(self, self.dataclass_types)
-
-    def error(self, message: str) -> NoReturn:
-        line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line}\n")
-        raise AssertionError("exit returned")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            allowed = [str(choice) for choice in action.choices]
-            self.error(
-                f"{action.dest} is {str(value)!r}; it must be one of {', '.join(allowed)}"
-                f"{did_you_mean(str(value), allowed)}"
-            )
 
 
 class _HelpAction(argparse.Action):
@@ -288,9 +283,12 @@ def _read_recipe(path: Path, parser: _Parser) -> dict[Any, Any]:
 
 def _describe_recipes(path: Path) -> str:
     """Says which recipes there are, those first whose names are nearest to that of `path`."""
-    found = {}
-    for folder in (Path(sys.argv[0]).resolve().parent / "recipes", path.parent):
-        for other in sorted(folder.glob("**/*.yaml" if folder.name == "recipes" else "*.yaml")):
+    script = Path(sys.argv[0]).resolve()
+    own = script.with_name("recipes") / _RECIPES_OF.get(script.stem, "")
+    found = {}  # of one name, that of this script
+    for folder in (own, script.with_name("recipes"), path.parent):
+        below = "**/*.yaml" if script.with_name("recipes") in (folder, folder.parent) else "*.yaml"
+        for other in sorted(folder.glob(below)):
             found.setdefault(other.stem, Path(os.path.relpath(other)))
     near = [str(found[name]) for name in nearest_names(path.stem, found, count=3)]
     if near:

@@ -42,7 +42,7 @@ from ..output_folder import BAD_IMAGES_FILE, append_new_lines
 from .arguments import ImageTrainingArguments
 from .nonfinite import NonFiniteGuard
 from .optimization import parameter_groups, warmup_cosine
-from .progress import ProgressCallback
+from .progress import ProgressCallback, say_loss
 from .resumable import ResumableTrainer
 from .step_callback import StepCallback
 from .stopping import StopRequest, start_worker
@@ -141,7 +141,7 @@ class ImageTrainer(ResumableTrainer):
 
     def describe_metrics(self, metrics: dict[str, float]) -> list[str]:
         """Says what an evaluation found, for the line of its epoch."""
-        return [f"held out {metrics['eval_loss']:.4f}"] if "eval_loss" in metrics else []
+        return [f"held out {say_loss(metrics['eval_loss'])}"] if "eval_loss" in metrics else []
 
     @property
     def output_dir(self) -> Path:

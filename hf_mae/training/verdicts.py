@@ -2,43 +2,70 @@
 """Whether a run has learned anything, in a sentence for people who can't tell from its figures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ..models.problem_types import MULTI_LABEL, REGRESSION
 from .metrics import largest_share
+from .progress import say_loss
 
 
 # shares of the best constant's loss
 _LEARNED = 0.9
-_DIVERGED = 2.0
+_DIVERGED = 2.0  # if it was less than half of that, too
+_ABSURD = 100.0  # a loss, for pixels are normalised: no picture is ten deviations off
+_NO_BETTER = 0.99  # of the loss before the first update
 _BY_CHANCE = 0.5  # AUROC
+_LEARN_FASTER = "train for more epochs, or raise --base_learning_rate threefold"
 
 
-def judge_pretraining(loss: float, best_constant: float) -> str:
+def judge_pretraining(
+    loss: float, best_constant: float, log_history: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Judges a held-out loss by that of the best constant patch of each image.
+
+    Args:
+        loss: At the end.
+        best_constant: The loss of that patch.
+        log_history: The Trainer's. Where it has the held-out loss before the first update
+            (`eval_on_start`), it is judged by that as well.
 
     Example:
 
     >>> judge_pretraining(0.3754, 2.2623)
     "learned: the held-out loss is 0.17 of the best constant's"
+    >>> judge_pretraining(0.34, 2.0, [{"step": 0, "eval_loss": 0.9}]).partition(", ")[2]
+    'and was 0.45 before the first update'
     """
     share = loss / best_constant
-    found = f"the held-out loss is {share:.2f} of the best constant's"
-    if not math.isfinite(share) or share > _DIVERGED:
+    found = f"the held-out loss is {say_loss(share, 2)} of the best constant's"
+    at_start, lowest = _course(log_history)
+    if at_start is not None:
+        found += f", and was {say_loss(at_start / best_constant, 2)} before the first update"
+    has_risen = lowest is None or loss > 2 * lowest
+    if not math.isfinite(share) or loss > _ABSURD or (share > _DIVERGED and has_risen):
         return f"diverged: {found}; lower --base_learning_rate to a third, or warm up longer"
     if share >= 1:
-        return (
-            f"nothing learned: {found}, so that images filled with one colour would be nearer; "
-            "train for more epochs, or raise --base_learning_rate threefold"
-        )
+        colour = "images filled with one colour would be nearer"
+        return f"nothing learned: {found}, so that {colour}; {_LEARN_FASTER}"
+    if at_start is not None and loss > _NO_BETTER * at_start:
+        return f"nothing new learned: {found}; {_LEARN_FASTER}"
     if share > _LEARNED:
-        return (
-            f"hardly anything learned: {found}, which little more than brightness explains; train "
-            "for more epochs, or raise --base_learning_rate threefold"
-        )
+        brightness = "which little more than brightness explains"
+        return f"hardly anything learned: {found}, {brightness}; {_LEARN_FASTER}"
     return f"learned: {found}"
+
+
+def _course(log_history: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """The held-out loss before the first update, and the lowest loss of all; None without."""
+    at_start, losses = None, []
+    for entry in log_history:
+        losses += [entry[name] for name in ("loss", "eval_loss") if name in entry]
+        if entry.get("step") == 0 and "eval_loss" in entry:
+            at_start = entry["eval_loss"]
+    return at_start, min(losses, default=None)
 
 
 def judge_classifier(

@@ -58,7 +58,9 @@ def training_curves(
             axis.plot(epochs, list(reference.values()), "k+", label=label)
         axis.set_xlabel("epoch")
         axis.set_ylabel(title)
-        axis.legend(frameon=False, fontsize=8)
+        if title == "RankMe":
+            axis.set_ylim(0, 1.2 * axis.get_ylim()[1])  # what is a hundredth isn't to look steep
+        axis.legend(framealpha=0.9, edgecolor="none", fontsize=8)  # it may lie on a dashed line
     return figure
 
 

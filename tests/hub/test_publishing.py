@@ -321,7 +321,6 @@ def test_what_is_wrong_in_a_line(tmp_path):
         ),
         ([f"--model_name_or_path={own}", "--repo_id=a/b/c"], "--repo_id a/b/c: "),
         ([f"--model_name_or_path={tmp_path / 'none'}", "--repo_id=a/b"], "is no folder here"),
-        ([f"--model_name_or_path={own}", "--repo_id=a/b"], "nobody has said under which licence"),
         (
             [f"--model_name_or_path={wide}", "--repo_id=a/b", "--license=mit"],
             "image_size is 32 x 64; transformers' own models",
@@ -337,6 +336,17 @@ def test_what_is_wrong_in_a_line(tmp_path):
         ),
     ]:
         assert message in script_error("publish.py", *flags, "--dry_run"), message
+
+
+def test_without_a_licence_it_is_shown_and_not_published(tmp_path):
+    own = save(make("mean"), tmp_path / "own")
+    flags = [f"--model_name_or_path={own}", "--repo_id=a/b"]
+    shown = run_script("publish.py", *flags, "--dry_run")
+    assert "note: so it can't be published: nobody has said under which licence" in shown
+    assert "license:" not in shown
+    assert "so it can't be" not in run_script("publish.py", *flags, "--dry_run", "--license=mit")
+    said = script_error("publish.py", *flags)  # without a network that comes first
+    assert "nothing can be published" in said
 
 
 def test_the_token_stays_out_of_the_recipe(tmp_path):

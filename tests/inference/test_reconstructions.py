@@ -208,6 +208,11 @@ def test_script_refuses(flags, message, tmp_path, monkeypatch):
 def test_script_refuses_masks_before_it_computes(half_white, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     half_white.write_bytes(b"")
+    said = script_error(*reconstruct("--output=x.png", BAG, "--mask=blck"))
+    assert said == (
+        "reconstruct.py: error: mask is 'blck'; it must be random, block or a picture; did you "
+        "mean block?"
+    )
     said = script_error(*reconstruct("--output=x.png", BAG, f"--mask={half_white}"))
     assert said.startswith("reconstruct.py: error: the mask can't be read: ")
     assert len(said.splitlines()) == 1

@@ -271,6 +271,7 @@ def test_fractions_need_no_scaling(backend, photos):
         (np.zeros((40, 0, 3), np.uint8), "it has no pixels"),
         (np.zeros(40, np.uint8), "an array of shape (40,) is no image"),
         ("no/such.png", "no/such.png is no file, no http address and no picture in base64"),
+        ("..", ".. is a folder; name the pictures in it"),
         (b"not an image", "the file of 12 bytes is no picture that can be read"),
         ([[1, 2], [3, 4]], "a int is no image; give a path, an address, bytes, a PIL image"),
         (None, "a NoneType is no image"),
@@ -279,6 +280,18 @@ def test_fractions_need_no_scaling(backend, photos):
 def test_what_is_no_image_is_refused(backend, given, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         backend()(given)
+
+
+def test_base64_is_no_name_of_a_file():
+    """Although a name of its length is refused by the system."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (4, 4, 4)).save(buffer, "bmp")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    assert 255 < len(text) < 4096
+    assert max(map(len, text.split("/"))) > 255
+    found = MAEImageProcessor()(text, return_tensors="pt").pixel_values
+    expected = MAEImageProcessor()(Image.new("RGB", (16, 16), (4, 4, 4)), return_tensors="pt")
+    assert torch.equal(found, expected.pixel_values)
 
 
 def test_twelve_channels_are_not_made_three():

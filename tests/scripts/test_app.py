@@ -148,7 +148,7 @@ def test_the_page_shows_models_side_by_side_without_a_network(open_page, served)
 @needs_browser
 def test_upload_slide_and_click(open_page):
     page = open_page(1200)
-    canvas, upload = page.locator("#canvas img"), page.locator("input[type=file]")
+    canvas, upload = page.locator("#canvas img"), page.locator("#picture input[type=file]")
     changes(pasted(page), lambda: upload.set_input_files(SAMPLE / "pullover.png"))
     share = page.locator("input[type=range]").first
 
@@ -173,6 +173,43 @@ def test_upload_slide_and_click(open_page):
     assert share.is_disabled()
     canvas.click(position=place)
     wait_for_hidden(page, 25)
+
+
+@needs_gradio
+@needs_browser
+def test_a_mask_from_a_picture(open_page, tmp_path):
+    """Stretched over the patches, and clicked on; what is none is said, and changes nothing."""
+    page = open_page(1200)
+    canvas, button = page.locator("#canvas img"), page.get_by_role("button", name="Take a mask")
+
+    def upload(name):
+        with page.expect_file_chooser() as chooser:
+            button.click()
+        chooser.value.set_files(tmp_path / name)
+
+    drawn = np.zeros((70, 140), np.uint8)
+    drawn[:30, :80] = 255  # three of seven rows, four of seven columns
+    Image.fromarray(drawn).save(tmp_path / "mask.png")
+    changes(canvas, lambda: upload("mask.png"))
+    wait_for_hidden(page, 12)
+    assert page.get_by_role("radio", name="own").is_checked()
+    page.locator("#model-0").get_by_text("masked", exact=True).wait_for()
+    canvas.click(position={"x": 300, "y": 300})
+    wait_for_hidden(page, 13)
+
+    Image.new("L", (30, 30), 255).save(tmp_path / "white.png")
+    (tmp_path / "text.png").write_text("no picture")
+    messages = {
+        "white.png": "white.png can't be read: the mask hides everything",
+        "text.png": "text.png is no picture that can be read",
+    }
+    for name, message in messages.items():
+        upload(name)
+        page.get_by_text(message).first.wait_for()
+        assert str(tmp_path) not in page.content()
+    wait_for_hidden(page, 13)
+    changes(canvas, lambda: upload("mask.png"))  # the same once more
+    wait_for_hidden(page, 12)
 
 
 @needs_gradio
@@ -203,14 +240,14 @@ def test_broken_and_oversized_files_get_a_message(open_page, served, tmp_path):
         "heavy.png": "exceed the maximum allowed size of 20",
     }
     for name, message in messages.items():
-        page.locator("input[type=file]").set_input_files(tmp_path / name)
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / name)
         page.get_by_text(message).first.wait_for()
         assert str(tmp_path) not in page.content()
     end = time.monotonic() + 60
     while not np.array_equal(pixels(pasted(page)), before):  # while it asks, it is veiled
         assert time.monotonic() < end, "it doesn't look as before"
         time.sleep(0.1)
-    upload = page.locator("input[type=file]")
+    upload = page.locator("#picture input[type=file]")
     changes(pasted(page), lambda: upload.set_input_files(SAMPLE / "bag.png"))  # it goes on
     assert "Traceback" not in served.log.read_text()
 

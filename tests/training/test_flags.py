@@ -1,6 +1,7 @@
 """What a command line may say of a training, and what is said of words that it doesn't know."""
 
 import dataclasses
+import re
 
 import pytest
 from helpers import ROOT
@@ -31,13 +32,14 @@ def refused(capsys, monkeypatch):
     """What the script says, in one line, of a command line that it doesn't take."""
     monkeypatch.setattr("sys.argv", [str(ROOT / "scripts" / "run_mae.py")])
 
-    def refused(*words, types=PRETRAINING):
+    def refused(*words, types=PRETRAINING, script="run_mae"):
         with pytest.raises(SystemExit) as error:
             parse_recipe_and_flags(types, [*words, "--use_cpu"])
         assert error.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("run_mae.py: error: ")
-        return line.removeprefix("run_mae.py: error: ")
+        start = f"{script}.py: error: "
+        assert line.startswith(start)
+        return line.removeprefix(start)
 
     return refused
 
@@ -83,7 +85,7 @@ def test_words_of_other_programs(refused, word, flag):
     ("word", "said"),
     [
         ("--gpus=2", "accelerate launch --num_processes N"),
-        ("--device=0", "--use_cpu leaves it alone"),
+        ("--device=0", "CUDA_VISIBLE_DEVICES=1 before"),
         ("--num_classes=10", "the classes are those of the data"),
         ("--eval", "scripts/run_eval.py"),
         ("--config=x", "a recipe is named without a flag"),
@@ -94,13 +96,16 @@ def test_words_of_what_is_no_flag_here(refused, word, said):
     assert said in refused(word)
 
 
-def test_every_word_is_of_a_flag_and_none_is_a_flag():
+def test_every_word_is_of_a_flag():
+    """Of the training scripts, or of another, as its help has it."""
     names = set()
     for types in (PRETRAINING, FINE_TUNING, PROBE):
         for each in types:
             names |= {field.name for field in dataclasses.fields(each)}
-    assert set(CALLED_HERE.values()) <= names
-    assert not set(CALLED_HERE) & names
+    for path in (ROOT / "scripts" / "help").glob("*.txt"):
+        names |= set(re.findall(r"--(\w+)", path.read_text(encoding="utf-8")))
+    for flags in CALLED_HERE.values():
+        assert set(flags) - {"images", "runs"} <= names  # those two are named without a flag
 
 
 def test_a_flag_of_another_script_is_not_hinted_at(refused):
@@ -191,6 +196,18 @@ def test_a_recipe_that_is_not_there(refused, monkeypatch, name, nearest):
     assert refused(name).startswith(f"no recipe {name}; did you mean {nearest}")
     if "." in name:
         assert refused("--seed=1", name).startswith(f"no recipe {name}; did you mean {nearest}")
+
+
+@pytest.mark.parametrize(
+    ("script", "folder"), [("run_mae", "pretrain"), ("run_finetune", "finetune")]
+)
+def test_of_two_recipes_of_a_name_the_scripts_own(refused, monkeypatch, script, folder):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [f"scripts/{script}.py"])
+    said = refused("own-picture", script=script)
+    assert said == (
+        f"no recipe own-picture; did you mean scripts/recipes/{folder}/own-pictures.yaml?"
+    )
 
 
 def test_a_recipe_beside_others(refused, recipe):

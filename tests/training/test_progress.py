@@ -12,6 +12,7 @@ from PIL import Image
 from hf_mae.models.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from hf_mae.training.progress import say_seconds
 from hf_mae.training.verdicts import judge_classifier, judge_pretraining
+from hf_mae.training.visualization import training_curves
 
 
 def test_a_line_an_epoch(make_trainer, capfd):
@@ -68,6 +69,49 @@ def test_verdicts_on_pretraining(loss, verdict):
 
 
 @pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        # high from the start: it is far from learning anything, and has not diverged
+        (
+            [2.25, 2.24, 2.22],
+            "nothing learned: the held-out loss is 2.22 of the best constant's, and",
+        ),
+        ([2.25, 0.9, 2.22], "diverged: "),
+        ([2e9, 2e9], "diverged: the held-out loss is 2e+09 of"),
+        # published weights, which knew it all before
+        (
+            [0.31, 0.309],
+            "nothing new learned: the held-out loss is 0.31 of the best constant's, and",
+        ),
+        (
+            [0.31, 0.4],
+            "nothing new learned: the held-out loss is 0.40 of the best constant's, and ",
+        ),
+        ([0.31, 0.25], "learned: the held-out loss is 0.25 of the best constant's, and was 0.31 "),
+    ],
+)
+def test_verdicts_by_the_course_of_a_run(losses, verdict):
+    history = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
+    assert judge_pretraining(losses[-1], 1.0, history).startswith(verdict)
+
+
+def test_a_rank_that_hardly_moves_looks_so():
+    history = [{"epoch": n, "eval_loss": 1.0, "eval_rank_me": 2.5 + n / 1000} for n in range(5)]
+    _, rank = training_curves(history).axes
+    assert rank.get_ylabel() == "RankMe"
+    bottom, top = rank.get_ylim()
+    assert bottom == 0
+    assert 2.6 < top < 3.5
+
+
+def test_a_training_loss_tells_of_divergence():
+    history = [{"step": 1, "loss": 2.5}, {"step": 2, "eval_loss": 6.0}]
+    assert judge_pretraining(6.0, 1.0, history).startswith("diverged: ")
+    history = [{"step": 1, "loss": 5.5}, {"step": 2, "eval_loss": 6.0}]
+    assert judge_pretraining(6.0, 1.0, history).startswith("nothing learned: ")
+
+
+@pytest.mark.parametrize(
     ("problem_type", "results", "labels", "verdict"),
     [
         (SINGLE_LABEL, {"top-1 accuracy": 0.1556}, [0, 1, 2], "below chance: 15.6% are right"),
@@ -105,16 +149,30 @@ def class_folders(tmp_path):
     return tmp_path / "pictures"
 
 
-@pytest.mark.parametrize("script", ["run_mae.py", "run_finetune.py"])
-def test_what_to_do_next_runs_as_it_stands(script, class_folders, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "first"),
+    [
+        ("run_mae.py", "reconstruct.py"),
+        ("run_finetune.py", "predict.py"),
+        ("run_linear_probe.py", "predict.py"),
+        ("run_mae.py", "extract_features.py"),
+    ],
+)
+def test_what_to_do_next_runs_as_it_stands(script, first, class_folders, tmp_path):
     output = tmp_path / "out put"
-    flags = ["--train_dir", class_folders, "--max_steps=2", "--use_cpu", "--report_to=none"]
-    flags += ["--per_device_train_batch_size=8", "--eval_strategy=no", "--save_strategy=no"]
+    flags = ["--max_steps=2", "--use_cpu", "--report_to=none", "--eval_strategy=no"]
+    flags += ["--per_device_train_batch_size=8", "--save_strategy=no"]
+    if first == "extract_features.py":  # of a data set that isn't of files
+        flags += ["--dataset_name=digits", "--num_channels=1"]
+    else:
+        flags += ["--train_dir", class_folders]
+    if script == "run_linear_probe.py":
+        flags += ["--cache_features"]
     printed = run_script(script, *TINY_FLAGS, *flags, "--output_dir", output)
     commands = printed.split("\nnext\n")[1].strip().splitlines()
     assert len(commands) == 3
-    assert ("reconstruct.py" in commands[0]) == (script == "run_mae.py")
-    assert ("predict.py" in commands[0]) == (script == "run_finetune.py")
+    assert first in commands[0]
+    assert ("publish.py" in commands[2]) == (first == "extract_features.py")
     for command in commands:
         python, path, *words = shlex.split(command)
         assert python == "python"

@@ -1,10 +1,13 @@
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN, TINY, logged_losses
+from helpers import GOLDEN, ROOT, TINY, TINY_FLAGS, logged_losses
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -253,6 +256,31 @@ def test_panel_and_logs(make_trainer, tmp_path):
     assert {"train/loss", "train/images_per_second", "train/peak_memory_gib", "eval/loss"} <= set(
         events.Tags()["scalars"]
     )
+
+
+def test_panel_in_weights_and_biases(make_trainer, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    trainer = make_trainer(max_steps=4, eval_strategy="steps", eval_steps=4, report_to="wandb")
+    trainer.train()
+    wandb.finish()
+    (logged,) = tmp_path.glob("wandb/offline-run-*/files/media/images/reconstructions_*.png")
+    assert logged.read_bytes() == (tmp_path / "run" / "reconstructions.png").read_bytes()
+
+
+def test_panel_in_trackio(make_trainer, tmp_path):
+    """In a process of its own, for it reads where to write when it is imported."""
+    pytest.importorskip("trackio")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
+    flags = ["--dataset_name=digits", "--max_steps=2", "--use_cpu", "--report_to=trackio"]
+    flags += [*TINY_FLAGS, "--num_channels=1", "--eval_strategy=steps", "--eval_steps=2"]
+    flags += [f"--output_dir={tmp_path / 'run'}", "--dataloader_num_workers=0"]
+    script = ROOT / "scripts" / "run_mae.py"
+    subprocess.run([sys.executable, str(script), *flags], env=environment, check=True)
+    (logged,) = (tmp_path / "trackio").rglob("*.png")
+    assert Image.open(logged).size == Image.open(tmp_path / "run" / "reconstructions.png").size
 
 
 # checkpoints -------------------------------------------------------------------------------------
