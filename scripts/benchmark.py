@@ -93,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = CommandLine(description="Measures hf_mae on this machine, beside what others use.")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--output", metavar="FILE", help="write the results here, as JSON")
-    measures = {"parents": [output]}
+    measures: dict[str, Any] = {"parents": [output]}
     commands = parser.add_subparsers(dest="command", required=True)
     add_input(
         commands.add_parser("input", help="images a second from the disk to a batch", **measures)

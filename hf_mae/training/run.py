@@ -293,7 +293,7 @@ def print_result(
     folder = Path(cast(str, trainer.args.output_dir))
     print(f"{'model, card, arguments':34} {folder}")
     print(f"{'curves':34} {folder / CURVES_FILE}")
-    if "tensorboard" in trainer.args.report_to:
+    if "tensorboard" in cast(list[str], trainer.args.report_to):
         print(f"{'the same, while it runs':34} tensorboard --logdir {shlex.quote(str(folder))}")
     for name, place in places.items():
         print(f"{name:34} {place}")
