@@ -5,7 +5,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from timm.data.imagenet_info import ImageNetInfo
 from transformers.utils import logging
 
 from ..file_names import one_line
@@ -74,6 +73,8 @@ def readable_names(names: Sequence[str]) -> list[str]:
     >>> readable_names(["n01440764", "n03126707"])
     ['tench, Tinca tinca', 'crane (n03126707)']
     """
+    from timm.data.imagenet_info import ImageNetInfo  # timm takes long to import
+
     known = ImageNetInfo()
     try:
         readable = [known.label_name_to_description(name) for name in names]

@@ -19,7 +19,6 @@ from ..models.configuration_mae import MAEConfig
 from ..models.image_processing_mae import MAEImageProcessor, MAEImageProcessorPil
 from ..models.masking import mask_noise
 from ..models.pictures import to_8_bits, values_of
-from .augmentation import augment_pixels, choose_erasing, global_generators, make_rand_augment
 from .decoding import Box, DecodedImage, crop_pixels, whole_pixels
 
 
@@ -184,6 +183,8 @@ class FineTuningTransform:
         random_erasing: float = 0.25,
         processor: MAEImageProcessor | None = None,
     ):
+        from .augmentation import make_rand_augment  # timm takes long to import
+
         self.crop = RandomCropFlip(config, (0.08, 1.0), processor)
         self.values = self.crop.values
         self.augment = None
@@ -194,6 +195,8 @@ class FineTuningTransform:
         self.num_layers = config.num_hidden_layers
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
+        from .augmentation import augment_pixels, choose_erasing, global_generators
+
         pixels = self.crop(image, rng)
         with global_generators(rng):
             if self.augment is not None:

@@ -124,3 +124,14 @@ def test_all_flags_of_training(name):
 def test_all_scripts_are_found():
     assert {"run_mae.py", "publish.py"} <= {path.name for path in FOUND}
     assert {"write_cards.py", "write_help.py"} <= {path.name for path in MAKERS}
+
+
+@pytest.mark.parametrize(
+    ("script", "heavy"),
+    [("predict", {"timm", "sklearn", "matplotlib"}), ("reconstruct", {"timm", "datasets"})],
+)
+def test_scripts_that_answer_import_what_they_need(script, heavy):
+    code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert heavy.isdisjoint(run.stdout.split())
