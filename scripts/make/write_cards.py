@@ -60,6 +60,8 @@ def write_tables(docs: Path) -> None:
         files = sorted((SCRIPTS / "benchmarks" / "results").glob(f"{command}-*.json"))
         tables = [models_table(file) for file in files]
         put_table(docs / "input-and-speed.md", f"{command} tables", "\n\n".join(tables))
+    table = memory_table(SCRIPTS / "benchmarks" / "results" / "memory.json")
+    put_table(docs / "input-and-speed.md", "memory table", table)
 
 
 def put_table(page: Path, name: str, table: str) -> None:
@@ -92,6 +94,22 @@ def models_table(path: str | Path) -> str:
     for batch, measured in found["results"].items():
         for name, model in measured["models"].items():
             lines.append(model_row(batch, name, model))
+    return "\n".join(lines)
+
+
+def memory_table(path: str | Path) -> str:
+    """Markdown of what `scripts/benchmark.py memory` wrote: a row for each size and precision."""
+    results = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+    first = next(iter(results.values()))["bf16"]
+    columns = ["model", "precision"]
+    columns += [f"batch {batch}, GiB" for batch in first["bytes"]]
+    columns += [f"largest on {gpu} GiB" for gpu in first["largest"]]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for size, precisions in results.items():
+        for precision, found in precisions.items():
+            cells = [f"{needed / 2**30:,.1f}" for needed in found["bytes"].values()]
+            cells += [str(batch) if batch else "none" for batch in found["largest"].values()]
+            lines.append(f"| {size} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
