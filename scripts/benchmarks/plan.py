@@ -36,8 +36,8 @@ class Rate:
     def __str__(self) -> str:
         precision = "bf16" if self.bf16 else "fp32"
         return (
-            f"{self.images_per_second:,.0f} images/s in {precision} at batch {self.batch}, measured "
-            f"without input ({self.source})"
+            f"{self.images_per_second:,.0f} images/s in {precision} at batch {self.batch}, "
+            f"measured without input ({self.source})"
         )
 
 

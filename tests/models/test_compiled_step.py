@@ -1,4 +1,4 @@
-"""A training step that is compiled, or whose attention another kernel computes, is the same step."""
+"""A step that is compiled, or whose attention another kernel computes, is the same step."""
 
 import contextlib
 
@@ -58,7 +58,7 @@ def test_compiled_once_for_an_epoch(fields):
     """And once more for all other sizes, when the last batch is a smaller one."""
     model, compiler = make_model(fields, **SHALLOW), CompileCounterWithBackend("inductor")
     compiled = torch.compile(model, fullgraph=True, backend=compiler)
-    for epoch in range(2):
+    for _ in range(2):
         for size in (8, 8, 8, 5):
             batch = make_batch(size)
             assert_same_step(step(compiled, model, batch), step(model, model, batch))
