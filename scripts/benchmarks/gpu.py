@@ -48,30 +48,27 @@ def list_parts(args: argparse.Namespace) -> list[Part]:
     shape = ["--device", args.device, "--image_size", str(args.image_size)]
     if on_gpu:
         shape.append("--bf16")
-    parts = [_measure(args, "gpu-checks", "checks", shape, 0.12 * whole)]
+    first = [_measure(args, "gpu-checks", "checks", shape, 0.12 * whole)]
+    looks, compiled = [], []
     for size in args.size:
         batch = _BATCHES.get(size, 16) if on_gpu else 2
         words = ["--size", size, "--batch", str(batch), *shape]
         train = [*words, "--rounds", "20" if on_gpu else "2", "--compare"]
-        fields = {} if on_gpu else _SHALLOW
         for decoder in _decoders():
-            own = {**fields, **decoder}
-            overrides = ["--config_overrides", json.dumps(own)] if own else []
+            own = {**({} if on_gpu else _SHALLOW), **decoder}
+            step = [*train, "--config_overrides", json.dumps(own)] if own else train
             name = "-".join([f"train-{args.device}", size, *decoder.values()])
-            compiled = [*train, *overrides, "--compile"]
-            parts += [
-                _measure(args, name, "train", [*train, *overrides], 0.12 * whole),
-                _measure(args, f"{name}-compiled", "train", compiled, 0.2 * whole),
-            ]
-        named = f"{args.device}-{size}"
-        parts += [
-            _measure(args, f"profile-{named}", "profile", words, 0.08 * whole),
-            _measure(args, f"largest-{named}", "largest", words, 0.08 * whole),
-        ]
-    seconds = ["--compare", "--seconds", "5" if on_gpu else "1", "--rounds", "4"]
-    parts.append(_measure(args, "input-gpu", "input", seconds, 0.1 * whole))
+            first.append(_measure(args, name, "train", step, 0.12 * whole))
+            step = [*step, "--compile"]
+            compiled.append(_measure(args, f"{name}-compiled", "train", step, 0.2 * whole))
+        for look in ("profile", "largest"):
+            name = f"{look}-{args.device}-{size}"
+            looks.append(_measure(args, name, look, words, 0.08 * whole))
+    photos = ["--compare", "--seconds", "5" if on_gpu else "1", "--rounds", "4"]
+    looks.append(_measure(args, "input-gpu", "input", photos, 0.1 * whole))
     tests = str(SCRIPTS.parent / "tests" / "test_gpu.py")
-    return [*parts, Part("tests", ["-m", "pytest", tests, "-q"], whole)]
+    looks.append(Part("tests", ["-m", "pytest", tests, "-q"], 0.2 * whole))
+    return [*first, *looks, *compiled]  # a compiler takes long
 
 
 def _decoders() -> list[dict[str, str]]:

@@ -60,8 +60,10 @@ def write_tables(docs: Path) -> None:
         files = sorted((SCRIPTS / "benchmarks" / "results").glob(f"{command}-*.json"))
         tables = [models_table(file) for file in files]
         put_table(docs / "input-and-speed.md", f"{command} tables", "\n\n".join(tables))
-    table = memory_table(SCRIPTS / "benchmarks" / "results" / "memory.json")
+    file = SCRIPTS / "benchmarks" / "results" / "memory.json"
+    table = memory_table(file)
     put_table(docs / "input-and-speed.md", "memory table", table)
+    put_table(docs / "input-and-speed.md", "gpu tables", gpu_tables(file.parent))
 
 
 def put_table(page: Path, name: str, table: str) -> None:
@@ -110,6 +112,28 @@ def memory_table(path: str | Path) -> str:
             cells = [f"{needed / 2**30:,.1f}" for needed in found["bytes"].values()]
             cells += [str(batch) if batch else "none" for batch in found["largest"].values()]
             lines.append(f"| {size} | {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gpu_tables(folder: Path) -> str:
+    """Markdown of what `scripts/benchmark.py gpu` found in profiles, and of how its parts ended."""
+    if not (folder / "gpu.json").is_file():
+        return "It has not been run on a GPU yet."
+    summary = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
+    where = summary.get("gpu") or f"{summary['cpu']}, {summary['cores']} cores"
+    lines = [f"{where}, torch {summary['torch']}, {summary['date']}:", ""]
+    lines += ["| part | ended | seconds | said last |", "|---|---|---|---|"]
+    for name, part in summary["results"].items():
+        said = part["said"].replace("|", "/")
+        lines.append(f"| {name} | {part['ended']} | {part['seconds']:.0f} | {said} |")
+    for file in sorted(folder.glob("profile-*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))["results"]
+        lines += ["", f"`{file.stem}`: {found['seconds']:.4f} s a step, of which the device is"]
+        lines += [f"idle for {found['idle_share']:.0%}; of the rest:", ""]
+        lines += ["| kernel | share | calls a step |", "|---|---|---|"]
+        for kernel in found["kernels"]:
+            name = kernel["name"].replace("|", "/")
+            lines.append(f"| `{name}` | {kernel['share']:.1%} | {kernel['calls']:.0f} |")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from benchmarks.gpu_parts import CHECKS, PARTS, _check_close
 from benchmarks.memory import foretell, memory_benchmark
 from benchmarks.plan import measured_rate
 from helpers import ROOT, TINY, run_script, script_error
-from make.write_cards import memory_table
+from make.write_cards import gpu_tables, memory_table
 
 from hf_mae import MAEConfig
 
@@ -27,7 +27,7 @@ def test_parts_that_fail_or_hang_take_no_other_with_them():
     assert failed["ended"] == "failed (exit status 1)"
     assert failed["said"] == "ValueError: ill"
     start = time.monotonic()
-    endless = "import os, time; os.fork(); print('begun', flush=True); time.sleep(600)"
+    endless = "import os, time; print('begun', flush=True); os.fork(); time.sleep(600)"
     hung = run_part(Part("c", ["-c", endless], 15), 15)
     assert hung["ended"] == "stopped after 15 s"
     assert hung["said"] == "begun"
@@ -99,6 +99,21 @@ def test_everything(tmp_path, capsys):
     for name, part in found.items():
         assert part["ended"] == "done", f"{name}: {part}"
         assert name == "tests" or (tmp_path / f"{name}.json").is_file()
+
+
+def test_tables(tmp_path):
+    assert gpu_tables(tmp_path) == "It has not been run on a GPU yet."
+    about = {"gpu": "NVIDIA H100", "torch": "2.11.0", "date": "2026-11-26"}
+    part = {"ended": "done", "seconds": 12.4, "said": "a | b"}
+    (tmp_path / "gpu.json").write_text(json.dumps({**about, "results": {"checks": part}}))
+    kernel = {"name": "gemm", "share": 0.5, "calls": 3}
+    found = {"seconds": 0.5, "idle_share": 0.25, "kernels": [kernel]}
+    (tmp_path / "profile-base.json").write_text(json.dumps({"results": found}))
+    text = gpu_tables(tmp_path)
+    assert text.startswith("NVIDIA H100, torch 2.11.0, 2026-11-26:")
+    assert "| checks | done | 12 | a / b |" in text
+    assert "0.5000 s a step, of which the device is\nidle for 25%" in text
+    assert "| `gemm` | 50.0% | 3 |" in text
 
 
 def test_memory(tmp_path):
