@@ -86,7 +86,8 @@ def training_memory(
     with torch.device("meta"):
         model: Any = model_class(config.changed())
     if isinstance(model, MAEForImageClassification):  # labels without content don't say it
-        model.config.problem_type = model.problem_type
+        own: Any = model.config
+        own.problem_type = model.problem_type
     if prepare is not None:
         prepare(model)
     with (
@@ -100,7 +101,8 @@ def training_memory(
         moments = torch.empty(_MOMENTS, num_trained)
         inputs = {"pixel_values": torch.empty(batch_size, config.num_channels, *config.image_hw)}
         if not isinstance(model, MAEForPreTraining):
-            inputs["labels"] = torch.empty(batch_size, config.num_labels)
+            num_labels: Any = config.num_labels
+            inputs["labels"] = torch.empty(batch_size, num_labels)
         model(**inputs).loss.backward()
         del moments
     return counted.peak

@@ -76,7 +76,8 @@ def run_checks(args: argparse.Namespace) -> dict[str, str]:
 
 def _models(config: MAEConfig, device: torch.device) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    here, there = MAEForPreTraining(config).train(), MAEForPreTraining(config).train()
+    here: Any = MAEForPreTraining(config).train()
+    there: Any = MAEForPreTraining(config).train()
     there.load_state_dict(here.state_dict())
     images = torch.randn(8, config.num_channels, *config.image_hw)
     return (
