@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The plan: what a training script prints before it trains."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,9 @@ def foretold_memory(trainer: ImageTrainer, batch_size: int) -> int:
         if getattr(model, "encoder_frozen", False):
             copied.freeze_encoder()
         if args.gradient_checkpointing:
-            copied.gradient_checkpointing_enable()
+            with warnings.catch_warnings():  # the newest transformers has another name for it
+                warnings.simplefilter("ignore", FutureWarning)
+                copied.gradient_checkpointing_enable()
 
     half = bool(args.bf16 or args.fp16)
     tensors = training_memory(type(model), model.config, batch_size, half, prepare=prepare)
