@@ -16,7 +16,7 @@ GRADIO = gradio gradio_client hf-gradio brotli fastapi groovy httpcore httpx ope
 	pydub python-multipart pytz safehttpx semantic-version starlette tomlkit uvicorn
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak peer-tests test-slow test-gpu test-oldest lint format cards help-texts oldest-transformers peers docs clean
+.PHONY: help demo test faults soak peer-tests test-slow test-gpu gpu test-oldest lint format cards help-texts oldest-transformers peers docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,9 @@ test-slow: $(STAMP)  ## the long tests
 
 test-gpu: $(STAMP)  ## the tests that need a GPU
 	$(BIN)/python -m pytest tests -q -m gpu
+
+gpu:  ## all that a GPU is wanted for, in 25 minutes: checks, speed, memory, profiles; with any python that has torch
+	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/benchmark.py gpu
 
 test-oldest: $(LOWEST)/.installed  ## models, conversion and a training on the lower bounds of setup.py
 	$(LOWEST)/bin/python -m pytest tests/models tests/conversion \

@@ -6,6 +6,8 @@
         [--compare] [--output FILE]
     python scripts/benchmark.py infer --size base --batch 1 32 [--device cuda] [--compare] \\
         [--output FILE]
+    python scripts/benchmark.py memory [--size base large …] [--batch 64 256 …] [--output FILE]
+    python scripts/benchmark.py gpu [--minutes 25] [--size base large huge] [--output_dir DIR]
     python scripts/benchmark.py plan --size large --epochs 800 --gpus 64 --step_rate RATE \\
         --input_rate RATE [--workers N]
     python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
@@ -23,8 +25,14 @@ the operations a second of the model's matrix products as a share of what a larg
 between them. `--compare` runs other libraries' models of the same size turn about with ours:
 transformers', timm's and, where they are installed (`make peers`), mmpretrain's and lightly's.
 
+`memory`: what pre-training takes of a GPU, and the largest batch that fits, foretold without one.
+
+`gpu`: all of the above that a GPU is wanted for, in a given time, each part a process of its own
+whose results are kept when it ends: `make gpu`.
+
 `plan`: hours of a pre-training run from measured rates, workers a GPU needs, and whether training
-or input is what it waits for.
+or input is what it waits for. The rate of a GPU that `scripts/benchmarks/results/` has is found by
+`--gpu_name`, as "NVIDIA H200".
 
 `quality`: held-out loss and k-NN accuracy that recipes reach in the same time, from the output
 folders of finished runs.
@@ -37,10 +45,12 @@ if __name__ == "__main__":
     answer_help(__file__)
 
 import argparse
+import json
 import math
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 from hf_mae.errors import reported_as
@@ -74,11 +84,18 @@ def measure(args: argparse.Namespace) -> tuple[Any, list[str]]:
         with tempfile.TemporaryDirectory() as scratch:
             return input_benchmark(args, scratch), ["nvidia-nvimgcodec-cu13"]
     if args.command == "plan":
-        from benchmarks.plan import Plan
+        from benchmarks.plan import print_plan
 
-        fields = {name: value for name, value in vars(args).items() if name != "command"}
-        print(Plan(**fields))
+        print_plan(args)
         return None, []
+    if args.command == "gpu":
+        from benchmarks.gpu import gpu_benchmark
+
+        return gpu_benchmark(args), []
+    if args.command == "memory":
+        from benchmarks.memory import memory_benchmark
+
+        return memory_benchmark(args), []
     if args.command == "quality":
         from benchmarks.quality import quality_benchmark
 
@@ -100,6 +117,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     for name, what in (("train", "pre-training steps"), ("infer", "classification")):
         add_models(commands.add_parser(name, help=f"images a second of {what}", **measures))
+    add_memory(commands.add_parser("memory", help="what fits on a GPU, foretold", **measures))
+    add_gpu(commands.add_parser("gpu", help="all that a GPU is wanted for"))
     add_plan(commands.add_parser("plan", help="hours of a run, from measured rates"))
     part = commands.add_parser("quality", help="what recipes reach in the same time", **measures)
     part.add_argument(
@@ -198,7 +217,61 @@ def add_models(part: argparse.ArgumentParser) -> None:
     part.add_argument("--compile", action="store_true", help="compile the models")
     part.add_argument("--compare", action="store_true", help="also other libraries' models")
     part.add_argument(
+        "--config_overrides",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='fields of our model, as {"decoder_num_hidden_layers": 4}',
+    )
+    part.add_argument(
         "--rounds", type=int, default=10, metavar="N", help="turn about (default: 10)"
+    )
+
+
+def add_memory(part: argparse.ArgumentParser) -> None:
+    sizes = ["base", "large", "huge"]
+    part.add_argument(
+        "--size",
+        choices=list(SIZES),
+        nargs="+",
+        default=sizes,
+        help="of the model (default: base large huge)",
+    )
+    part.add_argument(
+        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
+    )
+    part.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256, 512],
+        metavar="N",
+        help="images, one size or several (default: 64 128 256 512)",
+    )
+
+
+def add_gpu(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "--minutes", type=float, default=25, help="that all of it may take (default: 25)"
+    )
+    part.add_argument(
+        "--size",
+        choices=list(SIZES),
+        nargs="+",
+        default=["base", "large", "huge"],
+        help="of the models (default: base large huge)",
+    )
+    part.add_argument(
+        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
+    )
+    part.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cuda", help="cpu tries it out (default: cuda)"
+    )
+    part.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        default=str(Path(__file__).parent / "benchmarks" / "results"),
+        help="for the results (default: scripts/benchmarks/results)",
     )
 
 
@@ -206,12 +279,12 @@ def add_plan(part: argparse.ArgumentParser) -> None:
     part.add_argument("--size", choices=list(SIZES), required=True, help="of the model")
     part.add_argument("--epochs", type=float, required=True, help="of the run")
     part.add_argument("--gpus", type=int, required=True, help="of the run")
-    part.add_argument(
-        "--step_rate",
-        type=float,
-        required=True,
-        metavar="RATE",
-        help="images/s that a GPU trains on",
+    rate = part.add_mutually_exclusive_group(required=True)
+    rate.add_argument(
+        "--step_rate", type=float, metavar="RATE", help="images/s that a GPU trains on"
+    )
+    rate.add_argument(
+        "--gpu_name", metavar="NAME", help='of one that was measured, as "NVIDIA H200", instead'
     )
     part.add_argument(
         "--input_rate",

@@ -10,13 +10,15 @@ is computed again: there, and where a model is compiled, everything is kept as a
 and `gradient_checkpointing` saves memory.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from transformers.activations import ACT2CLS
 
@@ -99,7 +101,9 @@ def _is_plain_weight(weight: Tensor | None) -> bool:
     if weight is None:
         return True
     return (
-        type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and not weight.is_meta
+        type(weight) in (Tensor, nn.Parameter, FakeTensor)
+        and weight.is_floating_point()
+        and not weight.is_meta
     )
 
 
@@ -156,6 +160,20 @@ class Activation(NamedTuple):
         return features, gradients
 
 
+_keeps = False
+
+
+@contextlib.contextmanager
+def everything_kept() -> Iterator[None]:
+    """Keeps everything on a CPU too, as a GPU does, for as long as the block runs."""
+    global _keeps
+    before, _keeps = _keeps, True
+    try:
+        yield
+    finally:
+        _keeps = before
+
+
 def recomputed(
     cheap: Norm | Activation,
     inputs: Sequence[Any],
@@ -176,7 +194,7 @@ def recomputed(
     Returns:
         (B, N, the sum of D').
     """
-    if torch.compiler.is_compiling() or weights[0].device.type != "cpu":
+    if _keeps or torch.compiler.is_compiling() or weights[0].device.type != "cpu":
         return project(cheap(*inputs), weights, biases)
     return _Recomputed.apply(cheap, len(inputs), *inputs, *weights, *biases)
 

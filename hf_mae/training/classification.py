@@ -226,9 +226,15 @@ class FineTuningTrainer(ClassifierTrainer):
         """Makes what mixes a training batch's images and labels."""
         args = self.args
         config: Any = self.model.config
-        is_multi_label = self.model.settle_problem_type(labels) == MULTI_LABEL
+        problem_type = self.model.settle_problem_type(labels)
+        # else the model would look at what each batch of mixed labels means, and wait for the GPU
+        config.problem_type = problem_type
         return PairMixing(
-            config.num_labels, args.mixup, args.cutmix, args.label_smoothing_factor, is_multi_label
+            config.num_labels,
+            args.mixup,
+            args.cutmix,
+            args.label_smoothing_factor,
+            problem_type == MULTI_LABEL,
         )
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:

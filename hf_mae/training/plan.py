@@ -1,17 +1,21 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The plan: what a training script prints before it trains."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.image_utils import PILImageResampling
 
 from ..data.folders import describe_left_out
 from ..file_names import print_any_name
 from ..models.costs import parameter_counts
 from ..models.image_processing_mae import MAEImageProcessor
+from ..models.memory import largest_batch, needed_on_gpu, training_memory
 from ..models.modeling_classification import MAEForImageClassification
+from ..models.modeling_mae import MAEForPreTraining
 from ..models.problem_types import MULTI_LABEL, REGRESSION
 from ..versions import hardware
 from .arguments import ClassifierArguments, ImageTrainingArguments
@@ -58,6 +62,7 @@ def print_plan(
         "lr": _describe_learning_rate(args, steps / per_epoch),
         "steps": f"{steps:,} ({steps / per_epoch:.4g} epochs of {per_epoch:,})",
         "device": _describe_device(trainer),
+        **_describe_memory(trainer),
         **_describe_patience(args),
         **_describe_spread(trainer),
         "output": str(args.output_dir),
@@ -216,6 +221,61 @@ def _describe_device(trainer: ImageTrainer) -> str:
     elif args.fsdp:
         text += ", the whole model on each (--fsdp shards over accelerators only)"
     return text
+
+
+def _describe_memory(trainer: ImageTrainer) -> dict[str, str]:
+    """Says what a GPU's memory is foretold to hold; finding that out takes a second or a few.
+
+    A model that is sharded, or wrapped by another library, takes what can't be told here.
+    """
+    device = trainer.args.device
+    known = type(trainer.model) in (MAEForPreTraining, MAEForImageClassification)
+    if device.type != "cuda" or trainer.state_dict_type is not None or not known:
+        return {}
+    return {"memory": describe_memory(trainer, torch.cuda.mem_get_info(device)[1])}
+
+
+def describe_memory(trainer: ImageTrainer, total: int) -> str:
+    """Says how much memory a process is foretold to take, and if that is too much, what fits.
+
+    Args:
+        trainer: The trainer, whose model is one of ours.
+        total: Bytes of the GPU.
+    """
+    batch_size = trainer.args.train_batch_size
+    needed = foretold_memory(trainer, batch_size)
+    text = (
+        f"about {needed / 2**30:.1f} GiB of the GPU's {total / 2**30:.1f}, foretold for a batch of "
+        f"{batch_size} in {_precision(trainer.args)}"
+    )
+    if needed <= total:
+        return text
+    fits = largest_batch(lambda batch: foretold_memory(trainer, batch), batch_size, total)
+    if fits == 0:
+        return f"{text}: it won't fit, nor would 2; take a smaller model"
+    return (
+        f"{text}: it won't fit, {fits} would (--per_device_train_batch_size, with "
+        "--gradient_accumulation_steps for the rest)"
+    )
+
+
+def foretold_memory(trainer: ImageTrainer, batch_size: int) -> int:
+    """Foretells the bytes of a GPU that a process takes to train."""
+    args, model = trainer.args, trainer.model
+
+    def prepare(copied: Any) -> None:
+        if getattr(model, "encoder_frozen", False):
+            copied.freeze_encoder()
+        if args.gradient_checkpointing:
+            with warnings.catch_warnings():  # the newest transformers has another name for it
+                warnings.simplefilter("ignore", FutureWarning)
+                copied.gradient_checkpointing_enable()
+
+    half = bool(args.bf16 or args.fp16)
+    tensors = training_memory(type(model), model.config, batch_size, half, prepare=prepare)
+    if args.world_size > 1:  # the buckets in which processes exchange their gradients
+        tensors += 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return needed_on_gpu(tensors)
 
 
 def _precision(args: ImageTrainingArguments) -> str:

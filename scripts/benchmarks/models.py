@@ -205,6 +205,7 @@ def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:
         )
     work_class, peers = (TrainingStep, PRETRAINING) if training else (Inference, CLASSIFIERS)
     overrides = {"norm_pix_loss": True} if training else {"num_labels": 1000}
+    overrides |= getattr(args, "config_overrides", {})
     config = MAEConfig.from_size(args.size, image_size=args.image_size, **overrides)
     options = (device, args.bf16, args.compile)
     precision = "bf16" if args.bf16 else "fp32"

@@ -1,17 +1,94 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """How long a pre-training run takes, from rates that were measured, and what it waits for."""
 
+import argparse
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from hf_mae.models.configuration_mae import MAEConfig
 from hf_mae.models.costs import training_flops
 from hf_mae.models.modeling_mae import MAEForPreTraining
 
+from .memory import needed_memory
 from .timing import plural, workers_needed
 
 
 IMAGENET_TRAINING_IMAGES = 1_281_167  # training images of ImageNet-1k
+RESULTS = Path(__file__).with_name("results")
 _WAITS = {"training": "input waits for training", "input": "training waits for input"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images/s of a training step on a GPU, as it was measured.
+
+    Attributes:
+        images_per_second, batch, bf16: Of the step.
+        source: The file of results.
+    """
+
+    images_per_second: float
+    batch: int
+    bf16: bool
+    source: str
+
+    def __str__(self) -> str:
+        precision = "bf16" if self.bf16 else "fp32"
+        return (
+            f"{self.images_per_second:,.0f} images/s in {precision} at batch {self.batch}, "
+            f"measured without input ({self.source})"
+        )
+
+
+def measured_rate(size: str, gpu_name: str, folder: Path = RESULTS) -> Rate:
+    """Finds how fast a size trains on a GPU: the fastest batch of our model that was measured.
+
+    Args:
+        size: As "base".
+        gpu_name: As torch names it.
+        folder: With what `scripts/benchmark.py train --output` wrote.
+
+    Raises:
+        ValueError: that wasn't measured.
+    """
+    rates, others = [], set()
+    for file in sorted(folder.glob("train-*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        words = found["command"].split()
+        its_size = words[words.index("--size") + 1] if "--size" in words else "base"
+        if "gpu" in found:
+            others.add(f"{its_size} on {found['gpu']}")
+        if found.get("gpu") != gpu_name or its_size != size or "--image_size" in words:
+            continue
+        for batch, measured in found["results"].items():
+            rate = measured["models"]["hf_mae"]["images_per_second"]
+            rates.append(Rate(rate, int(batch), "--bf16" in words, file.name))
+    if not rates:
+        raise ValueError(
+            f"{size} on {gpu_name} wasn't measured, only {', '.join(sorted(others))}; give a "
+            "--step_rate, as scripts/benchmark.py train prints it"
+        )
+    return max(rates, key=lambda rate: rate.images_per_second)
+
+
+def print_plan(args: argparse.Namespace) -> None:
+    """Prints a plan; `args` are those of `scripts/benchmark.py plan`.
+
+    Raises:
+        ValueError: the GPU's rate is asked for and wasn't measured.
+    """
+    fields = {name: value for name, value in vars(args).items() if name != "command"}
+    gpu_name = fields.pop("gpu_name")
+    if gpu_name is None:
+        print(Plan(**fields))
+        return
+    rate = measured_rate(args.size, gpu_name)
+    print(Plan(**{**fields, "step_rate": rate.images_per_second}))
+    print(f"  measured    {rate}")
+    config = MAEConfig.from_size(args.size, norm_pix_loss=True)
+    needed = needed_memory(config, rate.batch, rate.bf16)
+    print(f"  memory      {needed / 2**30:.1f} GiB of each GPU at that batch, foretold")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ def write_tables(docs: Path) -> None:
         files = sorted((SCRIPTS / "benchmarks" / "results").glob(f"{command}-*.json"))
         tables = [models_table(file) for file in files]
         put_table(docs / "input-and-speed.md", f"{command} tables", "\n\n".join(tables))
+    file = SCRIPTS / "benchmarks" / "results" / "memory.json"
+    table = memory_table(file)
+    put_table(docs / "input-and-speed.md", "memory table", table)
+    put_table(docs / "input-and-speed.md", "gpu tables", gpu_tables(file.parent))
 
 
 def put_table(page: Path, name: str, table: str) -> None:
@@ -92,6 +96,44 @@ def models_table(path: str | Path) -> str:
     for batch, measured in found["results"].items():
         for name, model in measured["models"].items():
             lines.append(model_row(batch, name, model))
+    return "\n".join(lines)
+
+
+def memory_table(path: str | Path) -> str:
+    """Markdown of what `scripts/benchmark.py memory` wrote: a row for each size and precision."""
+    results = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+    first = next(iter(results.values()))["bf16"]
+    columns = ["model", "precision"]
+    columns += [f"batch {batch}, GiB" for batch in first["bytes"]]
+    columns += [f"largest on {gpu} GiB" for gpu in first["largest"]]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for size, precisions in results.items():
+        for precision, found in precisions.items():
+            cells = [f"{needed / 2**30:,.1f}" for needed in found["bytes"].values()]
+            cells += [str(batch) if batch else "none" for batch in found["largest"].values()]
+            lines.append(f"| {size} | {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gpu_tables(folder: Path) -> str:
+    """Markdown of what `scripts/benchmark.py gpu` found in profiles, and of how its parts ended."""
+    if not (folder / "gpu.json").is_file():
+        return "It has not been run on a GPU yet."
+    summary = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
+    where = summary.get("gpu") or f"{summary['cpu']}, {summary['cores']} cores"
+    lines = [f"{where}, torch {summary['torch']}, {summary['date']}:", ""]
+    lines += ["| part | ended | seconds | said last |", "|---|---|---|---|"]
+    for name, part in summary["results"].items():
+        said = part["said"].replace("|", "/")
+        lines.append(f"| {name} | {part['ended']} | {part['seconds']:.0f} | {said} |")
+    for file in sorted(folder.glob("profile-*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))["results"]
+        lines += ["", f"`{file.stem}`: {found['seconds']:.4f} s a step, of which the device is"]
+        lines += [f"idle for {found['idle_share']:.0%}; of the rest:", ""]
+        lines += ["| kernel | share | calls a step |", "|---|---|---|"]
+        for kernel in found["kernels"]:
+            name = kernel["name"].replace("|", "/")
+            lines.append(f"| `{name}` | {kernel['share']:.1%} | {kernel['calls']:.0f} |")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1]
 COLUMNS = 100
-COMMANDS = {"benchmark": ("input", "train", "infer", "plan", "quality")}
+COMMANDS = {"benchmark": ("input", "train", "infer", "memory", "gpu", "plan", "quality")}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ SCRIPTS = ROOT / "scripts"
 MAKERS = sorted(SCRIPTS.glob("make/*.py"))
 FOUND = sorted(path for path in SCRIPTS.glob("*.py") if path.name != "early_help.py")
 TRAINING = ("run_mae", "run_finetune", "run_linear_probe")
-COMMANDS = {"benchmark": ("input", "train", "infer", "plan", "quality")}
+COMMANDS = {"benchmark": ("input", "train", "infer", "memory", "gpu", "plan", "quality")}
 HELPS = [(path.stem,) for path in FOUND]
 HELPS += [("benchmark", command) for command in COMMANDS["benchmark"]]
 GROUPS = ["Model", "Data", "Training", "Output"]

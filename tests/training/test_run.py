@@ -16,6 +16,7 @@ from hf_mae.training import (
     MAETrainer,
     print_plan,
 )
+from hf_mae.training.plan import describe_memory, foretold_memory
 
 
 def test_every_name_of_the_face_is_there():
@@ -83,3 +84,20 @@ def test_a_mistake_of_ours_in_training_is_not_put_down_to_the_user(
     with pytest.raises(ValueError, match="of ours"):
         runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
     assert model_class.from_pretrained(tmp_path).config.image_size == 32
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune", "probe"])
+def test_the_plan_foretells_memory(make_trainer, make_classifier_trainer, kind):
+    """Of a GPU as large as is said; on a CPU the plan has no such line."""
+    trainer = make_trainer() if kind == "pretrain" else make_classifier_trainer(kind)
+    assert describe_memory(trainer, 2**34).startswith("about 1.0 GiB of the GPU's 16.0, foretold")
+    needed = foretold_memory(trainer, 64)
+    assert needed > 2**30
+    assert "won't fit" not in describe_memory(trainer, needed)
+    said = describe_memory(trainer, foretold_memory(trainer, 32))
+    fits = int(said.split("it won't fit, ")[1].split()[0])
+    assert 24 <= fits <= 32
+    assert "nor would 2" in describe_memory(trainer, 2**20)
+    trainer.args.gradient_checkpointing = True
+    if kind != "probe":
+        assert foretold_memory(trainer, 64) < needed
