@@ -66,8 +66,9 @@ def list_parts(args: argparse.Namespace) -> list[Part]:
             looks.append(_measure(args, name, look, words, 0.08 * whole))
     photos = ["--compare", "--seconds", "5" if on_gpu else "1", "--rounds", "4"]
     looks.append(_measure(args, "input-gpu", "input", photos, 0.1 * whole))
-    tests = str(SCRIPTS.parent / "tests" / "test_gpu.py")
-    looks.append(Part("tests", ["-m", "pytest", tests, "-q"], 0.2 * whole))
+    if on_gpu:
+        tests = str(SCRIPTS.parent / "tests" / "test_gpu.py")
+        looks.append(Part("tests", ["-m", "pytest", tests, "-q"], 0.2 * whole))
     return [*first, *looks, *compiled]  # a compiler takes long
 
 
