@@ -21,6 +21,7 @@ GROUND = (
     "checkpoints",
     "errors",
     "file_names",
+    "free_memory",
     "output_folder",
     "versions",
     "whole_files",

@@ -16,9 +16,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import BadImageError, ImageDecodeError
+from ..free_memory import return_free_memory
 from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
@@ -462,6 +463,8 @@ def collate(samples: list[Sample] | Batch) -> Batch:
             batch[name] = _stack(values)
         else:
             batch[name] = values
+    if get_worker_info() is not None:
+        return_free_memory()  # of the images, whole, that the samples were cut out of
     return batch
 
 

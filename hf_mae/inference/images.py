@@ -19,13 +19,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from transformers.utils import logging
 
 from ..data.folders import describe_files, read_contents
 from ..data.samples import ImageSamples
 from ..errors import DECODE_ERRORS
 from ..file_names import find_file, printable
+from ..free_memory import return_free_memory
 from ..models.picture_files import read_picture
 
 
@@ -277,4 +278,8 @@ def _as_batch(images: list[dict[str, Any]]) -> ImageBatch:
         batch.labels.append(image["label"])
         if image["error"] is None:
             readable.append(image["pixel_values"])
-    return replace(batch, pixel_values=torch.stack(readable)) if readable else batch
+    if readable:
+        batch = replace(batch, pixel_values=torch.stack(readable))
+    if get_worker_info() is not None:
+        return_free_memory()  # of the images that the pixel values were made of
+    return batch

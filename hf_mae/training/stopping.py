@@ -2,6 +2,7 @@
 """Signals that ask a run to stop: it finishes the update, saves a checkpoint and ends."""
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -85,6 +86,8 @@ def _is_launcher(process: int) -> bool:
 def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:
     """Starts a data loader's worker that lasts until a run which is asked to stop has stopped.
 
+    What its owner had is left out of its garbage collections, which would copy all of that.
+
     Schedulers send SIGTERM to all processes of a job; a worker obeys that of its owner alone, and
     torch ends it when its owner is gone.
 
@@ -92,6 +95,7 @@ def start_worker(initialise: Callable[[int], None] | None, number: int) -> None:
         initialise: What else is done at its start.
         number: The worker's.
     """
+    gc.freeze()
     if hasattr(signal, "sigwaitinfo"):  # of Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_await_owner, daemon=True).start()

@@ -6,7 +6,6 @@ Speed is also given as a share of what the machine can multiply.
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import multiprocessing
 import statistics
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 import torch
 
+from hf_mae.free_memory import return_free_memory
 from hf_mae.models import costs
 from hf_mae.models.configuration_mae import MAEConfig
 from hf_mae.models.costs import count_flops
@@ -171,19 +171,12 @@ def _peak_memory(work_class, name, config, batch, device, *options):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
-        _return_free_memory()
+        return_free_memory()  # else it would count as taken before
         before = psutil.Process().memory_info().rss
     work = work_class(name, config, batch, device, *options)
     for _ in range(3):
         work()
     return costs.peak_memory(device) - before
-
-
-def _return_free_memory():
-    """Gives what glibc keeps of freed memory back, which would count as taken before."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:

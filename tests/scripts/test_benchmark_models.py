@@ -221,7 +221,9 @@ def test_wrong_flags():
     assert "--batch is 0; it must be positive" in script_error(
         "benchmark.py", "train", "--batch", "8", "0"
     )
-    assert "invalid choice: 'giant'" in script_error("benchmark.py", "infer", "--size", "giant")
+    assert "size is 'giant'; it must be one of" in script_error(
+        "benchmark.py", "infer", "--size", "giant"
+    )
     assert "must be NAME=RUN" in script_error("benchmark.py", "quality", "runs/standard")
     assert "no trainer_state.json" in script_error(
         "benchmark.py", "quality", "standard=runs/nothing"
