@@ -9,7 +9,8 @@ from hf_mae.models.configuration_mae import SIZES
 def test_field_names_are_those_of_transformers():
     ours, theirs = MAEConfig().to_dict(), ViTMAEConfig().to_dict()
     added = {"drop_path_rate", "pooling", "final_norm", "head_batch_norm"}
-    added |= {"simple_feature_pyramid"}
+    added |= {"simple_feature_pyramid", "mask_strategy", "mask_block_size"}
+    added |= {"decoder_type", "decoder_layer_mixing", "prediction_ratio"}
     assert set(ours) - set(theirs) == added
     assert set(theirs) <= set(ours)
     assert ours["layer_norm_eps"] == 1e-6

@@ -130,8 +130,8 @@ def test_words_that_no_flag_takes():
         ),
         (
             ["benchmark", "trian"],
-            "command is 'trian'; it must be one of input, train, infer, plan, quality; did you "
-            "mean train?",
+            "command is 'trian'; it must be one of input, train, infer, memory, gpu, plan, "
+            "quality; did you mean train?",
         ),
         (["predict"], "the following arguments are required: IMAGE, --model_name_or_path"),
         (
