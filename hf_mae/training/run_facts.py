@@ -108,6 +108,8 @@ def collect_facts(
     for name in _OF_IMAGES:
         facts[name] = getattr(processor, name, None)
     facts |= {name: value for name, value in config.to_dict().items() if name not in _NOT_OF_MODEL}
+    if facts.get("problem_type") is None:  # the labels will say it, which are facts themselves
+        facts.pop("problem_type", None)
     for name in ("image_size", "patch_size"):
         facts[name] = _sides(facts[name])
     start = str(config._name_or_path or "")
