@@ -47,6 +47,7 @@ if __name__ == "__main__":
 import argparse
 import json
 import math
+import shlex
 import sys
 import tempfile
 import warnings
@@ -66,7 +67,7 @@ def main() -> None:
         from benchmarks.timing import environment, save_results
 
         about = environment(getattr(args, "device", "cpu"), packages)
-        save_results(args.output, results, command=" ".join(sys.argv[1:]), **about)
+        save_results(args.output, results, command=shlex.join(sys.argv[1:]), **about)
         print(f"results in {args.output}")
 
 

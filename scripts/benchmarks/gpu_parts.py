@@ -7,6 +7,7 @@ python -m benchmarks.gpu_parts checks|profile|largest [--device cuda] [--size ba
 import argparse
 import contextlib
 import gc
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     results = PARTS[args.part](args)
     about = environment(args.device)
-    save_results(args.output, results, command=" ".join(sys.argv[1:]), **about)
+    save_results(args.output, results, command=shlex.join(sys.argv[1:]), **about)
 
 
 def _config(args: argparse.Namespace, **fields: Any) -> MAEConfig:
