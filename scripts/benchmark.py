@@ -200,17 +200,8 @@ def add_models(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--size", choices=list(SIZES), default="base", help="of the model (default: base)"
     )
-    part.add_argument(
-        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
-    )
-    part.add_argument(
-        "--batch",
-        type=int,
-        nargs="+",
-        default=[8],
-        metavar="N",
-        help="images, one size or several (default: 8)",
-    )
+    add_image_size(part)
+    add_batch(part, [8])
     part.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     part.add_argument(
         "--bf16", action="store_true", help="compute in bfloat16, by autocast (default: float32)"
@@ -229,6 +220,24 @@ def add_models(part: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_size(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
+    )
+
+
+def add_batch(part: argparse.ArgumentParser, default: list[int]) -> None:
+    sizes = " ".join(map(str, default))
+    part.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=default,
+        metavar="N",
+        help=f"images, one size or several (default: {sizes})",
+    )
+
+
 def add_memory(part: argparse.ArgumentParser) -> None:
     sizes = ["base", "large", "huge"]
     part.add_argument(
@@ -238,17 +247,8 @@ def add_memory(part: argparse.ArgumentParser) -> None:
         default=sizes,
         help="of the model (default: base large huge)",
     )
-    part.add_argument(
-        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
-    )
-    part.add_argument(
-        "--batch",
-        type=int,
-        nargs="+",
-        default=[64, 128, 256, 512],
-        metavar="N",
-        help="images, one size or several (default: 64 128 256 512)",
-    )
+    add_image_size(part)
+    add_batch(part, [64, 128, 256, 512])
 
 
 def add_gpu(part: argparse.ArgumentParser) -> None:
@@ -262,9 +262,7 @@ def add_gpu(part: argparse.ArgumentParser) -> None:
         default=["base", "large", "huge"],
         help="of the models (default: base large huge)",
     )
-    part.add_argument(
-        "--image_size", type=int, default=224, metavar="PIXELS", help="(default: 224)"
-    )
+    add_image_size(part)
     part.add_argument(
         "--device", choices=["cpu", "cuda"], default="cuda", help="cpu tries it out (default: cuda)"
     )

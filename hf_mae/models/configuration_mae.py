@@ -136,13 +136,12 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_num_attention_heads, decoder_intermediate_size: Heads and MLP width of the decoder.
             Defaults: the authors' code (16 heads).
         decoder_type: `"self"`, the paper's: visible and removed patches attend to one another; or
-            `"cross"`: the removed ones ask the visible ones alone (CrossMAE, arXiv 2401.14391,
-            Section 3).
+            `"cross"`: the removed ones ask the visible ones alone (CrossMAE, arXiv 2401.14391).
         prediction_ratio: Share of all patches that a cross decoder predicts in a training step, in
-            (0, 1]: 0.25 (CrossMAE, Table 3), or all that are hidden where these are fewer. None
-            for the paper's decoder, which predicts all that are hidden.
+            (0, 1]: 0.25 (CrossMAE's command for ViT-Base), or all that are hidden where these are
+            fewer. None for the paper's decoder, which predicts all that are hidden.
         decoder_layer_mixing: Whether each block of a cross decoder asks a learned sum of what the
-            encoder's layers gave, instead of its last alone (CrossMAE, Section 3.3).
+            encoder's layers gave, instead of its last alone (CrossMAE's weighted feature maps).
         mask_ratio: Share of patches hidden from the encoder, in [0, 1) (0.75: MAE paper, Section
             4.1).
         mask_strategy: `"random"` patches are hidden, or square `"block"`s of them, as many.

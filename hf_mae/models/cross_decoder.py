@@ -1,10 +1,10 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """The cross-attention decoder: removed patches ask the visible ones, and nothing else.
 
-CrossMAE (Fu et al., "Rethinking Patch Dependence for Masked Autoencoders", arXiv 2401.14391),
-Section 3. As no removed patch looks at another, each can be predicted without the rest: in training
-a share of them is enough. Letters in the shape comments are those of modeling_mae.py, with Q for
-the patches that are asked for and W for the decoder's width.
+CrossMAE (Fu et al., "Rethinking Patch Dependence for Masked Autoencoders", arXiv 2401.14391). As no
+removed patch looks at another, each can be predicted without the rest: in training a share of them
+is enough. Letters in the shape comments are those of modeling_mae.py, with Q for the patches that
+are asked for and W for the decoder's width.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from .functional import gather_tokens, resize_position_table
 class LayerMixing(nn.Module):
     """What each block of the decoder asks: a learned sum of what the encoder's layers gave.
 
-    (CrossMAE, Section 3.3.) The sums are of the embeddings and of all layers; the last is taken
-    after the encoder's final norm, which so is trained, too.
+    (CrossMAE's weighted feature maps.) The sums are of the embeddings and of all layers; the last
+    is taken after the encoder's final norm, which so is trained, too.
     """
 
     def __init__(self, config: MAEConfig):

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,11 +56,12 @@ def measured_rate(size: str, gpu_name: str, folder: Path = RESULTS) -> Rate:
     rates, others = [], set()
     for file in sorted(folder.glob("train-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
-        words = found["command"].split()
+        words = shlex.split(found["command"])
         its_size = words[words.index("--size") + 1] if "--size" in words else "base"
         if "gpu" in found:
             others.add(f"{its_size} on {found['gpu']}")
-        if found.get("gpu") != gpu_name or its_size != size or "--image_size" in words:
+        is_another = "--image_size" in words or "--config_overrides" in words
+        if found.get("gpu") != gpu_name or its_size != size or is_another:
             continue
         for batch, measured in found["results"].items():
             rate = measured["models"]["hf_mae"]["images_per_second"]

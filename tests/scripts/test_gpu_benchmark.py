@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu import Part, gpu_benchmark, list_parts, run_part
 from benchmarks.gpu_parts import CHECKS, PARTS, _check_close
 from benchmarks.memory import foretell, memory_benchmark
-from benchmarks.plan import measured_rate
+from benchmarks.plan import RESULTS, measured_rate
 from helpers import ROOT, TINY, run_script, script_error
 from make.write_cards import gpu_tables, memory_table
 
@@ -125,6 +125,17 @@ def test_memory(tmp_path):
     lines = memory_table(tmp_path / "memory.json").splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| tiny | bf16 | 1.1 |")
+
+
+def test_a_plan_takes_no_other_models_rate(tmp_path):
+    source = RESULTS / "train-cuda-base.json"
+    (tmp_path / source.name).write_text(source.read_text())
+    other = json.loads(source.read_text())
+    other["command"] += """ --config_overrides '{"decoder_type": "cross"}'"""
+    for measured in other["results"].values():
+        measured["models"]["hf_mae"]["images_per_second"] = 99_999
+    (tmp_path / "train-cuda-base-cross.json").write_text(json.dumps(other))
+    assert measured_rate("base", "NVIDIA H200", tmp_path).source == source.name
 
 
 def test_a_plan_of_a_measured_gpu():
