@@ -85,14 +85,17 @@ $(PEER_TESTS)/.unpacked: $(STAMP)
 	for tests in $(PEER_TESTS)/transformers-*/tests; do touch $$tests/__init__.py; done
 	touch $@
 
-peers: $(PEERS)/.installed  ## mmpretrain and lightly, for scripts/benchmark.py with PYTHONPATH=.venv/peers
+peers: $(PEERS)/.installed  ## mmpretrain, lightly and stable-pretraining, for scripts/benchmark.py with PYTHONPATH=.venv/peers
 
 # without their dependencies, which would replace torch; those that they import beside ours are named
 $(PEERS)/.installed: $(STAMP)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(PEERS) \
 		mmpretrain==1.2.0 mmengine==0.10.7 mmcv-lite==2.2.0 lightly==1.6.0 lightly-utils==0.0.2 \
 		importlib-metadata==8.5.0 opencv-python-headless==5.0.0.93 addict==2.4.0 einops mat4py==0.6.0 model-index==0.1.11 \
-		modelindex==0.0.2 ordered-set==4.1.0 platformdirs pygments rich==15.0.0 termcolor==3.3.0 yapf==0.43.0 zipp==4.1.2
+		modelindex==0.0.2 ordered-set==4.1.0 platformdirs pygments rich==15.0.0 termcolor==3.3.0 yapf==0.43.0 zipp==4.1.2 \
+		stable-pretraining==0.1.8 lightning==2.6.6 lightning-utilities==0.15.3 torchmetrics==1.9.0 loguru==0.7.3 \
+		omegaconf==2.4.0 antlr4-python3-runtime==4.9.3 tabulate==0.10.0 prettytable==3.18.0 hydra-core==1.3.8 \
+		kornia==0.9.0 kornia-rs==0.2.0 requests-cache==1.3.3 cattrs==26.2.1 url-normalize==3.1.0
 	touch $@
 
 $(STAMP): setup.py constraints.txt

@@ -42,6 +42,10 @@ setup(
     extras_require={
         # decodes just the crop of a JPEG; CPU only, no GPU or CUDA is needed
         "fast": ["nvidia-nvimgcodec-cu13>=0.9 ; platform_system in 'Linux Windows'"],
+        # --decode_device cuda
+        "gpu-decoding": [
+            "nvidia-nvimgcodec-cu13[nvjpeg]>=0.9 ; platform_system in 'Linux Windows'"
+        ],
         # bands and depths that PIL has no mode for, in TIFF and PNG files; and DICOM
         "scientific": ["tifffile>=2025.5", "imagecodecs>=2025.3", "pydicom>=3.0"],
         "heif": ["pillow-heif>=1.1"],  # photographs of phones

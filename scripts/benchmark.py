@@ -23,7 +23,8 @@ of so many tiny images instead: it shows the time to the first batch and the wor
 `train` and `infer`: images a second of pre-training steps and of the classifier, peak memory, and
 the operations a second of the model's matrix products as a share of what a large product reaches
 between them. `--compare` runs other libraries' models of the same size turn about with ours:
-transformers', timm's and, where they are installed (`make peers`), mmpretrain's and lightly's.
+transformers', timm's and, where they are installed (`make peers`), mmpretrain's, lightly's
+and stable-pretraining's.
 
 `memory`: what pre-training takes of a GPU, and the largest batch that fits, foretold without one.
 
@@ -104,7 +105,7 @@ def measure(args: argparse.Namespace) -> tuple[Any, list[str]]:
     from benchmarks.models import models_benchmark
 
     warnings.simplefilter("ignore")  # the peers' about themselves
-    return models_benchmark(args), ["timm", "mmpretrain", "lightly"]
+    return models_benchmark(args), ["timm", "mmpretrain", "lightly", "stable-pretraining"]
 
 
 def parse_arguments() -> argparse.Namespace:

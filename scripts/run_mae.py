@@ -152,7 +152,7 @@ def build_trainer(
         "max_image_pixels": data_args.max_image_pixels,
     }
     of_training = {**common, "crops_per_image": args.crops_per_image}
-    transform = PretrainingTransform(config, processor)
+    transform = PretrainingTransform(config, processor, decode=args.decode_device == "cpu")
     if isinstance(images.train, Dataset):
         train_dataset = ImageSamples(images.train, transform, **of_training)
     else:

@@ -1,10 +1,17 @@
 """What needs a CUDA GPU: `make test-gpu`."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY, logged_losses
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae.data.decoding import open_image
+from hf_mae.data.device_decoding import UndecodedCrop, decode_crops
+from hf_mae.data.transforms import PretrainingTransform
+from hf_mae.models.image_processing_mae import MAEImageProcessor
 
 
 pytestmark = pytest.mark.gpu
@@ -67,6 +74,27 @@ def test_trainer(make_trainer):
     low.train()
     assert logged_losses(low) == pytest.approx(logged_losses(exact), rel=0.03)
     assert low.state.log_history[0]["peak_memory_gib"] > 0
+
+
+def test_decodes_nearly_as_the_cpu(tmp_path):
+    photo = Image.fromarray(load_sample_images().images[0])
+    photo.save(tmp_path / "photo.jpg", quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.jpg", quality=90, exif=exif)
+    config = MAEConfig()
+    for name in ("photo.jpg", "turned.jpg"):
+        image = open_image({"path": str(tmp_path / name)}, 3)
+        crops = []
+        for decode in (True, False):
+            transform = PretrainingTransform(config, decode=decode)
+            crops.append(transform(image, np.random.default_rng(0))["images"])
+        assert isinstance(crops[1], UndecodedCrop)
+        processor = MAEImageProcessor.from_model_config(config)
+        found = decode_crops(crops[1:], processor, torch.device("cuda"))[0].cpu()
+        difference = (found.float() - crops[0].float()).abs()
+        assert difference.mean() < 2
+        assert difference.max() < 40
 
 
 def test_fine_tuning(make_classifier_trainer):

@@ -9,8 +9,7 @@ import functools
 import os
 import re
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from ..models.orientation import ARRAY_TURNS, exif_orientation
 from ..models.picture_files import Raster, read_picture
 from ..models.picture_size import MAX_IMAGE_PIXELS, find_scan, is_reduced, open_by_pil
 from ..models.pictures import HTTP, Picture, Values, picture_values, read_http, to_pixels
+from .nvimagecodec import Box, host_decoder
 
 
 # an image with a side so long is decoded at reduced scale where its crop will be shrunk to half or
@@ -32,8 +32,6 @@ _LARGE = 3000
 _BASELINE = (0xC0, 0xC1)
 # in the scan of a baseline file there is none but the end
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-
-Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 @contextlib.contextmanager
@@ -59,11 +57,12 @@ class Jpeg:
         orientation: As EXIF has it.
 
     Attributes:
+        data: The file.
         shape: (H, W, C), upright.
     """
 
     def __init__(self, data: bytes, num_channels: int, frame: "_Frame", orientation: int = 1):
-        self._data = data
+        self.data = data
         self._num_channels = num_channels
         self._frame = frame
         self._upright = ARRAY_TURNS.get(orientation, ARRAY_TURNS[1])
@@ -77,6 +76,37 @@ class Jpeg:
     def is_large(self) -> bool:
         """Whether crops of it may come at reduced scale."""
         return max(self.shape) >= _LARGE
+
+    def can_be_left(self, box: Box) -> bool:
+        """Whether a box can be left to other decoders: to C channels, of a file like most."""
+        return self.is_grey == (self._num_channels == 1) and self._is_common(box)
+
+    def _is_common(self, box: Box) -> bool:
+        return min(box[2:]) >= 4 and self._is_whole_baseline  # chroma of thin ones is another
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the file has one channel, and not three."""
+        return self._frame.is_grey
+
+    @property
+    def turns(self) -> tuple[tuple[int, ...], bool]:
+        """Axes of stored pixels (H, W, …) to flip, and whether to swap them then."""
+        flip_rows, flip_columns, transpose = self._upright
+        flips = enumerate((flip_rows, flip_columns))
+        return tuple(axis for axis, flip in flips if flip), transpose
+
+    def stored_box(self, box: Box) -> Box:
+        """Where a box (upright) lies in the pixels as the file has them."""
+        top, left, height, width = box
+        flip_rows, flip_columns, transpose = self._upright
+        if transpose:
+            top, left, height, width = left, top, width, height
+        if flip_rows:
+            top = self._frame.height - top - height
+        if flip_columns:
+            left = self._frame.width - left - width
+        return top, left, height, width
 
     def crop(self, box: Box, target: tuple[int, int] | None = None) -> np.ndarray:
         """Decodes a box, as `crop_pixels` says."""
@@ -99,22 +129,22 @@ class Jpeg:
         with _as_decode_error():
             pixels = self._decode_region((0, 0, height, width))
             if pixels is None:
-                picture = open_by_pil(self._data, sys.maxsize)
+                picture = open_by_pil(self.data, sys.maxsize)
                 pixels = to_pixels(picture, self._num_channels)
             return pixels
 
     @functools.cached_property
     def _is_whole_baseline(self) -> bool:
         """Whether it has a single scan without a marker in it that ends with the file's end."""
-        scan = self._frame.scan or find_scan(self._data)
+        scan = self._frame.scan or find_scan(self.data)
         if scan is None:
             return False
-        end = _MARKER.search(self._data, scan)
+        end = _MARKER.search(self.data, scan)
         return end is not None and end[0] == b"\xff\xd9"
 
     def _decode_reduced(self, box: Box, scale: int, target: tuple[int, int]) -> np.ndarray:
         """A box resized to `target`, decoded at a fraction of the scale, as libjpeg does faster."""
-        file = open_by_pil(self._data, sys.maxsize)
+        file = open_by_pil(self.data, sys.maxsize)
         file.draft(file.mode, (file.width // scale, file.height // scale))
         picture = _as_picture(to_pixels(file, self._num_channels))
         # PIL resizes boxes that end within a pixel
@@ -125,26 +155,15 @@ class Jpeg:
 
     def _decode_region(self, box: Box) -> np.ndarray | None:
         """A box by nvImageCodec, or None where PIL has to decode."""
-        decoder = _decoder(os.getpid())
-        thin = min(box[2:]) < 4  # its chroma is interpolated otherwise
-        if decoder is None or thin or not self._is_whole_baseline:
+        decoder = host_decoder(os.getpid())
+        if decoder is None or not self._is_common(box):
             return None
-        top, left, height, width = box
-        flip_rows, flip_columns, transpose = self._upright
-        stored_width, stored_height = self._frame.width, self._frame.height
-        if transpose:
-            top, left, height, width = left, top, width, height
-        if flip_rows:
-            top = stored_height - top - height
-        if flip_columns:
-            left = stored_width - left - width
-        pixels = decoder(self._data, (top, left, height, width), self._frame.is_grey)
-        if pixels is None or pixels.shape[:2] != (height, width):
+        stored = self.stored_box(box)
+        pixels = decoder(self.data, stored, self.is_grey)
+        if pixels is None or pixels.shape[:2] != stored[2:]:
             return None
-        if flip_rows:
-            pixels = pixels[::-1]
-        if flip_columns:
-            pixels = pixels[:, ::-1]
+        axes, transpose = self.turns
+        pixels = np.flip(pixels, axes)
         if transpose:
             pixels = pixels.swapaxes(0, 1)
         if pixels.shape[2] != self._num_channels:
@@ -330,75 +349,3 @@ def _frame_of(body: bytes, max_pixels: int) -> _Frame | None:
     if not is_known or not 0 < height * width <= max_pixels:
         return None
     return _Frame(width, height, bands == 1)
-
-
-# nvImageCodec ------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=1)
-def _decoder(process: int) -> Callable[[bytes, Box, bool], np.ndarray | None] | None:
-    """nvImageCodec on this thread's core: (data, box, grey) → pixels, or None where it can't.
-
-    None if it isn't installed.
-
-    Args:
-        process: Its number: a decoder has threads, which don't survive a fork.
-    """
-    codec = _nvimgcodec()
-    if codec is None:
-        return None
-    decoder = codec.Decoder(
-        device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY,
-        max_num_cpu_threads=1,
-        backends=[codec.Backend(codec.BackendKind.CPU_ONLY)],
-        options=":fancy_upsampling=1 :fast_idct=0",  # as PIL has it
-    )
-    # neither the decoder nor the redirection is for several threads at once
-    lock = threading.Lock()
-    as_grey = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.GRAY)
-    as_rgb = codec.DecodeParams(apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB)
-
-    def decode(data: bytes, box: Box, grey: bool) -> np.ndarray | None:
-        top, left, height, width = box
-        try:
-            region = codec.Region(top, left, top + height, left + width)
-            stream = codec.CodeStream(data).get_sub_code_stream(region=region)
-            with lock, _silent_stderr():  # libjpeg complains of bad files there
-                image = decoder.decode(stream, params=as_grey if grey else as_rgb)
-        except RuntimeError:  # no JPEG to it
-            return None
-        return None if image is None else np.asarray(image.cpu())
-
-    return decode
-
-
-@functools.lru_cache
-def _nvimgcodec() -> Any:
-    """The module, or None; without what it and its plug-ins write to the terminal, past Python."""
-    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # read when it is imported
-    with contextlib.suppress(ImportError), _silent_stderr():
-        from nvidia import nvimgcodec
-
-        return nvimgcodec
-    return None
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Nothing that is written past Python reaches the terminal."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed, as daemons have it
-        yield
-        return
-    os.dup2(_nowhere(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-@functools.lru_cache
-def _nowhere() -> int:
-    return os.open(os.devnull, os.O_WRONLY)

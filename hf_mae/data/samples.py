@@ -447,19 +447,19 @@ def collate(samples: list[Sample] | Batch) -> Batch:
         samples: Those of `ImageSamples`, or the batch that `FeatureSamples` have made already.
 
     Returns:
-        Tensors stacked, all else in lists; `index` is a tensor (B,), and `bad_images` and
-        `read_shards` are one list each.
+        Tensors stacked, all else in lists, and so images of which one isn't decoded yet; `index` is
+        a tensor (B,), and `bad_images` and `read_shards` are one list each.
     """
     if isinstance(samples, dict):
         return samples
     batch: Batch = {}
-    for name, first in samples[0].items():
+    for name in samples[0]:
         values = [sample[name] for sample in samples]
         if name == "index":
             batch[name] = torch.tensor(values)
         elif name in ("bad_images", "read_shards"):
             batch[name] = list(itertools.chain.from_iterable(values))
-        elif isinstance(first, torch.Tensor):
+        elif all(isinstance(value, torch.Tensor) for value in values):
             batch[name] = _stack(values)
         else:
             batch[name] = values

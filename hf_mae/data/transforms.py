@@ -9,7 +9,7 @@ files are to be opened for it.
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from ..models.configuration_mae import MAEConfig
 from ..models.image_processing_mae import MAEImageProcessor, MAEImageProcessorPil
 from ..models.masking import mask_noise
 from ..models.pictures import to_8_bits, values_of
-from .decoding import Box, DecodedImage, crop_pixels, whole_pixels
+from .decoding import DecodedImage, Jpeg, crop_pixels, whole_pixels
+from .device_decoding import UndecodedCrop
+from .nvimagecodec import Box
 
 
 Sample = dict[str, Any]
@@ -75,6 +77,7 @@ class RandomCropFlip:
         config: `MAEConfig`, for the size.
         scale: Share of the image's area.
         processor: The model's image processor; by default the one of its configuration.
+        decode: Whether JPEG files are decoded; else plain ones come as `UndecodedCrop`.
     """
 
     def __init__(
@@ -82,18 +85,24 @@ class RandomCropFlip:
         config: MAEConfig,
         scale: tuple[float, float],
         processor: MAEImageProcessor | None = None,
+        decode: bool = True,
     ):
         self.image_hw = config.image_hw
         self.scale = scale
         self.processor = processor or MAEImageProcessor.from_model_config(config)
+        self.decode = decode
         self.values = values_of(self.processor)
         self._size = SizeDict(height=self.image_hw[0], width=self.image_hw[1])
         aspect = self.image_hw[1] / self.image_hw[0]
         self.ratio = (3 / 4 * aspect, 4 / 3 * aspect)
 
-    def __call__(self, image: DecodedImage, rng: np.random.Generator) -> torch.Tensor:
+    def __call__(
+        self, image: DecodedImage, rng: np.random.Generator
+    ) -> torch.Tensor | UndecodedCrop:
         height, width, _ = image.shape
         box = random_crop_box(height, width, rng, self.scale, self.ratio)
+        if not self.decode and isinstance(image, Jpeg) and image.can_be_left(box):
+            return UndecodedCrop(image, box, self.image_hw, flip=rng.random() < 0.5)
         resample = self.processor.resample
         # a large photograph is decoded at reduced scale and then resized with it: bicubic
         target = self.image_hw if resample == PILImageResampling.BICUBIC else None
@@ -113,11 +122,15 @@ class PretrainingTransform:
     Args:
         config: `MAEConfig`, for the size of images and patches, layers and `drop_path_rate`.
         processor: The model's image processor; by default the one of its configuration.
+        decode: Whether JPEG files are decoded; else the crops of plain ones come as
+            `UndecodedCrop`, for `device_decoding.decode_crops`.
     """
 
-    def __init__(self, config: MAEConfig, processor: MAEImageProcessor | None = None):
+    def __init__(
+        self, config: MAEConfig, processor: MAEImageProcessor | None = None, decode: bool = True
+    ):
         self.config = config
-        self.crop = RandomCropFlip(config, (0.2, 1.0), processor)
+        self.crop = RandomCropFlip(config, (0.2, 1.0), processor, decode)
         self.values = self.crop.values
 
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
@@ -134,7 +147,8 @@ class PretrainingTransform:
         """
         other = copy.copy(self)
         other.config = self.config.changed(image_size=pixels)
-        other.crop = RandomCropFlip(other.config, self.crop.scale, self.crop.processor)
+        crop = self.crop
+        other.crop = RandomCropFlip(other.config, crop.scale, crop.processor, crop.decode)
         return other
 
 
@@ -197,7 +211,7 @@ class FineTuningTransform:
     def __call__(self, image: DecodedImage, rng: np.random.Generator) -> Sample:
         from .augmentation import augment_pixels, choose_erasing, global_generators
 
-        pixels = self.crop(image, rng)
+        pixels = cast(torch.Tensor, self.crop(image, rng))
         with global_generators(rng):
             if self.augment is not None:
                 pixels = augment_pixels(self.augment, pixels)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
+from ..data.nvimagecodec import device_decoder
 from ..data.resolution import parse_resolution_schedule
 from .argument_checks import check_choices, check_limits, check_packages
 from .optimization import scaled_learning_rate, warmup_epochs
@@ -209,7 +210,7 @@ class ImageTrainingArguments(TrainingArguments):
 class MAETrainingArguments(ImageTrainingArguments):
     """The paper's pre-training (MAE paper, Appendix A.1, Table 8)."""
 
-    of_samples: ClassVar[tuple[str, ...]] = ("crops_per_image", "knn_images")
+    of_samples: ClassVar[tuple[str, ...]] = ("crops_per_image", "decode_device", "knn_images")
 
     num_train_epochs: float = field(default=800, metadata={"help": "Epochs."})
     base_learning_rate: float = field(
@@ -233,6 +234,15 @@ class MAETrainingArguments(ImageTrainingArguments):
             "next whole epoch. The last must be the model's image_size."
         },
     )
+    decode_device: str = field(
+        default="cpu",
+        metadata={
+            "choices": ["cpu", "cuda"],
+            "help": "What decodes and crops JPEG files in training. On cuda it is the GPU that "
+            "trains, for machines with too few cores for it; its pixels differ from those of the "
+            "cpu by a few of 255. Other files, and all in evaluation, are decoded by the cpu.",
+        },
+    )
     knn_images: int = field(
         default=0,
         metadata={
@@ -249,6 +259,20 @@ class MAETrainingArguments(ImageTrainingArguments):
                 f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide "
                 f"per_device_train_batch_size, which is {self.per_device_train_batch_size}"
             )
+        if self.decode_device not in ("cpu", "cuda"):
+            raise ValueError(f"decode_device is {self.decode_device!r}; it must be cpu or cuda")
+        if self.decode_device == "cuda" and self.device.type != "cuda":
+            raise ValueError(
+                f"decode_device is cuda, and the run is on {self.device.type}; give "
+                "--decode_device cpu"
+            )
+        if self.decode_device == "cuda" and self.crops_per_image > 1:
+            raise ValueError(
+                f"decode_device is cuda and crops_per_image {self.crops_per_image}, which is for "
+                "images that the cpu decodes once; give one of the two"
+            )
+        if self.decode_device == "cuda":
+            device_decoder(self.device)
 
     @property
     def resolutions(self) -> dict[float, int]:

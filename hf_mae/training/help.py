@@ -28,7 +28,7 @@ _GROUPS = {
     "Data": (
         *("dataset_name", "dataset_config", "train_dir", "validation_dir", "train_split"),
         *("validation_split", "image_column", "label_column", "train_val_split", "on_bad_image"),
-        *("max_image_pixels", "streaming", "epoch_samples", "shuffle_buffer"),
+        *("max_image_pixels", "decode_device", "streaming", "epoch_samples", "shuffle_buffer"),
     ),
     "Masking and loss": (
         *("mask_ratio", "mask_strategy", "norm_pix_loss", "decoder_type", "crops_per_image"),

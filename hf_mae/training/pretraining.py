@@ -144,12 +144,11 @@ class MAETrainer(ImageTrainer):
     def floating_point_ops(self, inputs: Batch) -> int:
         """Counts those of matrix products, forward and backward, of a batch."""
         images = inputs["images"] if "images" in inputs else inputs["pixel_values"]
-        batch_size, _, height, width = images.shape
-        size = (height, width)
+        size = tuple(images[0].shape[1:])  # (C, h, w), of an UndecodedCrop too
         if size not in self._flops:
             config = self.model.config.changed(image_size=size)
             self._flops[size] = training_flops(MAEForPreTraining, config)
-        return batch_size * self._flops[size]
+        return len(images) * self._flops[size]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

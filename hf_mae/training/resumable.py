@@ -25,7 +25,7 @@ from ..errors import NonFiniteLossError
 from ..models.image_processing_mae import MAEImageProcessor
 from .arguments import ImageTrainingArguments
 from .nonfinite import nonfinite_weights
-from .run_facts import check_facts, collect_facts
+from .run_facts import check_facts, collect_facts, default_facts
 from .sharding import ShardingTrainer
 
 
@@ -87,6 +87,7 @@ class ResumableTrainer(ShardingTrainer):
                 self._check_best(Path(checkpoint))
                 if before is not None:
                     allowed = self.args.allow_changed or ()
+                    before = {**default_facts(self.args), **before}
                     outcome[0] = check_facts(before, self._facts(), allowed)
                 if outcome[0]:
                     self._check_newest(Path(checkpoint))

@@ -5,10 +5,12 @@ import json
 import os
 import textwrap
 from collections.abc import Collection
+from dataclasses import MISSING, fields
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, TrainingArguments
 
+from ..models.configuration_mae import MAEConfig, own_fields
 from ..models.image_processing_mae import MAEImageProcessor
 from ..versions import PACKAGES, version
 from .arguments import ImageTrainingArguments
@@ -123,14 +125,31 @@ def collect_facts(
     return json.loads(json.dumps(facts, default=str))
 
 
+def default_facts(args: ImageTrainingArguments) -> dict[str, Any]:
+    """What a checkpoint from before a field was thought of doesn't say: the field's default.
+
+    Args:
+        args: Arguments of the kind whose fields are meant; those of the configuration come on top.
+    """
+    model, theirs = MAEConfig().to_dict(), {each.name for each in fields(TrainingArguments)}
+    facts = {name: model[name] for name in own_fields()}
+    for each in fields(args):
+        decides = each.name not in _FREE and not each.name.startswith(_FREE_PREFIXES)
+        if decides and each.name not in theirs and each.default is not MISSING:
+            facts[each.name] = each.default
+    for name in ("image_size", "patch_size"):
+        facts[name] = _sides(facts[name])
+    return json.loads(json.dumps(facts, default=str))
+
+
 def check_facts(
     before: dict[str, Any], now: dict[str, Any], allowed: Collection[str]
 ) -> tuple[str, ...]:
     """Compares a run with the one that it goes on with.
 
     Args:
-        before, now: From `collect_facts`. What only one of them knows isn't compared, but that
-            another version of this package may have other names.
+        before, now: From `collect_facts`, the older one put over `default_facts`. What only one of
+            them knows isn't compared, but that another version may have other names.
         allowed: Facts that may differ.
 
     Returns:

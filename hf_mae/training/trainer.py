@@ -32,6 +32,7 @@ from transformers.trainer_utils import (
     TrainOutput,
 )
 
+from ..data.device_decoding import decode_crops
 from ..data.labels import own_labels
 from ..data.samples import Batch, BatchShape, Samples, collate
 from ..errors import BadImageError
@@ -212,6 +213,8 @@ class ImageTrainer(ResumableTrainer):
         inputs = super()._prepare_inputs(inputs)
         if "images" in inputs:
             images, processor = inputs.pop("images"), self.processing_class  # (B, C, H, W)
+            if isinstance(images, list):  # not all are decoded
+                images = decode_crops(images, processor, self.args.device)
             inputs["pixel_values"] = normalize_images(
                 images, processor.image_mean, processor.image_std
             )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import psutil
@@ -28,6 +28,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from hf_mae.data.decoding import crop_pixels, open_image
+from hf_mae.data.device_decoding import decode_crops
 from hf_mae.data.preparation import prepare_dataset
 from hf_mae.data.samples import EpochSampler, ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
@@ -41,6 +42,7 @@ from .timing import environment, interleaved, plural, ratios, workers_needed
 BLOCK = 32  # images that are timed at once
 WORKER_BATCH = 64
 PREPARED = "hf_mae, prepared images"
+ON_GPU = "hf_mae, decoded on the GPU"
 _LARGE = 2_000_000  # pixels of an image, of which fewer are made
 
 Stack = Callable[[dict[str, Any]], Tensor]  # what an image column holds → pixels (C, H, W)
@@ -156,6 +158,10 @@ def one_core(
         "hf_mae": partial(_our_batch, samples),
         "hf_mae, 4 crops an image": partial(_our_batch, several_crops),
     }
+    if torch.cuda.is_available():
+        undecoded = PretrainingTransform(MAEConfig(image_size=image_size), decode=False)
+        left = ImageSamples(images, undecoded, 3, seed=0)
+        works[ON_GPU] = partial(_batch_decoded_on, torch.device("cuda"), left)
     if prepared is not None:
         shrunk = ImageSamples(prepared, transform, 3, seed=0)
         works[PREPARED] = partial(_our_batch, shrunk)
@@ -186,6 +192,12 @@ def _block(i: int, count: int) -> list[int]:
 def _our_batch(samples: ImageSamples, i: int) -> object:
     count = len(samples) * samples.crops_per_image
     return collate(samples.__getitems__(_block(i, count)))
+
+
+def _batch_decoded_on(device: torch.device, samples: ImageSamples, i: int) -> Tensor:
+    batch = collate(samples.__getitems__(_block(i, len(samples))))
+    processor = cast(PretrainingTransform, samples.transform).crop.processor
+    return decode_crops(batch["images"], processor, device).cpu()  # when it is done
 
 
 def _stacked(images: Dataset, stack: Stack, i: int) -> Tensor:

@@ -25,7 +25,7 @@ from hf_mae.models.configuration_mae import MAEConfig
 from hf_mae.models.costs import count_flops
 from hf_mae.training.optimization import parameter_groups
 
-from .peers import CLASSIFIERS, PRETRAINING
+from .peers import ASK_FOR_VALUES, CLASSIFIERS, PRETRAINING
 from .timing import environment, interleaved, ratios
 
 
@@ -117,7 +117,12 @@ def _wait(device):
 
 def batch_flops(name: str, config: MAEConfig, batch: int, work_class: type[_Work]) -> int:
     """Counts floating-point operations of a batch's matrix products, on the meta device."""
-    work = work_class(name, config, batch, torch.device("meta"))
+    if name not in ASK_FOR_VALUES:
+        return _count(work_class(name, config, batch, torch.device("meta")))
+    return batch * _count(work_class(name, config, 1, torch.device("cpu")))
+
+
+def _count(work: "_Work") -> int:
     return count_flops(work.backward if isinstance(work, TrainingStep) else work.forward)
 
 

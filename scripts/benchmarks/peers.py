@@ -139,6 +139,21 @@ def lightly_mae(config: MAEConfig) -> Peer:
     return nn.ModuleList([backbone, decoder]), loss
 
 
+def stable_pretraining_mae(config: MAEConfig) -> Peer:
+    """Builds stable-pretraining's, around timm's ViT; its decoders are four times wide within."""
+    from stable_pretraining.methods.mae import MAE  # pyright: ignore[reportMissingImports]
+
+    model = MAE(
+        _timm_vit(config, num_classes=0),
+        decoder_embed_dim=config.decoder_hidden_size,
+        decoder_depth=config.decoder_num_hidden_layers,
+        decoder_num_heads=config.decoder_num_attention_heads,
+        mask_ratio=config.mask_ratio,
+        norm_pix_loss=config.norm_pix_loss,
+    )
+    return model, _loss
+
+
 def _timm_vit(config: MAEConfig, **options: Any) -> VisionTransformer:
     return VisionTransformer(
         img_size=config.image_hw,
@@ -197,6 +212,7 @@ PRETRAINING: dict[str, Callable[[MAEConfig], Peer]] = {
     "transformers ViTMAE": transformers_mae,
     "mmpretrain": mmpretrain_mae,
     "lightly": lightly_mae,
+    "stable-pretraining": stable_pretraining_mae,
 }
 CLASSIFIERS: dict[str, Callable[[MAEConfig], Peer]] = {
     "hf_mae": our_classifier,
@@ -204,3 +220,4 @@ CLASSIFIERS: dict[str, Callable[[MAEConfig], Peer]] = {
     "transformers ViT": transformers_vit,
     "transformers BEiT": transformers_beit,
 }
+ASK_FOR_VALUES = ("stable-pretraining",)  # as they run, which meta tensors don't have

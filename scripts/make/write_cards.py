@@ -23,7 +23,7 @@ COLUMNS = (
     "of a large product's rate",
     "hf_mae over it",
 )
-PACKAGES = ("torch", "transformers", "timm", "mmpretrain", "lightly")
+PACKAGES = ("torch", "transformers", "timm", "mmpretrain", "lightly", "stable-pretraining")
 
 
 def main() -> None:

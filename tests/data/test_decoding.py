@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as TF
 
 from hf_mae import MAEConfig, MAEImageProcessor
-from hf_mae.data.decoding import Jpeg, _decoder, _nvimgcodec, crop_pixels, open_image
+from hf_mae.data.decoding import Jpeg, crop_pixels, host_decoder, open_image
+from hf_mae.data.nvimagecodec import _nvimgcodec
 from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.transforms import MaskedEvaluationTransform, PretrainingTransform
@@ -64,7 +65,7 @@ def assert_as_pil(data, channels, rng):
 def back_end(request, monkeypatch):
     """Both of them."""
     if request.param == "PIL":
-        monkeypatch.setattr("hf_mae.data.decoding._decoder", lambda process: None)
+        monkeypatch.setattr("hf_mae.data.decoding.host_decoder", lambda process: None)
     else:
         assert _nvimgcodec(), "the tests' environment has it"
     return request.param
@@ -94,11 +95,11 @@ def test_crops_of_jpegs_are_pils(mode, subsampling, channels, photos):
 
 def test_the_fast_path_is_taken(photos):
     calls = []
-    decode_region = _decoder(0)
+    decode_region = host_decoder(0)
     assert decode_region is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "hf_mae.data.decoding._decoder",
+            "hf_mae.data.decoding.host_decoder",
             lambda process: lambda *a, **k: calls.append(a) or decode_region(*a, **k),
         )
         image = open_image({"bytes": encoded(photos[0], "jpeg"), "path": None}, 3)
@@ -232,7 +233,7 @@ def test_a_sample_is_the_same_by_every_back_end_and_number_of_workers(photo_fold
                 for name in ("images", "noise", "index")
             }
         )
-    monkeypatch.setattr("hf_mae.data.decoding._decoder", lambda process: None)
+    monkeypatch.setattr("hf_mae.data.decoding.host_decoder", lambda process: None)
     batches.append(collate([dataset[number] for number in numbers]))
     for batch in batches[1:]:
         for name in ("images", "noise", "index"):
@@ -374,14 +375,14 @@ def test_without_the_codec(tmp_path):
         "from PIL import Image\n"
         "buffer = io.BytesIO(); Image.new('RGB', (60, 40), 'red').save(buffer, 'jpeg')\n"
         "image = D.open_image({'bytes': buffer.getvalue(), 'path': None}, 3)\n"
-        "print(D._decoder(0), D.crop_pixels(image, (1, 2, 30, 40)).shape)"
+        "print(D.host_decoder(0), D.crop_pixels(image, (1, 2, 30, 40)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "None (30, 40, 3)\n", done.stderr
 
 
 def test_importing_the_codec_is_silent():
-    code = "import hf_mae.data.decoding as D; assert D._decoder(0)"
+    code = "import hf_mae.data.decoding as D; assert D.host_decoder(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -29,8 +29,9 @@ from hf_mae.models.costs import training_flops
 
 
 CPU = torch.device("cpu")
+OTHERS = ("mmpretrain", "lightly", "stable-pretraining")
 INSTALLED = [
-    name for name in PRETRAINING if name not in ("mmpretrain", "lightly") or find_spec(name)
+    name for name in PRETRAINING if name not in OTHERS or find_spec(name.replace("-", "_"))
 ]
 
 
@@ -42,7 +43,8 @@ def config():
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_step_trains(config, name):
     step = TrainingStep(name, config, 4, CPU)
-    assert step.num_parameters == TrainingStep("hf_mae", config, 4, CPU).num_parameters
+    more = step.num_parameters / TrainingStep("hf_mae", config, 4, CPU).num_parameters
+    assert 1 <= more < 1.02 if name == "stable-pretraining" else more == 1
     before = [parameter.clone() for parameter in step.model.parameters() if parameter.requires_grad]
     first = step.forward().item()
     for _ in range(30):
@@ -95,7 +97,8 @@ def test_operations_are_counted():
     assert training_flops(MAEForPreTraining, config) == expected - no_gradient
     assert batch_flops("hf_mae", config, 8, TrainingStep) == 8 * (expected - no_gradient)
     for name in INSTALLED[1:]:
-        assert 1.015 < batch_flops(name, config, 1, TrainingStep) / (expected - no_gradient) < 1.03
+        over = batch_flops(name, config, 1, TrainingStep) / (expected - no_gradient)
+        assert 1.015 < over < 1.04
     assert Multiplication(CPU).flops == 2 * 2048**3
 
 

@@ -134,6 +134,23 @@ def test_versions_that_differ_are_refused(make_trainer, tmp_path):
     assert allowing.changed[0].endswith("and was 1.0")
 
 
+def test_what_a_checkpoint_is_too_old_to_know(make_trainer, tmp_path):
+    """It was written as if fields that came later had their defaults."""
+    make_trainer(max_steps=2, **SAVING).train()
+    manifest = tmp_path / "run" / "checkpoint-2" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for name in ("mask_strategy", "mask_block_size", "crops_per_image", "decode_device"):
+        del content["facts"][name]
+    manifest.write_text(json.dumps(content))
+    make_trainer(max_steps=2).check_resume(str(manifest.parent))
+    of_blocks = make_trainer(max_steps=2, config=MAEConfig(**TINY, mask_strategy="block"))
+    with pytest.raises(ValueError, match="mask_strategy is block, and was random"):
+        of_blocks.check_resume(str(manifest.parent))
+    of_two_crops = make_trainer(max_steps=2, crops_per_image=2)
+    with pytest.raises(ValueError, match="crops_per_image is 2, and was 1"):
+        of_two_crops.check_resume(str(manifest.parent))
+
+
 def test_what_may_change_freely(make_trainer, checkpoint):
     trainer = make_trainer(
         folder="other",
