@@ -15,7 +15,7 @@ nothing from elsewhere and tells nobody of its use.
 it, and ends; hf upload org/name runs/space --repo-type space puts it there.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -353,4 +353,4 @@ def copy_model(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

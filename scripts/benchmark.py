@@ -39,7 +39,7 @@ or input is what it waits for. The rate of a GPU that `scripts/benchmarks/result
 folders of finished runs.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -306,4 +306,4 @@ def add_plan(part: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,7 +9,7 @@ or ours (`--list` shows them): its file is fetched unless `--checkpoint` says wh
 digest checked. Without a name, kind and sizes are read from the tensors.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -178,4 +178,4 @@ def report(facts: dict[str, Any], processor: MAEImageProcessor, output_dir: Path
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -11,7 +11,7 @@ become `beit` (mean of the patches) or `vit` (class token).
 encoder of a pre-training model, for batches and images of any size.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -84,4 +84,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

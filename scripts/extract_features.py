@@ -10,7 +10,7 @@ scripts/extract_features.py …; on several CPU processes: torchrun with --use_c
 The exit status is 1 if an image could not be read; the others are there all the same.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -37,7 +37,7 @@ from hf_mae.inference.feature_files import (
 )
 from hf_mae.inference.feature_pictures import draw_features
 from hf_mae.inference.features import KINDS, FeatureExtractor, errors_of
-from hf_mae.inference.images import find_images_once
+from hf_mae.inference.images import as_dataset, find_images_once
 from hf_mae.inference.parts import Parts, compute_parts, default_workers
 from hf_mae.models.picture_size import MAX_IMAGE_PIXELS
 from hf_mae.training.command_line import CommandLine
@@ -194,7 +194,7 @@ def check_places(args: argparse.Namespace) -> None:
 
 def load_images(args: argparse.Namespace, state: PartialState) -> Dataset:
     if args.images:
-        return find_images_once(args.images, state)
+        return as_dataset(find_images_once(args.images, state))
     with state.main_process_first():
         return load_split(
             dataset_name=args.dataset_name,
@@ -217,4 +217,4 @@ def report_bad_images(parts: Parts) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -13,7 +13,7 @@ are kept in OUTPUT.parts, and the same command goes on after it was stopped. On 
 accelerate launch scripts/predict.py …; on several CPU processes: torchrun with --use_cpu.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -34,7 +34,7 @@ from hf_mae import ImageSamples, load_classifier
 from hf_mae.data.transforms import ProcessorTransform
 from hf_mae.errors import reported_as
 from hf_mae.file_names import one_line, print_any_name, printable
-from hf_mae.inference.images import ImageBatch, find_images_once, read_batches
+from hf_mae.inference.images import ImageBatch, as_dataset, find_images_once, read_batches
 from hf_mae.inference.parts import Parts, default_workers, progress_bar
 from hf_mae.inference.predictions import (
     TOP_K,
@@ -64,7 +64,7 @@ def main() -> None:
         model, processor = load_classifier(args.model_name_or_path)
         model.to(state.device)  # pyright: ignore[reportArgumentType]
         samples = ImageSamples(
-            images,
+            as_dataset(images) if args.output else images,  # which takes long to import
             ProcessorTransform(processor),
             num_channels(model),
             seed=0,
@@ -238,4 +238,4 @@ def as_text(result: dict[str, Any], config: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

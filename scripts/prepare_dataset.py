@@ -14,7 +14,7 @@ ones keep their values and the range that the file says: PNG of 16 bits, TIFF of
 bands; arrays and .npy become .npy.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -190,4 +190,4 @@ def cores() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

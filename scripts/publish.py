@@ -10,7 +10,7 @@ A pre-training model's repository has the encoder in its root, and encoder and d
 `pretraining/`; `--as vit` and `--as vit_mae` publish one of them alone.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -125,4 +125,4 @@ def summary(publication: Publication, repo_id: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

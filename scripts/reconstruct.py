@@ -12,7 +12,7 @@ white in that picture, which is stretched over what the model sees of an image.
 The exit status is 1 if an image could not be read; the others are drawn all the same.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -136,4 +136,4 @@ def check_output(output: Path, images: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -15,7 +15,7 @@ On several GPUs: accelerate launch scripts/run_eval.py …; on several CPU proce
 --use_cpu.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -307,4 +307,4 @@ def write_results(
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

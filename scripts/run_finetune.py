@@ -10,7 +10,7 @@ a recipe's keys are the flags' names, and flags override it. Without a model the
 from scratch (`--size` or `--config_name`).
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -125,4 +125,4 @@ def build_trainer(
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,7 @@ Labels are as for run_finetune.py. `--cache_features` encodes each image once an
 override it. Without a model an encoder with random weights is probed (`--size` or `--config_name`).
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -127,4 +127,4 @@ def build_trainer(
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,7 @@
 override it.
 """
 
-from early_help import answer_help
+from early_help import answer_help, start
 
 
 if __name__ == "__main__":
@@ -241,4 +241,4 @@ def print_losses(
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

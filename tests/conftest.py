@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import signal
@@ -54,6 +55,13 @@ def pytest_configure():
 
 def pytest_unconfigure():
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _thaw():
+    """Scripts that are run in a test's process freeze what is there; it becomes garbage again."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -21,13 +21,8 @@ from transformers.utils import logging
 from ..file_names import printable
 from ..models.network import why_no_hub
 from .damaged_files import naming_files
-from .folders import (
-    IMAGE_EXTENSIONS,
-    describe_files,
-    find_files,
-    load_image_folder,
-    read_contents,
-)
+from .folders import load_image_folder
+from .image_files import IMAGE_EXTENSIONS, describe_files, find_files, read_contents
 from .row_names import remember_files
 from .shards import Fields, load_shards
 from .split_names import find_split_column, split_by_column, split_files

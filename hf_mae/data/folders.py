@@ -1,21 +1,28 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""Folders of images: the files, the splits, the labels, and what is left out."""
+"""Folders of images: the splits, the labels, and what is left out."""
 
 import itertools
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from transformers.utils import logging
 
 from ..file_names import printable
-from ..models.picture_files import extra_that_reads, readable_endings
 from .class_names import composed
+from .image_files import (
+    METADATA,
+    describe_files,
+    find_files,
+    is_image,
+    read_contents,
+    refuse_folder,
+)
 from .labels import find_label_columns, label_files, list_entries
 from .split_names import (
     find_split_column,
@@ -28,79 +35,8 @@ from .split_names import (
 from .tables import load_table
 
 
-IMAGE_EXTENSIONS = frozenset(readable_endings())
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as datasets' imagefolder
 _BUILDER = "folder of images"  # whose description says what is left out
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class Contents:
-    """What lies in a folder and those below it, but for what is hidden.
-
-    Attributes:
-        images: Their files, in the order of their names.
-        metadata: Tables that say something of the images.
-        others: All other files.
-    """
-
-    images: list[str] = field(default_factory=list)
-    metadata: list[Path] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-
-
-def read_contents(folder: Path, by_class: bool = False) -> Contents:
-    """Lists what lies in a folder.
-
-    datasets' own loader takes minutes for a million files, makes a split of a class called "test"
-    and numbers the images in the disk's order.
-
-    Args:
-        folder: The folder.
-        by_class: Whether its folders are classes: two that link to one place both have its images,
-            which else come once.
-    """
-    contents = Contents()
-    for file in sorted(find_files(folder, by_class)):
-        name = os.path.basename(file)
-        if _is_image(name):
-            contents.images.append(file)
-        elif name in _METADATA:
-            contents.metadata.append(Path(file))
-        else:
-            contents.others.append(file)
-    return contents
-
-
-def _is_image(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS
-
-
-def find_files(folder: Path, by_class: bool) -> Iterator[str]:
-    """Yields the files below a folder: nothing hidden, and no link in a circle.
-
-    Raises:
-        ValueError: a folder can't be read.
-    """
-    visited: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if by_class and Path(root).parent == folder:
-            visited = {os.path.realpath(folder)}
-        if os.path.realpath(root) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(root))
-        for name in names:
-            if not name.startswith("."):
-                yield os.path.join(root, name)
-
-
-def _refuse_folder(error: OSError) -> NoReturn:
-    raise ValueError(
-        f"{printable(error.filename)} can't be read ({error.strerror}); give yourself the right to "
-        "read it, or take it out"
-    ) from error
 
 
 def load_image_folder(
@@ -139,7 +75,7 @@ def load_image_folder(
         return split_by_column(part, f"{flag} {printable(folder)}", label_columns)
     say_splits(folder, {split: [part] for split, part in parts.items()})
     beside = _find_beside(parts.values())
-    above = [file for file in beside if file.name in _METADATA]
+    above = [file for file in beside if file.name in METADATA]
     splits = {}
     for split, part in parts.items():
         is_bare = labels and "train" in splits and not (above or _has_labels(part))
@@ -168,22 +104,6 @@ def describe_left_out(dataset: Any) -> str | None:
     if info is None or info.builder_name != _BUILDER:
         return None
     return info.description or None
-
-
-def describe_files(files: Sequence[str]) -> str:
-    """Counts files by their endings: `3 files left out: 2 .heic, 1 .txt`."""
-    if not files:
-        return ""
-    names = [os.path.basename(file) for file in files]
-    visible = [name for name in names if not name.startswith(".")]
-    endings = Counter(printable(os.path.splitext(name)[1].lower()) for name in visible)
-    ranked = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
-    counts = [f"{count:,} {ending or 'without an ending'}" for ending, count in ranked[:8]]
-    more = f" and {len(ranked) - 8} more endings" if len(ranked) > 8 else ""
-    noun = "file" if len(visible) == 1 else "files"
-    extras = sorted(filter(None, {extra_that_reads(ending) for ending in endings}))
-    hint = f'; pip install "hf-mae[{",".join(extras)}]" to read them' if extras else ""
-    return f"{len(visible):,} {noun} left out: {', '.join(counts)}{more}{hint}"
 
 
 # splits ------------------------------------------------------------------------------------------
@@ -244,23 +164,23 @@ def _list_folders(folder: Path) -> tuple[list[Path], bool]:
         with os.scandir(folder) as found:
             entries = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
-        _refuse_folder(error)
+        refuse_folder(error)
     folders, loose = [], False
     for entry in entries:
         if entry.is_dir():
             folders.append(folder / entry.name)
-        elif _is_image(entry.name):
+        elif is_image(entry.name):
             loose = True
     return sorted(folders), loose
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(map(_is_image, find_files(folder, by_class=False)))
+    return any(map(is_image, find_files(folder, by_class=False)))
 
 
 def _has_labels(part: Path) -> bool:
     """Whether a part has metadata, or a folder with images."""
-    if any((part / name).is_file() for name in _METADATA):
+    if any((part / name).is_file() for name in METADATA):
         return True
     return any(entry.is_dir() and _holds_images(entry) for entry in part.iterdir())
 
@@ -278,7 +198,7 @@ def _load_part(
 ) -> Dataset:
     """Loads the folder of a split, with what is said of it in files beside."""
     contents = read_contents(part, by_class=labels)
-    metadata = [*contents.metadata, *(file for file in beside if file.name in _METADATA)]
+    metadata = [*contents.metadata, *(file for file in beside if file.name in METADATA)]
     left_out = contents.others + [str(file) for file in beside if file not in metadata]
     if not labels and not _names_splits(metadata):
         left_out += map(str, metadata)

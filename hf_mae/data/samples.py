@@ -11,9 +11,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, get_worker_info
@@ -24,11 +23,12 @@ from ..models.picture_size import MAX_IMAGE_PIXELS
 from ..models.pictures import Values
 from ..output_folder import STREAM_FILE
 from .decoding import DecodedImage, Jpeg, open_image, whole_pixels
-from .digests import images_digest
-from .labels import label_tensor, stack_labels
 from .resolution import ResolutionSchedule
-from .row_names import name_row
 from .transforms import Sample
+
+
+if TYPE_CHECKING:  # takes long to import, which a script that names a picture needn't
+    import datasets
 
 
 MAX_REPLACEMENTS = 100
@@ -250,7 +250,7 @@ class ImageSamples(Samples):
 
     Args:
         dataset: `datasets.Dataset` with a column `image` and perhaps `label`, as
-            `load_image_dataset` returns them.
+            `load_image_dataset` returns them; or rows of images.
         transform: (image, rng) → dict of tensors; the image is what `open_image` returns, by the
             transform's `values`, if it has such.
         num_channels: Channels to decode to.
@@ -281,7 +281,7 @@ class ImageSamples(Samples):
 
     def __init__(
         self,
-        dataset: datasets.Dataset | datasets.IterableDataset,
+        dataset: "datasets.Dataset | datasets.IterableDataset | list[dict[str, Any]]",
         transform: Transform,
         num_channels: int,
         seed: int,
@@ -309,12 +309,18 @@ class ImageSamples(Samples):
         """Reads the labels of all images, as `stack_labels` does; None if there are none."""
         if "label" not in (self.dataset.features or {}):
             return None
+        from .labels import stack_labels
+
         return stack_labels(self.dataset)
 
     def describe_data(self) -> str:
         """Names the images by their number and digest."""
+        import datasets
+
         if not isinstance(self.dataset, datasets.Dataset):
             return super().describe_data()
+        from .digests import images_digest
+
         return f"{super().describe_data()} of digest {images_digest(self.dataset)}"
 
     def __getitem__(self, number: int) -> Sample:
@@ -326,12 +332,17 @@ class ImageSamples(Samples):
         samples = []
         for first in range(0, len(images), _ROWS):
             part = images[first : first + _ROWS]
-            rows = self.dataset.__getitems__([index for _, index, _ in part])
+            rows = self._rows([index for _, index, _ in part])
             for (epoch, index, crops), row in zip(part, rows):
                 candidates = self._candidates(epoch, index, row)
                 seed = [self.seed, epoch, index]
                 samples += self.first_decodable(candidates, seed, crops, epoch)
         return samples
+
+    def _rows(self, indices: list[int]) -> list[dict]:
+        if isinstance(self.dataset, list):
+            return [self.dataset[index] for index in indices]
+        return self.dataset.__getitems__(indices)
 
     def _group_crops(self, numbers: Sequence[int]) -> Iterator[tuple[int, int, list[int]]]:
         """Yields (epoch, index, crops) of each image that the sample numbers are of."""
@@ -394,6 +405,8 @@ class ImageSamples(Samples):
 
     def name_row(self, number: int, row: dict) -> str:
         """Names an image to people: its file, or its table and row."""
+        from .row_names import name_row
+
         return name_row(self.dataset, number, row["image"])
 
     def open(self, row: dict) -> DecodedImage:
@@ -424,20 +437,24 @@ class ImageSamples(Samples):
             crop_seed = [*seed, 0, crop] if crop > 0 else seed
             sample = transform(image, np.random.default_rng(crop_seed))
             if "label" in row:
+                from .labels import label_tensor
+
                 labels = label_tensor(row["label"], self.dataset.features["label"])
                 sample = {**sample, "labels": labels}
             samples.append(sample)
         return samples
 
 
-def array_dtype(dataset: datasets.Dataset | datasets.IterableDataset) -> str | None:
+def array_dtype(dataset: Any) -> str | None:
     """Finds the type of the numbers in a column of arrays, which says how deep they are."""
     feature: Any = (getattr(dataset, "features", None) or {}).get("image")
     while hasattr(feature, "feature"):  # lists of lists
         feature = feature.feature
-    if feature is None or isinstance(feature, datasets.Image):
+    if feature is None:
         return None
-    return feature.dtype
+    import datasets
+
+    return None if isinstance(feature, datasets.Image) else feature.dtype
 
 
 def collate(samples: list[Sample] | Batch) -> Batch:

@@ -26,7 +26,7 @@ from ..data.samples import ImageSamples
 from ..data.transforms import ProcessorTransform
 from ..models.loading import num_channels
 from ..models.picture_size import MAX_IMAGE_PIXELS
-from .images import ImageBatch, find_images, images_digest, read_batches
+from .images import ImageBatch, as_dataset, find_images, images_digest, read_batches
 from .parts import Parts, weights_digest
 
 
@@ -93,7 +93,10 @@ def extract_features(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    dataset = _take_columns(images) if isinstance(images, Dataset) else find_images(images)
+    if isinstance(images, Dataset):
+        dataset = _take_columns(images)
+    else:
+        dataset = as_dataset(find_images(images))
     extractor = FeatureExtractor(model, processor, dataset, features)
     order = list(range(len(dataset)))
     batches = [order[first : first + batch_size] for first in order[::batch_size]]

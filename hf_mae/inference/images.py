@@ -10,19 +10,17 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, Features
-from datasets import Image as ImageFeature
 from torch.utils.data import DataLoader, get_worker_info
 from transformers.utils import logging
 
-from ..data.folders import describe_files, read_contents
+from ..data.image_files import describe_files, read_contents
 from ..data.samples import ImageSamples
 from ..errors import DECODE_ERRORS
 from ..file_names import find_file, printable
@@ -30,13 +28,16 @@ from ..free_memory import return_free_memory
 from ..models.picture_files import read_picture
 
 
+if TYPE_CHECKING:  # takes long to import
+    from datasets import Dataset
+
 STDIN = "-"
 _ROWS = 10_000  # that are looked at at once
 
 logger = logging.get_logger(__name__)
 
 
-def find_images(inputs: Sequence[str | os.PathLike]) -> Dataset:
+def find_images(inputs: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
     """Finds the images that a user names.
 
     Args:
@@ -45,16 +46,16 @@ def find_images(inputs: Sequence[str | os.PathLike]) -> Dataset:
             standard input: an image, or names of all these, one a line.
 
     Returns:
-        `datasets.Dataset` with the column `image`, undecoded, in the order of the inputs. What is
-        no file here is in it all the same: the error comes when it is read.
+        Rows with `image`, undecoded, in the order of the inputs. What is no file here is among them
+        all the same: the error comes when it is read.
 
     Raises:
         ValueError: a folder holds no images, or can't be read.
 
     Example:
 
-    >>> find_images(["bird.jpg", "https://example.com/cat.jpg"])["image"][0]
-    {'bytes': None, 'path': 'bird.jpg'}
+    >>> find_images(["bird.jpg", "https://example.com/cat.jpg"])[0]
+    {'image': {'bytes': None, 'path': 'bird.jpg'}}
     """
     files: list[dict[str, Any]] = []
     for given in inputs:
@@ -62,11 +63,12 @@ def find_images(inputs: Sequence[str | os.PathLike]) -> Dataset:
             files += _read_stdin()
         else:
             files += map(_as_file, _find(os.fspath(given)))
-    features = Features({"image": ImageFeature(decode=False)})
-    return Dataset.from_dict({"image": files}, features=features)
+    return [{"image": file} for file in files]
 
 
-def find_images_once(inputs: Sequence[str | os.PathLike], state: PartialState) -> Dataset:
+def find_images_once(
+    inputs: Sequence[str | os.PathLike], state: PartialState
+) -> list[dict[str, Any]]:
     """Finds images as `find_images` does, in the main process, which tells the others.
 
     So all have the same, whatever comes and goes in a folder, and standard input is read once.
@@ -83,7 +85,16 @@ def find_images_once(inputs: Sequence[str | os.PathLike], state: PartialState) -
     return found[0]
 
 
-def images_digest(dataset: Dataset) -> str:
+def as_dataset(rows: list[dict[str, Any]]) -> "Dataset":
+    """Makes a data set of what `find_images` found."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(decode=False)})
+    return Dataset.from_dict({"image": [row["image"] for row in rows]}, features=features)
+
+
+def images_digest(dataset: "Dataset") -> str:
     """A short name of images and labels, for parts of others are other answers.
 
     It goes by names, sizes and times of files, or sizes in the data set; what is read is but an

@@ -168,7 +168,7 @@ def answer_table(batch: ImageBatch, scores: torch.Tensor, config: Any) -> pa.Tab
 def open_parts(
     model: PreTrainedModel, processor: BaseImageProcessor, folder: Path, samples: ImageSamples
 ) -> Parts:
-    """Names the parts of a classifier's answers for images that `find_images` found."""
+    """Names the parts of a classifier's answers for the images of a data set."""
     about = {**describe_classifier(model, processor), "data": images_digest(samples.dataset)}
     about["max_image_pixels"] = samples.max_image_pixels
     return Parts(folder, len(samples), ROWS, about)

@@ -15,7 +15,13 @@ from PIL import Image
 
 from hf_mae import ImageSamples, MAEImageProcessor
 from hf_mae.data.transforms import ProcessorTransform
-from hf_mae.inference.images import find_images, find_images_once, images_digest, read_batches
+from hf_mae.inference.images import (
+    as_dataset,
+    find_images,
+    find_images_once,
+    images_digest,
+    read_batches,
+)
 
 
 @pytest.fixture
@@ -31,7 +37,11 @@ def pictures(tmp_path, monkeypatch):
 
 
 def paths(*inputs):
-    return [image["path"] for image in find_images(inputs)["image"]]
+    return [row["image"]["path"] for row in find_images(inputs)]
+
+
+def digest_of(inputs):
+    return images_digest(as_dataset(find_images(inputs)))
 
 
 @pytest.mark.parametrize(
@@ -73,20 +83,20 @@ def test_standard_input_is_names_or_an_image(pictures, monkeypatch):
     assert paths("-") == [r"caf\xe9.png", "b.png"]
     data = Path("b.png").read_bytes()
     type_in(monkeypatch, data)
-    (image,) = find_images_once(["-"], PartialState(cpu=True))["image"]
-    assert image == {"bytes": data, "path": "-"}
+    (row,) = find_images_once(["-"], PartialState(cpu=True))
+    assert row == {"image": {"bytes": data, "path": "-"}}
     type_in(monkeypatch, b" \n")
     with pytest.raises(ValueError, match="standard input .* is empty"):
         find_images_once(["-"], PartialState(cpu=True))
 
 
 def test_names_and_bytes_make_the_digest(pictures, monkeypatch):
-    digests = [images_digest(find_images(inputs)) for inputs in (["b.png"], ["a"], ["b.png", "a"])]
+    digests = [digest_of(inputs) for inputs in (["b.png"], ["a"], ["b.png", "a"])]
     for data in (Path("b.png").read_bytes(), Path("a/c.png").read_bytes()):
         type_in(monkeypatch, data)
-        digests.append(images_digest(find_images(["-"])))
+        digests.append(digest_of(["-"]))
     assert len(set(digests)) == 5
-    assert digests[0] == images_digest(find_images(["b.png"]))
+    assert digests[0] == digest_of(["b.png"])
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):
@@ -159,7 +169,7 @@ def test_labels_come_as_the_data_set_has_them(digits, labelled_digits):
 
 
 def test_files_that_change_make_another_digest(pictures):
-    images = find_images(["a", "b.png"])
+    images = as_dataset(find_images(["a", "b.png"]))
     before = images_digest(images)
     assert images_digest(images) == before
     Image.new("L", (20, 20), 7).save("b.png")
@@ -171,14 +181,14 @@ def test_files_that_change_make_another_digest(pictures):
 def test_names_in_any_encoding(pictures, monkeypatch, separator, first):
     Image.new("L", (20, 20)).save(os.fsdecode(b"caf\xe9.png"))
     type_in(monkeypatch, separator.join([first, b"b.png", b"caf\xe9.png"]))
-    found = [image["path"] for image in find_images(["-"])["image"]]
+    found = [row["image"]["path"] for row in find_images(["-"])]
     assert found[0] in (first.decode(), "a/c.png")
     assert found[-2:] == ["b.png", "caf\\xe9.png"]
 
 
 def test_what_powershell_writes(pictures, monkeypatch):
     type_in(monkeypatch, "b.png\r\na/c.png\r\n".encode("utf-16"))
-    assert [image["path"] for image in find_images(["-"])["image"]] == ["b.png", "a/c.png"]
+    assert [row["image"]["path"] for row in find_images(["-"])] == ["b.png", "a/c.png"]
 
 
 def test_errors_are_the_same_each_time(pictures):

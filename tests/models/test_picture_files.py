@@ -334,7 +334,7 @@ def test_without_the_extras(tmp_path):
         "for name in ('bands.tif', 'ct.dcm', 'phone.heic'):\n"
         "    try: open_picture(name)\n"
         "    except ValueError as error: print(error)\n"
-        "from hf_mae.data.folders import describe_files, read_contents\n"
+        "from hf_mae.data.image_files import describe_files, read_contents\n"
         "from pathlib import Path\n"
         "print(describe_files(read_contents(Path('.')).others))\n"
     )

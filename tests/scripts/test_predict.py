@@ -316,3 +316,21 @@ def test_broken_weights_stop_it(pictures, tmp_path, run_here):
         assert status == 1
         assert "predict.py: error: the model's logits are not finite" in stderr
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_naming_a_picture_loads_no_data_library(classifier, pictures):
+    """They take longer to import than the picture takes to be named."""
+    code = (
+        "import os, runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n    print(sorted({'datasets', 'pandas', 'timm', 'sklearn'} & {*sys.modules}))\n"
+    )
+    script = ROOT / "scripts" / "predict.py"
+    words = [script, "--model_name_or_path", classifier, "--use_cpu", pictures / "a" / "0.png"]
+    process = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert "%" in process.stdout
+    assert process.stdout.splitlines()[-1] == "[]", process.stdout
