@@ -55,6 +55,7 @@ def read_contents(folder: Path, by_class: bool = False) -> Contents:
 
 
 def is_image(file: str) -> bool:
+    """Whether a file is an image by its ending."""
     return os.path.splitext(file)[1].lower() in IMAGE_EXTENSIONS
 
 
@@ -79,6 +80,7 @@ def find_files(folder: Path, by_class: bool) -> Iterator[str]:
 
 
 def refuse_folder(error: OSError) -> NoReturn:
+    """Says of a folder that it can't be read, and what to do."""
     raise ValueError(
         f"{printable(error.filename)} can't be read ({error.strerror}); give yourself the right to "
         "read it, or take it out"

@@ -431,17 +431,17 @@ class ImageSamples(Samples):
         transform = self.transform
         if self.schedule is not None:
             transform = self.schedule.transform_at(epoch)
+        labels = {}
+        if "label" in row:
+            from .labels import label_tensor
+
+            labels["labels"] = label_tensor(row["label"], self.dataset.features["label"])
         samples = []
         for crop in crops:
             # the first crop is that of one crop an image
             crop_seed = [*seed, 0, crop] if crop > 0 else seed
             sample = transform(image, np.random.default_rng(crop_seed))
-            if "label" in row:
-                from .labels import label_tensor
-
-                labels = label_tensor(row["label"], self.dataset.features["label"])
-                sample = {**sample, "labels": labels}
-            samples.append(sample)
+            samples.append({**sample, **labels})
         return samples
 
 

@@ -94,6 +94,12 @@ class MAETrainer(ImageTrainer):
                 f"mask_ratio is {config.mask_ratio}: no patch is masked, so there is nothing to "
                 "learn"
             )
+        crop = getattr(getattr(train_dataset, "transform", None), "crop", None)
+        if args.decode_device == "cuda" and getattr(crop, "decode", True):
+            raise ValueError(
+                "decode_device is cuda and the training samples come decoded; make their "
+                "PretrainingTransform with decode=False"
+            )
         self._flops: dict[tuple[int, int], int] = {}  # of an image, by its size
         self._schedule_resolutions()
 
