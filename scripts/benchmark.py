@@ -10,7 +10,8 @@
     python scripts/benchmark.py gpu [--minutes 25] [--size base large huge] [--output_dir DIR]
     python scripts/benchmark.py plan --size large --epochs 800 --gpus 64 --step_rate RATE \\
         --input_rate RATE [--workers N]
-    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--plot FILE.png] [--output FILE]
+    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--classifiers NAME …] \\
+        [--plot FILE.png] [--output FILE]
 
 `input`: images a second that are decoded, cropped and collated for pre-training, a core and with
 worker processes, and how many workers a step rate (images/s, as training logs it) needs.
@@ -36,7 +37,7 @@ or input is what it waits for. The rate of a GPU that `scripts/benchmarks/result
 `--gpu_name`, as "NVIDIA H200".
 
 `quality`: held-out loss and k-NN accuracy that recipes reach in the same time, from the output
-folders of finished runs.
+folders of finished runs; runs of as many samples count as one with several seeds.
 """
 
 from early_help import answer_help, start
@@ -129,7 +130,20 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME=RUN[,RUN…]",
         help="output folders of a recipe's finished runs",
     )
+    part.add_argument(
+        "--classifiers",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="accuracies of the classifiers in RUN-NAME, too",
+    )
     part.add_argument("--plot", metavar="FILE", help="write a plot here")
+    part.add_argument(
+        "--cost",
+        choices=["seconds", "training_flops"],
+        default="seconds",
+        help="what the plot is over (default: seconds)",
+    )
     args = parser.parse_args()
     for name, value in vars(args).items():
         for number in value if isinstance(value, list) else [value]:

@@ -3,9 +3,13 @@
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -13,28 +17,25 @@ from matplotlib.figure import Figure
 
 Run = dict[str, float]  # what `read_run` returns
 _TITLES = {"loss": "held-out loss", "knn_accuracy": "k-NN accuracy of the features"}
+_COSTS = {"seconds": ("minutes", 60), "training_flops": ("TFLOP", 1e12)}  # title, unit
 
 
-def read_run(folder: str | os.PathLike[str]) -> Run:
+def read_run(folder: str | os.PathLike[str], classifiers: Sequence[str] = ()) -> Run:
     """Reads cost and quality of a run, evaluated at its end and not before.
 
     Args:
         folder: Output folder of `scripts/run_mae.py`.
+        classifiers: What output folders of classifiers trained from it have behind its name.
 
     Returns:
-        dict: `seconds` of training, `samples`, `training_flops`, `loss` (held out), and
-            `knn_accuracy` if it was measured.
+        dict: `seconds` of training, `samples`, `training_flops`, `loss` (held out),
+            `knn_accuracy` if it was measured, and the top-1 accuracy of each classifier.
 
     Raises:
         ValueError: it isn't the folder of a finished run, or its time has evaluations in it or
             isn't that of the whole.
     """
-    path = Path(folder, "trainer_state.json")
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} has no trainer_state.json; give the output folder of a finished run"
-        )
-    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    history = _read_history(folder)
     whole = next((entry for entry in history if "train_runtime" in entry), None)
     evaluations = [entry for entry in history if "eval_loss" in entry]
     if whole is None or len(evaluations) != 1 or evaluations[0]["step"] != whole["step"]:
@@ -61,29 +62,60 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     }
     if "eval_knn_accuracy" in evaluations[0]:
         found["knn_accuracy"] = evaluations[0]["eval_knn_accuracy"]
+    for name in classifiers:
+        last = _read_history(f"{folder}-{name}")[-1]
+        if "eval_top1_accuracy" not in last:
+            raise ValueError(f"{folder}-{name} doesn't end with an accuracy; evaluate at its end")
+        found[name] = last["eval_top1_accuracy"]
     return found
 
 
-def quality_plot(recipes: Mapping[str, Sequence[Run]]) -> Figure:
-    """Plots held-out loss and k-NN accuracy over the time of training.
+def _read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    path = Path(folder, "trainer_state.json")
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no trainer_state.json; give the output folder of a finished run"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))["log_history"]
+
+
+def quality_plot(
+    recipes: Mapping[str, Sequence[Run]], classifiers: Sequence[str] = (), cost: str = "seconds"
+) -> Figure:
+    """Plots what was measured of all runs over what they cost, seeds about a line of their means.
 
     Args:
-        recipes: Name → runs, as from `read_run`. What a run doesn't have isn't plotted.
+        recipes: Name → runs, as from `read_run`.
+        classifiers: As for `read_run`.
+        cost: `"seconds"` or `"training_flops"`.
     """
-    measured = set(_TITLES)
-    for runs in recipes.values():
-        measured = measured.intersection(*runs)
-    keys = [key for key in _TITLES if key in measured]
-    figure = Figure(figsize=(4.5 * len(keys), 3.5), layout="constrained")
-    axes = figure.subplots(1, len(keys), squeeze=False)[0]
+    titles = {**_TITLES, **{name: f"top-1 accuracy, {name}" for name in classifiers}}
+    keys = [key for key in titles if all(key in run for runs in recipes.values() for run in runs)]
+    columns = min(2, len(keys))
+    rows = math.ceil(len(keys) / columns)
+    figure = Figure(figsize=(4.5 * columns, 3.5 * rows), layout="constrained")
+    axes = [figure.add_subplot(rows, columns, place) for place in range(1, len(keys) + 1)]
+    title, unit = _COSTS[cost]
     for axis, key in zip(axes, keys):
         for name, runs in recipes.items():
-            minutes = [run["seconds"] / 60 for run in runs]
-            axis.plot(minutes, [run[key] for run in runs], marker="o", label=name)
-        axis.set(xlabel="minutes of training", ylabel=_TITLES[key], xlim=(0, None))
+            seeds = group_seeds(runs)
+            costs = [mean(run[cost] for run in group) / unit for group in seeds]
+            means = [mean(run[key] for run in group) for group in seeds]
+            (line,) = axis.plot(costs, means, marker="o", label=name)
+            if len(seeds) < len(runs):
+                values = [run[key] for group in seeds for run in group]
+                places = [cost for cost, group in zip(costs, seeds) for _ in group]
+                axis.plot(places, values, ".", color=line.get_color(), alpha=0.5)
+        axis.set(xlabel=f"{title} of training", ylabel=titles[key], xlim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend()
     return figure
+
+
+def group_seeds(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of as many samples, which are one run with several seeds; the shortest first."""
+    ordered = sorted(runs, key=itemgetter("samples"))
+    return [list(group) for _, group in groupby(ordered, key=itemgetter("samples"))]
 
 
 def quality_benchmark(args: argparse.Namespace) -> dict[str, list[Run]]:
@@ -102,22 +134,34 @@ def quality_benchmark(args: argparse.Namespace) -> dict[str, list[Run]]:
             raise ValueError(
                 f"{argument!r} must be NAME=RUN[,RUN…], a name and the output folders of runs"
             )
-        runs = [read_run(folder) for folder in folders.split(",")]
-        recipes[name] = sorted(runs, key=lambda run: run["seconds"])
-    print("| recipe | minutes | samples | TFLOP | held-out loss | k-NN |")
-    print("|---|---|---|---|---|---|")
+        runs = [read_run(folder, args.classifiers) for folder in folders.split(",")]
+        recipes[name] = sorted(runs, key=itemgetter("seconds"))
+    titles = ["recipe", "minutes", "samples", "TFLOP", "held-out loss", "k-NN", *args.classifiers]
+    print(f"| {' | '.join(titles)} |")
+    print("|---" * len(titles) + "|")
     for name, runs in recipes.items():
-        for run in runs:
-            print(_table_row(name, run))
+        for seeds in group_seeds(runs):
+            print(_table_row(name, seeds, args.classifiers))
     if args.plot:
-        quality_plot(recipes).savefig(args.plot, dpi=120)
+        quality_plot(recipes, args.classifiers, args.cost).savefig(args.plot, dpi=120)
         print(f"plot in {args.plot}")
     return recipes
 
 
-def _table_row(name: str, run: Run) -> str:
-    accuracy = f"{run['knn_accuracy']:.1%}" if "knn_accuracy" in run else "-"
-    return (
-        f"| {name} | {run['seconds'] / 60:.1f} | {run['samples']:,} | "
-        f"{run['training_flops'] / 1e12:,.1f} | {run['loss']:.4f} | {accuracy} |"
-    )
+def _table_row(name: str, seeds: Sequence[Run], classifiers: Sequence[str]) -> str:
+    samples = int(seeds[0]["samples"])
+    cells = [name, f"{mean(run['seconds'] for run in seeds) / 60:.1f}", f"{samples:,}"]
+    cells.append(f"{mean(run['training_flops'] for run in seeds) / 1e12:,.1f}")
+    cells.append(_mean_and_range(seeds, "loss", ".4f"))
+    cells += [_mean_and_range(seeds, key, ".1%") for key in ("knn_accuracy", *classifiers)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean_and_range(seeds: Sequence[Run], key: str, form: str) -> str:
+    """A figure of a run; of several seeds their mean, with the least and the greatest."""
+    values = [run[key] for run in seeds if key in run]
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
+    return f"{mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
