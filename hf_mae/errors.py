@@ -9,8 +9,10 @@ import signal
 import struct
 import sys
 import threading
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from huggingface_hub import get_token
@@ -99,6 +101,9 @@ _BY_NUMBER = {
     errno.ENFILE: f"too many files are open; {_MORE_FILES}",
     errno.ENOMEM: f"memory is used up; {_MEMORY_OF_WORKERS}",
 }
+_KILLED_LOADER = (
+    f"a process that loads images was killed, probably for want of memory; {_MEMORY_OF_WORKERS}"
+)
 # what libraries say of the same, and of other processes → what has happened, and what to do; what
 # they said follows it
 _BY_TEXT = {
@@ -115,9 +120,7 @@ _BY_TEXT = {
         "the GPU's memory is used up; lower --per_device_train_batch_size (--batch_size), and to "
         "train the same raise --gradient_accumulation_steps by as much"
     ),
-    r"is killed by signal|exited unexpectedly": (
-        f"a process that loads images was killed, probably for want of memory; {_MEMORY_OF_WORKERS}"
-    ),
+    r"is killed by signal|exited unexpectedly": _KILLED_LOADER,
     r"can't allocate memory|Cannot allocate memory": f"memory is used up; {_MEMORY_OF_WORKERS}",
     r"Timed out waiting|Watchdog caught collective operation timeout|wait timeout after": (
         "another process of this run didn't answer within --ddp_timeout; look at its host"
@@ -127,7 +130,7 @@ _BY_TEXT = {
         "another process of this run has ended; its own line says why"
     ),
 }
-_OF_LIBRARIES = (RuntimeError, OSError, SafetensorError, MemoryError)
+_OF_LIBRARIES = (RuntimeError, OSError, EOFError, SafetensorError, MemoryError)
 _OS_NUMBER = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")  # PIL names a file so, anew each time
 _LONGEST = 300
@@ -152,6 +155,8 @@ def explain(error: Exception) -> str | None:
     if not isinstance(error, _OF_LIBRARIES):
         return None
     said = own_words(error)
+    if _was_handed_over(error):
+        return f"{_KILLED_LOADER} ({_shortened(said) or type(error).__name__})"
     number = _os_number(error, said)
     if number in _BY_NUMBER and not isinstance(error, ConnectionError):
         return f"{_BY_NUMBER[number]} ({_shortened(said)})"
@@ -162,6 +167,14 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, MemoryError):
         return f"memory is used up; {_MEMORY_OF_WORKERS}"
     return said if isinstance(error, OSError | SafetensorError) else None
+
+
+def _was_handed_over(error: Exception) -> bool:
+    """Whether an error comes of taking a batch over from a process that is no more."""
+    if not isinstance(error, (ConnectionError, FileNotFoundError, EOFError)):
+        return False
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(Path(file).parent.name == "multiprocessing" for file in files)
 
 
 def own_words(error: Exception) -> str:
@@ -221,10 +234,10 @@ def reported_as(
     try:
         with _threads_report_as(script), _stopped_by_signals():
             yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print goes nowhere
-        sys.exit(128 + 13)  # SIGPIPE, which not all systems have
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not _was_handed_over(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print goes nowhere
+            sys.exit(128 + 13)  # SIGPIPE, which not all systems have
         message = explain(error)
         if message is None and isinstance(error, errors):
             message = own_words(error)

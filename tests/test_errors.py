@@ -1,6 +1,8 @@
 import errno
+import os
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from hf_mae.errors import TRAINING_ERRORS, BadImageError, NonFiniteLossError, reported_as
@@ -32,3 +34,28 @@ def test_what_cant_be_looked_at_doesnt_hide_the_error():
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "the disk is full; make room" in str(end.value)
     assert "couldn't be looked at ([Errno 24] Too many open files: 'runs/digits')" in str(end.value)
+
+
+def give_and_end(queue):
+    queue.put(torch.ones(1000))
+    queue.close()
+    queue.join_thread()
+    os._exit(9)
+
+
+def test_a_loader_that_ends_before_its_batch_is_taken():
+    """What it had in shared memory is asked of a process that is no more."""
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+    loader = context.Process(target=give_and_end, args=(queue,))
+    loader.start()
+    loader.join()
+    with pytest.raises(SystemExit) as end, reported_as("run_mae.py"):
+        queue.get(timeout=10)
+    assert "a process that loads images was killed" in str(end.value)
+
+
+def test_a_connection_of_another_kind_is_another_process():
+    with pytest.raises(SystemExit) as end, reported_as("run_mae.py"):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    assert "another process of this run has ended" in str(end.value)
