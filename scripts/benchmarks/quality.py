@@ -90,7 +90,10 @@ def quality_plot(
         cost: `"seconds"` or `"training_flops"`.
     """
     titles = {**_TITLES, **{name: f"top-1 accuracy, {name}" for name in classifiers}}
-    keys = [key for key in titles if all(key in run for runs in recipes.values() for run in runs)]
+    measured = set(titles)
+    for runs in recipes.values():
+        measured = measured.intersection(*runs)
+    keys = [key for key in titles if key in measured]
     columns = min(2, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(4.5 * columns, 3.5 * rows), layout="constrained")
@@ -99,13 +102,14 @@ def quality_plot(
     for axis, key in zip(axes, keys):
         for name, runs in recipes.items():
             seeds = group_seeds(runs)
-            costs = [mean(run[cost] for run in group) / unit for group in seeds]
-            means = [mean(run[key] for run in group) for group in seeds]
+            costs = [_mean(group, cost) / unit for group in seeds]
+            means = [_mean(group, key) for group in seeds]
             (line,) = axis.plot(costs, means, marker="o", label=name)
             if len(seeds) < len(runs):
-                values = [run[key] for group in seeds for run in group]
-                places = [cost for cost, group in zip(costs, seeds) for _ in group]
-                axis.plot(places, values, ".", color=line.get_color(), alpha=0.5)
+                for place, group in zip(costs, seeds):
+                    values = [run[key] for run in group]
+                    style = {"color": line.get_color(), "alpha": 0.5}
+                    axis.plot([place] * len(group), values, ".", **style)
         axis.set(xlabel=f"{title} of training", ylabel=titles[key], xlim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -150,11 +154,15 @@ def quality_benchmark(args: argparse.Namespace) -> dict[str, list[Run]]:
 
 def _table_row(name: str, seeds: Sequence[Run], classifiers: Sequence[str]) -> str:
     samples = int(seeds[0]["samples"])
-    cells = [name, f"{mean(run['seconds'] for run in seeds) / 60:.1f}", f"{samples:,}"]
-    cells.append(f"{mean(run['training_flops'] for run in seeds) / 1e12:,.1f}")
+    cells = [name, f"{_mean(seeds, 'seconds') / 60:.1f}", f"{samples:,}"]
+    cells.append(f"{_mean(seeds, 'training_flops') / 1e12:,.1f}")
     cells.append(_mean_and_range(seeds, "loss", ".4f"))
     cells += [_mean_and_range(seeds, key, ".1%") for key in ("knn_accuracy", *classifiers)]
     return f"| {' | '.join(cells)} |"
+
+
+def _mean(seeds: Sequence[Run], key: str) -> float:
+    return mean(run[key] for run in seeds)
 
 
 def _mean_and_range(seeds: Sequence[Run], key: str, form: str) -> str:
