@@ -10,7 +10,7 @@
     python scripts/benchmark.py gpu [--minutes 25] [--size base large huge] [--output_dir DIR]
     python scripts/benchmark.py plan --size large --epochs 800 --gpus 64 --step_rate RATE \\
         --input_rate RATE [--workers N]
-    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--classifiers NAME …] \\
+    python scripts/benchmark.py quality NAME=RUN[,RUN…] … [--classifiers NAME[,NAME…]] \\
         [--plot FILE.png] [--output FILE]
 
 `input`: images a second that are decoded, cropped and collated for pre-training, a core and with
@@ -132,9 +132,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     part.add_argument(
         "--classifiers",
-        nargs="+",
+        type=lambda names: names.split(","),
         default=[],
-        metavar="NAME",
+        metavar="NAME[,NAME…]",
         help="accuracies of the classifiers in RUN-NAME, too",
     )
     part.add_argument("--plot", metavar="FILE", help="write a plot here")

@@ -78,8 +78,9 @@ class Jpeg:
         return max(self.shape) >= _LARGE
 
     def can_be_left(self, box: Box) -> bool:
-        """Whether a box can be left to other decoders: to C channels, of a file like most."""
-        return self.is_grey == (self._num_channels == 1) and self._is_common(box)
+        """Whether a box can be left to other decoders: of C channels, and a file like most."""
+        as_it_is = self._num_channels == (1 if self.is_grey else 3)
+        return as_it_is and not self.is_large and self._is_common(box)
 
     def _is_common(self, box: Box) -> bool:
         return min(box[2:]) >= 4 and self._is_whole_baseline  # chroma of thin ones is another
@@ -285,6 +286,8 @@ def _read(path: str | None) -> bytes:
         return Path(find_file(str(path))).read_bytes()
     if path.startswith(HTTP):
         return read_http(path)
+    import datasets  # noqa: F401  (brings gzip:// and others to fsspec, and takes long to import)
+
     try:
         with fsspec.open(path, "rb") as file:
             return file.read()  # pyright: ignore[reportAttributeAccessIssue] (a list of files)

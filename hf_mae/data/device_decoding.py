@@ -95,6 +95,6 @@ def _decode_by_host(crop: UndecodedCrop) -> Tensor:
         return torch.from_numpy(crop.image.crop(crop.box))
     except ImageDecodeError as error:
         raise BadImageError(
-            f"an image can't be decoded: {error}; --decode_device cpu names it, and takes another "
-            "in its place"
+            f"an image can't be decoded: {error}; go on by --decode_device cpu --allow_changed "
+            "decode_device, which names it and takes another in its place"
         ) from error

@@ -271,6 +271,12 @@ class MAETrainingArguments(ImageTrainingArguments):
                 f"decode_device is cuda and crops_per_image {self.crops_per_image}, which is for "
                 "images that the cpu decodes once; give one of the two"
             )
+        dispatches = getattr(self.accelerator_config, "dispatch_batches", None)
+        if self.decode_device == "cuda" and dispatches:
+            raise ValueError(
+                "decode_device is cuda and accelerator_config has dispatch_batches, which hands "
+                "over tensors alone; give one of the two"
+            )
         if self.decode_device == "cuda":
             device_decoder(self.device)
 

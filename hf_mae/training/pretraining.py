@@ -95,7 +95,8 @@ class MAETrainer(ImageTrainer):
                 "learn"
             )
         crop = getattr(getattr(train_dataset, "transform", None), "crop", None)
-        if args.decode_device == "cuda" and getattr(crop, "decode", True):
+        come_decoded = train_dataset is not None and getattr(crop, "decode", True)
+        if args.decode_device == "cuda" and come_decoded:
             raise ValueError(
                 "decode_device is cuda and the training samples come decoded; make their "
                 "PretrainingTransform with decode=False"

@@ -63,9 +63,13 @@ def read_run(folder: str | os.PathLike[str], classifiers: Sequence[str] = ()) ->
     if "eval_knn_accuracy" in evaluations[0]:
         found["knn_accuracy"] = evaluations[0]["eval_knn_accuracy"]
     for name in classifiers:
-        last = _read_history(f"{folder}-{name}")[-1]
-        if "eval_top1_accuracy" not in last:
-            raise ValueError(f"{folder}-{name} doesn't end with an accuracy; evaluate at its end")
+        classifier = f"{Path(folder)}-{name}"
+        entries = reversed(_read_history(classifier))
+        last = next((entry for entry in entries if "eval_top1_accuracy" in entry), None)
+        if last is None:
+            raise ValueError(f"{classifier} has no accuracy; evaluate at its end")
+        if name in found:
+            raise ValueError(f"--classifiers {name} is what a run has by itself; name it otherwise")
         found[name] = last["eval_top1_accuracy"]
     return found
 
@@ -138,6 +142,8 @@ def quality_benchmark(args: argparse.Namespace) -> dict[str, list[Run]]:
             raise ValueError(
                 f"{argument!r} must be NAME=RUN[,RUN…], a name and the output folders of runs"
             )
+        if name in recipes:
+            raise ValueError(f"{name} is named twice; put its runs together: {name}=RUN,RUN")
         runs = [read_run(folder, args.classifiers) for folder in folders.split(",")]
         recipes[name] = sorted(runs, key=itemgetter("seconds"))
     titles = ["recipe", "minutes", "samples", "TFLOP", "held-out loss", "k-NN", *args.classifiers]
@@ -168,7 +174,7 @@ def _mean(seeds: Sequence[Run], key: str) -> float:
 def _mean_and_range(seeds: Sequence[Run], key: str, form: str) -> str:
     """A figure of a run; of several seeds their mean, with the least and the greatest."""
     values = [run[key] for run in seeds if key in run]
-    if not values:
+    if len(values) < len(seeds):
         return "-"
     if len(values) == 1:
         return f"{values[0]:{form}}"

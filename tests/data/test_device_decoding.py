@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 
 from hf_mae import MAEConfig, MAEForPreTraining
+from hf_mae.data.decoding import Jpeg, _Frame
 from hf_mae.data.device_decoding import UndecodedCrop, decode_crops
 from hf_mae.data.samples import ImageSamples, collate
 from hf_mae.data.sources import load_image_dataset
@@ -76,6 +77,22 @@ def test_same_pixels_and_draws(folder, fields):
     assert {name for _, name, _ in found["bad_images"]} == {str(folder / "cut-off.jpg")}
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_channels_are_the_workers(folder, channels):
+    samples = make_samples(folder, False, num_channels=channels)
+    image = Jpeg((folder / "plain.jpg").read_bytes(), channels, _Frame(210, 140, False))
+    assert not image.can_be_left((0, 0, 50, 60))
+    if channels == 4:
+        batch = collate([samples[0], samples[1]])
+        assert batch["images"].shape == (2, 4, 32, 32)
+
+
+def test_large_photographs_are_the_workers(folder):
+    data = (folder / "plain.jpg").read_bytes()
+    assert Jpeg(data, 3, _Frame(210, 140, False)).can_be_left((0, 0, 50, 60))
+    assert not Jpeg(data, 3, _Frame(3000, 140, False)).can_be_left((0, 0, 50, 60))
+
+
 def test_crops_of_other_sizes(folder):
     larger = make_samples(folder, False).transform.at_size(64)
     image = make_samples(folder, False).open({"image": {"path": str(folder / "plain.jpg")}})
@@ -95,7 +112,7 @@ def test_what_a_device_cant_decode(folder, tmp_path):
     good = samples.open({"image": {"bytes": data}})
     processor = MAEImageProcessor()
     crops = [UndecodedCrop(each, (0, 0, 50, 60), (32, 32), False) for each in (good, image)]
-    with pytest.raises(BadImageError, match="can't be decoded: .*; --decode_device cpu names it"):
+    with pytest.raises(BadImageError, match="can't be decoded: .*; go on by --decode_device"):
         decode_crops(crops, processor, CPU)
     assert decode_crops(crops[:1], processor, CPU).shape == (1, 3, 32, 32)
 
