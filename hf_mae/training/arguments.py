@@ -259,26 +259,29 @@ class MAETrainingArguments(ImageTrainingArguments):
                 f"crops_per_image is {self.crops_per_image}; it must be at least 1 and divide "
                 f"per_device_train_batch_size, which is {self.per_device_train_batch_size}"
             )
+        self._check_decode_device()
+
+    def _check_decode_device(self) -> None:
         if self.decode_device not in ("cpu", "cuda"):
             raise ValueError(f"decode_device is {self.decode_device!r}; it must be cpu or cuda")
-        if self.decode_device == "cuda" and self.device.type != "cuda":
-            raise ValueError(
-                f"decode_device is cuda, and the run is on {self.device.type}; give "
-                "--decode_device cpu"
-            )
-        if self.decode_device == "cuda" and self.crops_per_image > 1:
+        if self.decode_device == "cpu":
+            return
+        if self.crops_per_image > 1:
             raise ValueError(
                 f"decode_device is cuda and crops_per_image {self.crops_per_image}, which is for "
                 "images that the cpu decodes once; give one of the two"
             )
-        dispatches = getattr(self.accelerator_config, "dispatch_batches", None)
-        if self.decode_device == "cuda" and dispatches:
+        if getattr(self.accelerator_config, "dispatch_batches", None):
             raise ValueError(
                 "decode_device is cuda and accelerator_config has dispatch_batches, which hands "
                 "over tensors alone; give one of the two"
             )
-        if self.decode_device == "cuda":
-            device_decoder(self.device)
+        if self.device.type != "cuda":
+            raise ValueError(
+                f"decode_device is cuda, and the run is on {self.device.type}; give "
+                "--decode_device cpu"
+            )
+        device_decoder(self.device)
 
     @property
     def resolutions(self) -> dict[float, int]:

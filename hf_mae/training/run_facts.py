@@ -112,17 +112,15 @@ def collect_facts(
     facts |= {name: value for name, value in config.to_dict().items() if name not in _NOT_OF_MODEL}
     if facts.get("problem_type") is None:  # the labels will say it, which are facts themselves
         facts.pop("problem_type", None)
-    for name in ("image_size", "patch_size"):
-        facts[name] = _sides(facts[name])
     start = str(config._name_or_path or "")
     facts["model_name_or_path"] = os.path.abspath(start) if os.path.isdir(start) else start
     facts["total_batch_size"] = args.total_batch_size
     for name, value in args.to_dict().items():
-        if name not in _FREE and not name.startswith(_FREE_PREFIXES):
+        if _decides(name):
             facts[name] = value
     for package in (*PACKAGES, "timm", "pillow"):
         facts[package] = version(package)
-    return json.loads(json.dumps(facts, default=str))
+    return _as_json(facts)
 
 
 def default_facts(args: ImageTrainingArguments) -> dict[str, Any]:
@@ -134,9 +132,18 @@ def default_facts(args: ImageTrainingArguments) -> dict[str, Any]:
     model, theirs = MAEConfig().to_dict(), {each.name for each in fields(TrainingArguments)}
     facts = {name: model[name] for name in own_fields()}
     for each in fields(args):
-        decides = each.name not in _FREE and not each.name.startswith(_FREE_PREFIXES)
-        if decides and each.name not in theirs and each.default is not MISSING:
+        is_ours = each.name not in theirs and each.default is not MISSING
+        if is_ours and _decides(each.name):
             facts[each.name] = each.default
+    return _as_json(facts)
+
+
+def _decides(name: str) -> bool:
+    """Whether an update may depend on an argument."""
+    return name not in _FREE and not name.startswith(_FREE_PREFIXES)
+
+
+def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
     for name in ("image_size", "patch_size"):
         facts[name] = _sides(facts[name])
     return json.loads(json.dumps(facts, default=str))

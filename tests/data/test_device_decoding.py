@@ -156,6 +156,11 @@ def test_workers_hand_over_files(folder):
     ("flags", "message"),
     [
         ({"decode_device": "cuda"}, "decode_device is cuda, and the run is on cpu; give --decode_"),
+        ({"decode_device": "cuda", "crops_per_image": 2}, "decode_device is cuda and crops_per_im"),
+        (
+            {"decode_device": "cuda", "accelerator_config": {"dispatch_batches": True}},
+            "decode_device is cuda and accelerator_config has dispatch_batches",
+        ),
         ({"decode_device": "gpu"}, "decode_device is 'gpu'; it must be cpu or cuda"),
     ],
 )

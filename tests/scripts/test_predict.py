@@ -1,6 +1,7 @@
 """predict.py on files, folders, patterns, addresses and standard input; tables in three formats."""
 
 import functools
+import gzip
 import http.server
 import io
 import json
@@ -334,3 +335,11 @@ def test_naming_a_picture_loads_no_data_library(classifier, pictures):
     )
     assert "%" in process.stdout
     assert process.stdout.splitlines()[-1] == "[]", process.stdout
+
+
+def test_addresses_of_archives_are_read(classifier, pictures, tmp_path):
+    """datasets brings their protocols, and isn't loaded before."""
+    packed = tmp_path / "0.png.gz"
+    packed.write_bytes(gzip.compress((pictures / "a" / "0.png").read_bytes()))
+    words = ("--model_name_or_path", classifier, "--use_cpu", f"gzip://0.png::{packed}")
+    assert "%" in run_script("predict.py", *words, fresh=True)
