@@ -126,8 +126,10 @@ def test_an_output_folder_that_vanishes(report_to, tmp_path):
     flags = [*ENDLESS, "--output_dir", output, f"--report_to={report_to}"]
 
     def take_away(process):
-        shutil.rmtree(output, ignore_errors=True)
-        output.with_suffix("").parent.joinpath("run").touch()  # a file in its place
+        while not output.is_file():  # which the run may have made again meanwhile
+            with contextlib.suppress(OSError):
+                output.rename(tmp_path / f"away-{time.monotonic_ns()}")  # all of it at once
+                output.touch(exist_ok=False)  # a file in its place
 
     status, stderr = disturb(flags, has_checkpoint(output), take_away)
     line = line_of(status, stderr)
