@@ -18,7 +18,7 @@ from .decoding import Jpeg
 from .nvimagecodec import Box, device_decoder
 
 
-_AT_ONCE = 32  # files, of whose crops each may have 27 MB when it is decoded
+_AT_ONCE = 32  # files, of which each may have 27 MB when it is decoded
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
-"""nvImageCodec, if it is installed: boxes of JPEG files, decoded by the CPU or a GPU."""
+"""nvImageCodec, if it is installed: boxes of JPEG files, decoded by the CPU or a GPU.
+
+A GPU decodes the whole file, and the box is cut out there: nvImageCodec 0.9 fails at boxes, or ends
+the process (its issue 55).
+"""
 
 import contextlib
 import functools
@@ -77,9 +81,12 @@ def device_decoder(
 
     def decode(files: Sequence[tuple[bytes, Box]], grey: bool) -> list[Tensor | None]:
         with _silent_stderr():
-            streams = [_stream(codec, data, box) for data, box in files]
+            streams = [codec.CodeStream(data) for data, _ in files]
             images = decoder.decode(streams, params=_params(codec, grey))
-        return [None if image is None else _as_tensor(image, device) for image in images]
+        return [
+            None if image is None else _cut_out(image, box, device)
+            for image, (_, box) in zip(images, files)
+        ]
 
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "jpeg")
@@ -92,10 +99,11 @@ def _hint(what: str) -> str:
     return f"{what}, which decoding on a GPU needs; install hf_mae[gpu-decoding]"
 
 
-def _as_tensor(image: Any, device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.from_numpy(np.asarray(image))
-    return torch.as_tensor(image, device=device).clone()  # whose memory it was, may take it back
+def _cut_out(image: Any, box: Box, device: torch.device) -> Tensor:
+    pixels = np.asarray(image) if device.type == "cpu" else image
+    top, left, height, width = box
+    # a copy, for whose memory it was may take it back
+    return torch.as_tensor(pixels, device=device)[top : top + height, left : left + width].clone()
 
 
 def _cpu_decoder(codec: Any) -> Any:

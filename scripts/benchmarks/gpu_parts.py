@@ -1,19 +1,21 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """Parts of `scripts/benchmark.py gpu`, of the model alone: they need no data libraries.
 
-python -m benchmarks.gpu_parts checks|profile|largest [--device cuda] [--size base] …
+python -m benchmarks.gpu_parts checks|profile|largest|compiling [--device cuda] [--size base] …
 """
 
 import argparse
 import contextlib
 import gc
+import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # pyright: ignore[reportPrivateImportUsage]
 from torch.profiler import ProfilerActivity, profile
 
 from hf_mae.models.configuration_mae import MAEConfig, own_fields
@@ -33,10 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", default="hf_mae")
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--config_overrides", type=json.loads, default={})
     parser.add_argument("--output", required=True)
     args = parser.parse_args()
     results = PARTS[args.part](args)
@@ -45,7 +50,8 @@ def main() -> None:
 
 
 def _config(args: argparse.Namespace, **fields: Any) -> MAEConfig:
-    return MAEConfig.from_size(args.size, image_size=args.image_size, norm_pix_loss=True, **fields)
+    fields = {"norm_pix_loss": True, **args.config_overrides, **fields}
+    return MAEConfig.from_size(args.size, image_size=args.image_size, **fields)
 
 
 # checks ------------------------------------------------------------------------------------------
@@ -183,7 +189,7 @@ CHECKS: dict[str, Callable[[MAEConfig, torch.device], str]] = {
 def profile_step(args: argparse.Namespace) -> dict[str, Any]:
     """Profiles training steps: where the device's time goes, and how long it has nothing to do."""
     device = torch.device(args.device)
-    step = TrainingStep("hf_mae", _config(args), args.batch, device, args.bf16)
+    step = TrainingStep("hf_mae", _config(args), args.batch, device, args.bf16, args.compile)
     for _ in range(3):
         step()
     activities, on_gpu = [ProfilerActivity.CPU], device.type == "cuda"
@@ -195,11 +201,7 @@ def profile_step(args: argparse.Namespace) -> dict[str, Any]:
             step()
         _wait(device)
         seconds = time.perf_counter() - start
-    rows = []
-    for event in profiler.key_averages():
-        took = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        rows.append((took / 1e6, event.count, event.key))  # microseconds
-    rows.sort(reverse=True)
+    rows = own_seconds(profiler.key_averages(), on_gpu)
     busy = sum(row[0] for row in rows)
     kernels = [
         {"name": name[:100], "share": took / busy, "calls": count / _STEPS}
@@ -210,6 +212,20 @@ def profile_step(args: argparse.Namespace) -> dict[str, Any]:
     idle = max(0.0, 1 - busy / seconds)
     print(f"the device is idle, waiting for the host, for {idle:.1%} of {seconds / _STEPS:.4f} s")
     return {"seconds": seconds / _STEPS, "idle_share": idle, "kernels": kernels}
+
+
+def own_seconds(events: Iterable[Any], on_gpu: bool) -> list[tuple[float, int, str]]:
+    """(seconds, calls, name) of what the device did itself, the longest first.
+
+    A GPU's time stands twice in a profile: at its kernels, and at what started them on the CPU.
+    """
+    device = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    rows = []
+    for event in events:
+        if event.device_type == device and not event.is_user_annotation:
+            took = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            rows.append((took / 1e6, event.count, event.key))  # microseconds
+    return sorted(rows, reverse=True)
 
 
 # the largest batch -------------------------------------------------------------------------------
@@ -266,7 +282,29 @@ def _try_batch(
     return found
 
 
-PARTS = {"checks": run_checks, "profile": profile_step, "largest": find_largest}
+# compiling ---------------------------------------------------------------------------------------
+
+
+def compile_step(args: argparse.Namespace) -> dict[str, float]:
+    """Compiles a training step: torch keeps what it made, for the process that measures it.
+
+    Returns:
+        Seconds until the first step was done.
+    """
+    start = time.perf_counter()
+    device = torch.device(args.device)
+    TrainingStep(args.model, _config(args), args.batch, device, args.bf16, True)()
+    seconds = time.perf_counter() - start
+    print(f"{args.model}: {seconds:.0f} s until the first step is done")
+    return {"seconds": seconds}
+
+
+PARTS = {
+    "checks": run_checks,
+    "profile": profile_step,
+    "largest": find_largest,
+    "compiling": compile_step,
+}
 
 
 if __name__ == "__main__":

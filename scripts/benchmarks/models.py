@@ -56,8 +56,7 @@ class _Work:
         model, self.run = self.models[name](config)
         self.model = model.to(device)
         if compiled:
-            torch._dynamo.reset()  # else it would compile for any batch, having met two
-            self.run = torch.compile(self.run)
+            self.run = torch.compile(self.run, dynamic=False)  # else for any batch, having met two
         self.pixel_values = torch.randn(batch, config.num_channels, *config.image_hw, device=device)
         self.autocast = (
             torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
@@ -148,7 +147,8 @@ class Multiplication:
 def peak_memory(work_class: type[_Work], *arguments: Any) -> int:
     """Measures bytes that three batches take at most, without what imports take.
 
-    They are of the GPU's memory, or of a process of its own.
+    They are of the GPU's memory; on the CPU, where freed memory stays with a process, of one of its
+    own.
 
     Args:
         work_class: `TrainingStep` or `Inference`.
@@ -159,20 +159,29 @@ def peak_memory(work_class: type[_Work], *arguments: Any) -> int:
         BrokenProcessPool: the process was ended, as the system does when the machine's memory isn't
             enough.
     """
+    *_, device = arguments[:4]
+    if device.type == "cuda":
+        return _with_peak_memory(work_class, *arguments)[1]
     processes = multiprocessing.get_context("forkserver")
     # imported once for all of them; that finds what is installed, and not what lies by the script
     processes.set_forkserver_preload(["hf_mae.training.optimization", "timm", "transformers"])
     with ProcessPoolExecutor(1, processes) as pool:
-        return pool.submit(_peak_memory, work_class, *arguments).result()
+        return pool.submit(_peak_memory_here, work_class, *arguments).result()
 
 
-def _peak_memory(work_class, name, config, batch, device, *options):
+def _peak_memory_here(work_class, *arguments):
+    return _with_peak_memory(work_class, *arguments)[1]
+
+
+def _with_peak_memory(work_class, name, config, batch, device, *options):
+    """The work, three batches of which are done, and its peak memory."""
     warnings.simplefilter("ignore")
     shallow = config.changed(num_hidden_layers=1, decoder_num_hidden_layers=1)
     # imports, and on the CPU, where a compiler's own memory would count, a compilation
     work_class(name, shallow, 1, device, *(options[:1] if device.type == "cuda" else options))()
     gc.collect()
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     else:
@@ -181,7 +190,7 @@ def _peak_memory(work_class, name, config, batch, device, *options):
     work = work_class(name, config, batch, device, *options)
     for _ in range(3):
         work()
-    return costs.peak_memory(device) - before
+    return work, costs.peak_memory(device) - before
 
 
 def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:
@@ -215,8 +224,8 @@ def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:
     results = {}
     for batch in args.batch:
         try:
-            memory = _measure_memory(names, config, batch, work_class, options)
-            results[batch] = _measure(memory, config, batch, work_class, options, args.rounds)
+            works, memory = _make(names, config, batch, work_class, options)
+            results[batch] = _measure(works, memory, config, batch, options[:2], args.rounds)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -247,18 +256,26 @@ def _installed(peers, config, work_class):
     return list(found)
 
 
-def _measure_memory(names, config, batch, work_class, options):
-    """Name → peak memory, of those that have enough."""
-    memory = {}
+def _make(names, config, batch, work_class, options):
+    """Name → work, and name → its peak memory, of those that have enough."""
+    works, memory = {}, {}
+    if any(options[2:]):
+        torch._dynamo.reset()  # how often it compiles the same code is limited
     for name in names:
+        arguments = (name, config, batch, *options)
         try:
-            memory[name] = peak_memory(work_class, name, config, batch, *options)
+            if options[0].type == "cuda":
+                works[name], memory[name] = _with_peak_memory(work_class, *arguments)
+            else:
+                memory[name] = peak_memory(work_class, *arguments)
         except RuntimeError as error:
             if name == "hf_mae" or not _out_of_memory(error):
                 raise
             ended = " (its process was ended)" if isinstance(error, BrokenProcessPool) else ""
             print(f"batch {batch}, {name}: out of memory{ended}")
-    return memory
+    for name in (each for each in memory if each not in works):
+        works[name] = work_class(name, config, batch, *options)
+    return works, memory
 
 
 def _out_of_memory(error):
@@ -267,13 +284,13 @@ def _out_of_memory(error):
     ) or "DefaultCPUAllocator" in str(error)
 
 
-def _measure(memory, config, batch, work_class, options, rounds):
-    works = {name: work_class(name, config, batch, *options) for name in memory}
-    multiplication = Multiplication(*options[:2])
+def _measure(works, memory, config, batch, options, rounds):
+    multiplication = Multiplication(*options)
     repeats = max(1, round(0.3 / _seconds(multiplication)))
     turns = {"product": lambda i: [multiplication() for _ in range(repeats)], **works}
     seconds = interleaved(turns, rounds)
     products = seconds.pop("product")
+    work_class = type(works["hf_mae"])
     works.clear()
     turns.clear()
     gc.collect()

@@ -25,17 +25,20 @@ class Rate:
     """Images/s of a training step on a GPU, as it was measured.
 
     Attributes:
-        images_per_second, batch, bf16: Of the step.
+        images_per_second, batch, bf16, compiled: Of the step.
         source: The file of results.
     """
 
     images_per_second: float
     batch: int
     bf16: bool
+    compiled: bool
     source: str
 
     def __str__(self) -> str:
         precision = "bf16" if self.bf16 else "fp32"
+        if self.compiled:
+            precision += ", compiled (--torch_compile),"
         return (
             f"{self.images_per_second:,.0f} images/s in {precision} at batch {self.batch}, "
             f"measured without input ({self.source})"
@@ -57,21 +60,25 @@ def measured_rate(size: str, gpu_name: str, folder: Path = RESULTS) -> Rate:
     for file in sorted(folder.glob("train-*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         words = shlex.split(found["command"])
-        its_size = words[words.index("--size") + 1] if "--size" in words else "base"
+        its_size = _value(words, "--size", "base")
         if "gpu" in found:
             others.add(f"{its_size} on {found['gpu']}")
-        is_another = "--image_size" in words or "--config_overrides" in words
+        is_another = _value(words, "--image_size", "224") != "224" or "--config_overrides" in words
         if found.get("gpu") != gpu_name or its_size != size or is_another:
             continue
         for batch, measured in found["results"].items():
             rate = measured["models"]["hf_mae"]["images_per_second"]
-            rates.append(Rate(rate, int(batch), "--bf16" in words, file.name))
+            rates.append(Rate(rate, int(batch), "--bf16" in words, "--compile" in words, file.name))
     if not rates:
         raise ValueError(
             f"{size} on {gpu_name} wasn't measured, only {', '.join(sorted(others))}; give a "
             "--step_rate, as scripts/benchmark.py train prints it"
         )
     return max(rates, key=lambda rate: rate.images_per_second)
+
+
+def _value(words: list[str], flag: str, default: str) -> str:
+    return words[words.index(flag) + 1] if flag in words else default
 
 
 def print_plan(args: argparse.Namespace) -> None:

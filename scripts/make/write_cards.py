@@ -118,7 +118,7 @@ def memory_table(path: str | Path) -> str:
 def gpu_tables(folder: Path) -> str:
     """Markdown of what `scripts/benchmark.py gpu` found in profiles, and of how its parts ended."""
     if not (folder / "gpu.json").is_file():
-        return "It has not been run on a GPU yet."
+        return "It has not been run whole on a GPU yet."
     summary = json.loads((folder / "gpu.json").read_text(encoding="utf-8"))
     where = summary.get("gpu") or f"{summary['cpu']}, {summary['cores']} cores"
     lines = [f"{where}, torch {summary['torch']}, {summary['date']}:", ""]

@@ -1,19 +1,23 @@
 """What `make gpu` does on a GPU runs through on a CPU, so that its first run there is no try."""
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
 from argparse import Namespace
 
+import psutil
 import pytest
 import torch
 from benchmarks.gpu import Part, gpu_benchmark, list_parts, run_part
-from benchmarks.gpu_parts import CHECKS, PARTS, _check_close
+from benchmarks.gpu_parts import CHECKS, PARTS, _check_close, own_seconds
 from benchmarks.memory import foretell, memory_benchmark
 from benchmarks.plan import RESULTS, measured_rate
-from helpers import ROOT, TINY, run_script, script_error
+from helpers import ROOT, TINY, kill_tree, run_script, script_environment, script_error
 from make.write_cards import gpu_tables, memory_table
+from torch.autograd import DeviceType
 
 from hf_mae import MAEConfig
 
@@ -22,28 +26,81 @@ ARGUMENTS = {"device": "cpu", "image_size": 32, "size": ["tiny"]}
 
 
 def test_parts_that_fail_or_hang_take_no_other_with_them():
-    assert run_part(Part("a", ["-c", "print('well')"], 60), 60)["said"] == "well"
-    failed = run_part(Part("b", ["-c", "raise ValueError('ill')"], 60), 60)
+    def run(code, seconds=60):
+        return run_part(Part("a part", ["-c", code], seconds, is_fresh=True), seconds)
+
+    assert run("print('well')")["said"] == "well"
+    failed = run("raise ValueError('ill')")
     assert failed["ended"] == "failed (exit status 1)"
     assert failed["said"] == "ValueError: ill"
     start = time.monotonic()
     endless = "import os, time; print('begun', flush=True); os.fork(); time.sleep(600)"
-    hung = run_part(Part("c", ["-c", endless], 15), 15)
+    hung = run(endless, 15)
     assert hung["ended"] == "stopped after 15 s"
     assert hung["said"] == "begun"
     assert time.monotonic() - start < 60
-    assert run_part(Part("d", ["-c", ""], 60), 0.5)["ended"] == "left out, no time"
+    assert run("", 0.5)["ended"] == "left out, no time"
+
+
+ENDLESS = """
+from argparse import Namespace
+from benchmarks import gpu
+
+words = ["-c", "import time; time.sleep(900)"]
+gpu.list_parts = lambda *_: [gpu.Part(name, words, 900, is_timed, True) for name in "ab"]
+if __name__ == "__main__":
+    gpu.gpu_benchmark(Namespace(minutes=15, device="cpu", output_dir="found"))
+"""
+
+
+@pytest.mark.parametrize("is_timed", [False, True])
+def test_an_interruption_ends_what_runs(is_timed, tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(f"is_timed = {is_timed}{ENDLESS}")
+    process = subprocess.Popen(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=script_environment(1) | {"PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while len(parts := _parts_of(psutil.Process(process.pid))) < (1 if is_timed else 2):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=120)
+        assert not psutil.wait_procs(parts, timeout=60)[1]
+    finally:
+        if process.poll() is None:
+            kill_tree(process)
+
+
+def _parts_of(process):
+    """What a server that forks has forked."""
+    forks = []
+    for child in process.children():
+        with contextlib.suppress(psutil.Error):
+            forks += child.children(recursive=True)
+    return forks
 
 
 def test_the_parts():
     args = Namespace(
         device="cuda", image_size=224, size=["base", "huge"], minutes=25, output_dir="o"
     )
-    parts = {part.name: part for part in list_parts(args)}
-    assert {"gpu-checks", "train-cuda-base", "train-cuda-huge-compiled", "tests"} <= set(parts)
-    assert "--bf16" in parts["train-cuda-base"].command
-    assert parts["train-cuda-huge"].command.count("64") == 1
-    assert "--compile" in parts["train-cuda-base-compiled"].command
+    parts = {part.name: part for part in list_parts(args, "NVIDIA H100 80GB HBM3")}
+    where = "h100-80gb-hbm3"
+    assert {f"checks-{where}", f"profile-{where}-huge-cross", "tests"} <= set(parts)
+    assert "--bf16" in parts[f"train-{where}-base"].command
+    assert parts[f"train-{where}-huge"].command.count("64") == 1
+    assert "--compile" in parts[f"train-{where}-base-cross-compiled"].command
+    assert f"compiling-{where}-base-transformers" in parts
+    assert f"compiling-{where}-base-cross-transformers" not in parts  # it is the same model
+    # whatever is timed is alone, after all that isn't
+    timed = [part.is_timed for part in parts.values()]
+    assert timed == sorted(timed)
     assert all(0 < part.seconds <= 25 * 60 for part in parts.values())
 
 
@@ -63,7 +120,16 @@ def test_a_check_can_fail():
 
 @pytest.mark.parametrize("part", ["profile", "largest"])
 def test_parts_of_the_model(part):
-    args = Namespace(**{**ARGUMENTS, "size": "tiny", "batch": 2, "bf16": False})
+    args = Namespace(
+        **{
+            **ARGUMENTS,
+            "size": "tiny",
+            "batch": 2,
+            "bf16": False,
+            "compile": False,
+            "config_overrides": {},
+        }
+    )
     found = PARTS[part](args)
     if part == "profile":
         assert sum(kernel["share"] for kernel in found["kernels"]) <= 1
@@ -92,6 +158,28 @@ def test_needs_no_data_libraries(tmp_path):
     assert json.loads((tmp_path / "found.json").read_text())["results"]["foretold"] == 2
 
 
+def test_a_profile_of_a_gpu_counts_its_kernels_once():
+    def event(key, device, on_gpu, on_cpu, is_mine=False):
+        return Namespace(
+            key=key,
+            count=3,
+            device_type=device,
+            self_device_time_total=on_gpu,
+            self_cpu_time_total=on_cpu,
+            is_user_annotation=is_mine,
+        )
+
+    events = [
+        event("aten::mm", DeviceType.CPU, 4e6, 1e6),
+        event("gemm", DeviceType.CUDA, 4e6, 0),
+        event("copy", DeviceType.CUDA, 1e6, 0),
+        event("Optimizer.step", DeviceType.CUDA, 5e6, 0, is_mine=True),
+        event("aten::copy_", DeviceType.CPU, 1e6, 2e6),
+    ]
+    assert own_seconds(events, on_gpu=True) == [(4, 3, "gemm"), (1, 3, "copy")]
+    assert own_seconds(events, on_gpu=False) == [(2, 3, "aten::copy_"), (1, 3, "aten::mm")]
+
+
 @pytest.mark.slow
 def test_everything(tmp_path, capsys):
     found = gpu_benchmark(Namespace(**ARGUMENTS, minutes=20, output_dir=str(tmp_path)))
@@ -102,7 +190,7 @@ def test_everything(tmp_path, capsys):
 
 
 def test_tables(tmp_path):
-    assert gpu_tables(tmp_path) == "It has not been run on a GPU yet."
+    assert gpu_tables(tmp_path) == "It has not been run whole on a GPU yet."
     about = {"gpu": "NVIDIA H100", "torch": "2.11.0", "date": "2026-11-26"}
     part = {"ended": "done", "seconds": 12.4, "said": "a | b"}
     (tmp_path / "gpu.json").write_text(json.dumps({**about, "results": {"checks": part}}))
@@ -128,14 +216,20 @@ def test_memory(tmp_path):
 
 
 def test_a_plan_takes_no_other_models_rate(tmp_path):
-    source = RESULTS / "train-cuda-base.json"
+    source = RESULTS / "train-h200-base.json"
     (tmp_path / source.name).write_text(source.read_text())
     other = json.loads(source.read_text())
     other["command"] += """ --config_overrides '{"decoder_type": "cross"}'"""
     for measured in other["results"].values():
         measured["models"]["hf_mae"]["images_per_second"] = 99_999
-    (tmp_path / "train-cuda-base-cross.json").write_text(json.dumps(other))
+    (tmp_path / "train-h200-base-cross.json").write_text(json.dumps(other))
     assert measured_rate("base", "NVIDIA H200", tmp_path).source == source.name
+
+
+def test_a_plan_says_how_its_rate_was_measured():
+    rate = measured_rate("base", "NVIDIA H100 80GB HBM3")
+    assert rate.compiled
+    assert "4,103 images/s in bf16, compiled (--torch_compile), at batch 256" in str(rate)
 
 
 def test_a_plan_of_a_measured_gpu():
@@ -148,4 +242,4 @@ def test_a_plan_of_a_measured_gpu():
     assert "3,531 images/s in bf16 at batch 256, measured without input" in said
     assert "GiB of each GPU at that batch, foretold" in said
     error = script_error("benchmark.py", *words, "--size=large", "--gpu_name=NVIDIA H200")
-    assert "large on NVIDIA H200 wasn't measured, only base on NVIDIA H200" in error
+    assert "large on NVIDIA H200 wasn't measured, only base on NVIDIA H100 80GB HBM3, " in error
