@@ -6,6 +6,7 @@ Each script calls these in its own order; none of them calls back.
 
 import shlex
 import statistics
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from datasets import DatasetDict
 
 from ..checkpoints import find_checkpoint
 from ..data.labels import has_label
+from ..errors import Stopped
 from ..file_names import printable
 from ..hub.cards import TrainingCard
 from ..models.configuration_mae import MAEConfig
@@ -76,8 +78,13 @@ def train_and_evaluate(trainer: ImageTrainer, checkpoint: str | None) -> dict[st
         NonFiniteLossError: a loss, gradient or weight is not finite.
         Stopped: the run was asked to stop by a signal, and has saved a checkpoint.
     """
-    with trainer.stop.listening():
-        trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        with trainer.stop.listening():
+            trainer.train(resume_from_checkpoint=checkpoint)
+    except Stopped as stop:  # on every process, after the same update
+        traceback.clear_frames(stop.__traceback__)  # which hold what is trained
+        _end_communication(trainer)
+        raise
     trainer.save_model()  # before anything else can go wrong
     metrics = _final_metrics(trainer)
     trainer.save_state()
@@ -118,6 +125,17 @@ def leave_together(trainer: ImageTrainer) -> None:
     """Ends the run on every process at once."""
     # a process that leaves early takes the others' connections with it
     trainer.accelerator.wait_for_everyone()
+    _end_communication(trainer)
+
+
+def _end_communication(trainer: ImageTrainer) -> None:
+    """Ends the threads that speak with other processes.
+
+    One that is left when Python ends may abort the process (status 134) when all its work is done,
+    and is left as long as anything holds what averages the gradients.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
 
 

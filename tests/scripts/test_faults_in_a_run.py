@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -135,6 +136,58 @@ def test_an_output_folder_that_vanishes(report_to, tmp_path):
     line = line_of(status, stderr)
     assert str(output) in line
     assert "start again" in line
+
+
+NAMES_THREADS = """
+import atexit, pathlib, runpy, sys
+
+def name_threads():
+    names = [file.read_text().strip() for file in pathlib.Path("/proc/self/task").glob("*/comm")]
+    print("threads:", *sorted(names), file=sys.stderr)
+
+atexit.register(name_threads)
+sys.argv = sys.argv[1:]
+sys.path[0] = str(pathlib.Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lists a process' threads")
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_no_communication_outlives_a_run(is_stopped, tmp_path):
+    """Its threads would now and then abort a process whose work is done."""
+    (tmp_path / "names_threads.py").write_text(NAMES_THREADS)
+    output = tmp_path / "run"
+    flags = [*(ENDLESS if is_stopped else [*RUN, "--max_steps=4"]), "--output_dir", output]
+    command = script_command("run_mae.py", *flags, processes=2)
+    at = next(i for i, word in enumerate(command) if str(word).endswith("run_mae.py"))
+    command.insert(at, tmp_path / "names_threads.py")
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**script_environment(2), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+        try:
+            if is_stopped:
+                deadline = time.monotonic() + 300
+                while not has_checkpoint(output)():
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                for rank in psutil.Process(process.pid).children():
+                    rank.terminate()
+            process.wait(timeout=300)
+        finally:
+            if process.poll() is None:
+                kill_tree(process)
+    text = (tmp_path / "stderr").read_text()
+    assert ("stopped by SIGTERM" in text) == is_stopped
+    listed = [line for line in text.splitlines() if line.startswith("threads:")]
+    assert len(listed) == 2, text
+    assert not any("gloo" in line for line in listed)
 
 
 def test_a_file_in_the_place_of_a_checkpoint(tmp_path):
