@@ -93,8 +93,9 @@ def test_decodes_nearly_as_the_cpu(tmp_path):
         processor = MAEImageProcessor.from_model_config(config)
         found = decode_crops(crops[1:], processor, torch.device("cuda"))[0].cpu()
         difference = (found.float() - crops[0].float()).abs()
-        assert difference.mean() < 2
-        assert difference.max() < 40
+        # an H100 differed by 0.03 on average and 3 at most; without interpolated chroma by 1 and 41
+        assert difference.mean() < 0.5
+        assert difference.max() < 20
 
 
 def test_fine_tuning(make_classifier_trainer):
