@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_mae authors. Licensed under the Apache License, Version 2.0.
 """nvImageCodec, if it is installed: boxes of JPEG files, decoded by the CPU or a GPU.
 
-A GPU decodes the whole file, and the box is cut out there: nvImageCodec 0.9 fails at boxes, or ends
-the process (its issue 55).
+A GPU decodes the whole file, and the box is cut out there: nvImageCodec 0.9 fails at some boxes, or
+ends the process (its issue 55).
 """
 
 import contextlib
