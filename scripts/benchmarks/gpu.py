@@ -149,7 +149,6 @@ def gpu_benchmark(args: argparse.Namespace) -> dict[str, Any]:
     parts = list_parts(args, str(about.get("gpu", args.device)))
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, _none_left_running():
         list(pool.map(run, [part for part in parts if not part.is_timed]))
-    with _none_left_running():
         for part in parts:
             if part.is_timed:
                 run(part)

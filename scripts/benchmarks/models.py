@@ -159,17 +159,16 @@ def peak_memory(work_class: type[_Work], *arguments: Any) -> int:
         BrokenProcessPool: the process was ended, as the system does when the machine's memory isn't
             enough.
     """
-    *_, device = arguments[:4]
-    if device.type == "cuda":
-        return _with_peak_memory(work_class, *arguments)[1]
+    if arguments[3].type == "cuda":
+        return _peak_memory(work_class, *arguments)
     processes = multiprocessing.get_context("forkserver")
     # imported once for all of them; that finds what is installed, and not what lies by the script
     processes.set_forkserver_preload(["hf_mae.training.optimization", "timm", "transformers"])
     with ProcessPoolExecutor(1, processes) as pool:
-        return pool.submit(_peak_memory_here, work_class, *arguments).result()
+        return pool.submit(_peak_memory, work_class, *arguments).result()
 
 
-def _peak_memory_here(work_class, *arguments):
+def _peak_memory(work_class, *arguments):
     return _with_peak_memory(work_class, *arguments)[1]
 
 
@@ -225,7 +224,9 @@ def models_benchmark(args: argparse.Namespace) -> dict[int, Any]:
     for batch in args.batch:
         try:
             works, memory = _make(names, config, batch, work_class, options)
-            results[batch] = _measure(works, memory, config, batch, options[:2], args.rounds)
+            results[batch] = _measure(
+                works, memory, config, batch, work_class, options, args.rounds
+            )
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -284,13 +285,12 @@ def _out_of_memory(error):
     ) or "DefaultCPUAllocator" in str(error)
 
 
-def _measure(works, memory, config, batch, options, rounds):
-    multiplication = Multiplication(*options)
+def _measure(works, memory, config, batch, work_class, options, rounds):
+    multiplication = Multiplication(*options[:2])
     repeats = max(1, round(0.3 / _seconds(multiplication)))
     turns = {"product": lambda i: [multiplication() for _ in range(repeats)], **works}
     seconds = interleaved(turns, rounds)
     products = seconds.pop("product")
-    work_class = type(works["hf_mae"])
     works.clear()
     turns.clear()
     gc.collect()

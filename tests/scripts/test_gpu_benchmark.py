@@ -120,16 +120,8 @@ def test_a_check_can_fail():
 
 @pytest.mark.parametrize("part", ["profile", "largest"])
 def test_parts_of_the_model(part):
-    args = Namespace(
-        **{
-            **ARGUMENTS,
-            "size": "tiny",
-            "batch": 2,
-            "bf16": False,
-            "compile": False,
-            "config_overrides": {},
-        }
-    )
+    options = {"size": "tiny", "batch": 2, "bf16": False, "compile": False, "config_overrides": {}}
+    args = Namespace(**{**ARGUMENTS, **options})
     found = PARTS[part](args)
     if part == "profile":
         assert sum(kernel["share"] for kernel in found["kernels"]) <= 1
