@@ -97,6 +97,7 @@ _BY_NUMBER = {
     errno.EEXIST: "there is a file in the place of a folder; move it away",
     errno.ENOTDIR: "there is a file in the place of a folder; move it away",
     errno.EISDIR: "there is a folder in the place of a file; move it away",
+    errno.ENAMETOOLONG: "the name is too long here; name another",
     errno.EMFILE: f"too many files are open; {_MORE_FILES}",
     errno.ENFILE: f"too many files are open; {_MORE_FILES}",
     errno.ENOMEM: f"memory is used up; {_MEMORY_OF_WORKERS}",
@@ -107,6 +108,7 @@ _KILLED_LOADER = (
 # what libraries say of the same, and of other processes → what has happened, and what to do; what
 # they said follows it
 _BY_TEXT = {
+    r"^Parent directory .* does not exist": _BY_NUMBER[errno.ENOENT],
     r"inline_container\.cc|PytorchStreamWriter failed writing": (
         "a file couldn't be written to its end, as it is when a disk or quota is full or no larger "
         "file is allowed (ulimit -f); make room"
@@ -132,6 +134,7 @@ _BY_TEXT = {
 }
 _OF_LIBRARIES = (RuntimeError, OSError, EOFError, SafetensorError, MemoryError)
 _OS_NUMBER = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")
+_OS_WORDS = {os.strerror(number): number for number in _BY_NUMBER}  # where no number is said
 _OBJECT = re.compile(r"<\S+ object at 0x[0-9a-f]+>")  # PIL names a file so, anew each time
 _LONGEST = 300
 
@@ -197,7 +200,7 @@ def _os_number(error: Exception, said: str) -> int | None:
     match = _OS_NUMBER.search(said)
     if number is None and match is not None:
         number = int(match[1] or match[2])
-    return number
+    return number or _OS_WORDS.get(said.rpartition("strerror: ")[2])
 
 
 def _shortened(text: str) -> str:
