@@ -59,3 +59,21 @@ def test_a_connection_of_another_kind_is_another_process():
     with pytest.raises(SystemExit) as end, reported_as("run_mae.py"):
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
     assert "another process of this run has ended" in str(end.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone/optimizer.pt", "a file or folder isn't there, or no more"),
+        ("file/optimizer.pt", "a file or folder isn't there, or no more"),
+        ("folder", "there is a folder in the place of a file; move it away"),
+        (f"{300 * 'n'}.pt", "the name is too long here; name another"),
+    ],
+)
+def test_where_torch_cant_save(name, said, tmp_path):
+    """It gives no number."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit) as end, reported_as("run_mae.py", TRAINING_ERRORS):
+        torch.save(torch.zeros(1000), tmp_path / name)
+    assert f"run_mae.py: error: {said}" in str(end.value)

@@ -102,10 +102,12 @@ def describe_kept(trainer: ImageTrainer) -> str:
 
 def describe_trained(trainer: ImageTrainer) -> str:
     """Says what is there when what lies beside the trained model can't be written."""
-    folder = printable(Path(str(trainer.args.output_dir)))
+    folder = Path(str(trainer.args.output_dir))
+    if not any(folder.glob("model*.safetensors")):  # the folder may have been taken away
+        return describe_kept(trainer)
     return (
-        f"the trained model is in {folder}, and card, curves or arguments may be missing: the same "
-        "command with --resume_from_checkpoint last writes them"
+        f"the trained model is in {printable(folder)}, and card, curves or arguments may be "
+        "missing: the same command with --resume_from_checkpoint last writes them"
     )
 
 

@@ -138,6 +138,36 @@ def test_an_output_folder_that_vanishes(report_to, tmp_path):
     assert "start again" in line
 
 
+VANISHES = """
+import pathlib, runpy, sys
+
+name, folder = sys.argv[1:3]
+
+def vanish(event, args):
+    path = pathlib.Path(str(args[0])) if event == "open" else None
+    if path and path.name == name and path.is_relative_to(folder) and path.parent.is_dir():
+        pathlib.Path(folder).rename(folder + "-away")
+
+sys.addaudithook(vanish)
+sys.argv = sys.argv[3:]
+sys.path[0] = str(pathlib.Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("moment", ["trainer_state.json", "arguments.yaml"])
+def test_an_output_folder_that_vanishes_as_a_file_is_opened(moment, tmp_path):
+    """In the first checkpoint, or when the model has been trained: nothing is said to be there."""
+    (tmp_path / "vanishes.py").write_text(VANISHES)
+    output = tmp_path / "run"
+    script = [moment, output, ROOT / "scripts" / "run_mae.py"]
+    flags = [*script, *RUN, "--max_steps=2", "--output_dir", output]
+    status, _, stderr = run_script(tmp_path / "vanishes.py", *flags, check=False)
+    line = line_of(status, stderr)
+    assert f"there is no whole checkpoint in {output}, so start again" in line
+    assert (tmp_path / "run-away" / "model.safetensors").is_file() == (moment == "arguments.yaml")
+
+
 NAMES_THREADS = """
 import atexit, contextlib, pathlib, runpy, sys
 
