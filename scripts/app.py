@@ -44,7 +44,7 @@ from hf_mae.inference.shown_models import (
     Asked,
     Shown,
     as_html,
-    canvas_size,
+    as_tag,
     describe,
     draw_canvas,
     draw_pictures,
@@ -74,6 +74,12 @@ CSS = """
 .figures figcaption { font-size: 0.8rem; }
 #canvas img { image-rendering: pixelated; cursor: pointer; }
 """
+# where on the picture it was clicked; gradio's own picture takes no click while it is exchanged
+CLICK = """element.addEventListener("click", event => {
+    const box = element.querySelector("img").getBoundingClientRect();
+    const place = [(event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height];
+    if (place.every(share => 0 <= share && share <= 1)) trigger("click", {place});
+})"""
 TITLE = "What is behind the patches?"
 
 
@@ -196,13 +202,7 @@ def make_controls(painter: Shown | None) -> Controls:
             mask = gr.UploadButton("Take a mask from a picture: white is hidden")
     with gr.Column(min_width=320, visible=painter is not None):
         gr.Markdown("Click patches on and off:")
-        canvas = gr.Image(
-            show_label=False,
-            format="png",
-            interactive=False,
-            buttons=[],
-            elem_id="canvas",
-        )
+        canvas = gr.HTML(js_on_load=CLICK, elem_id="canvas")
         said = gr.Markdown(elem_id="said")
     picture, seed, hidden = gr.State(str(EXAMPLES[0])), gr.State(0), gr.State(None)
     return Controls(
@@ -238,10 +238,9 @@ def connect(
     def choose(number: int) -> str:
         return str(EXAMPLES[number])
 
-    def click(hidden: Any, point: gr.SelectData) -> tuple[Any, str]:
-        assert painter is not None
+    def click(hidden: Any, clicked: gr.EventData) -> tuple[Any, str]:
         with problems_on_page():
-            return toggle_patch(hidden, point.index, canvas_size(painter)), OWN
+            return toggle_patch(hidden, cast(Any, clicked).place), OWN
 
     def take_mask(file: str) -> tuple[Any, str]:
         assert painter is not None
@@ -255,20 +254,24 @@ def connect(
         return (MASK_STRATEGIES[0] if kind == OWN else kind), seed + int(count)
 
     c = controls
+    # what is set while the models answer counts, too
+    last: dict[str, Any] = {"trigger_mode": "always_last"}
+    each: dict[str, Any] = {"trigger_mode": "multiple"}
     redraw: dict[str, Any] = {
         "fn": show,
         "inputs": [c.picture, c.kind, c.share, c.count, c.seed, c.hidden],
         "outputs": [c.canvas, c.said, c.hidden, c.share, c.count, *answers],
         "show_progress": "minimal",
+        **last,
     }
     page.load(**redraw)
-    c.file.upload(take, [c.file, c.picture], [c.picture, c.file]).success(**redraw)
-    c.shelf.click(choose, c.shelf, c.picture).success(**redraw)
+    c.file.upload(take, [c.file, c.picture], [c.picture, c.file], **last).success(**redraw)
+    c.shelf.click(choose, c.shelf, c.picture, **last).success(**redraw)
     c.again.click(draw_others, [c.kind, c.count, c.seed], [c.kind, c.seed]).success(**redraw)
-    c.mask.upload(take_mask, c.mask, [c.hidden, c.kind]).success(**redraw)
-    c.canvas.select(click, c.hidden, [c.hidden, c.kind]).success(**redraw)
+    c.mask.upload(take_mask, c.mask, [c.hidden, c.kind], **last).success(**redraw)
+    c.canvas.click(click, c.hidden, [c.hidden, c.kind], **each).success(**redraw)
     for setting in (c.kind, c.share, c.count):
-        setting.input(**redraw, trigger_mode="always_last")
+        setting.input(**redraw)
 
 
 def show_canvas(painter: Shown | None, asked: Asked) -> list[Any]:
@@ -279,7 +282,9 @@ def show_canvas(painter: Shown | None, asked: Asked) -> list[Any]:
     if painter is None:
         return [None, "", None, is_drawn, is_drawn]
     canvas, hidden = draw_canvas(painter, asked)
-    return [canvas, describe(painter, hidden), hidden, is_drawn, is_drawn]
+    new = gr.skip() if asked.kind == OWN else hidden  # more may have been clicked meanwhile
+    said = describe(painter, hidden)
+    return [as_tag(canvas, said), said, new, is_drawn, is_drawn]
 
 
 def answer(models: Sequence[Shown], asked: Asked) -> list[Any]:

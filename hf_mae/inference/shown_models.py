@@ -149,27 +149,23 @@ def fit_mask(hidden: np.ndarray, grid_size: tuple[int, int]) -> np.ndarray:
     return read_mask(hidden.astype(np.uint8) * 255, grid_size).numpy()
 
 
-def toggle_patch(
-    hidden: np.ndarray, point: tuple[float, float], size: tuple[int, int]
-) -> np.ndarray:
+def toggle_patch(hidden: np.ndarray, point: tuple[float, float]) -> np.ndarray:
     """Hides the patch at a point of a picture, or shows it.
 
     Args:
         hidden: (rows, columns), true for patches that are hidden.
-        point: Pixels from the left and from the top.
-        size: Of the picture, pixels across and down.
+        point: Shares of the picture from the left and from the top, 0 to 1.
 
     Raises:
         ValueError: no patch would stay visible.
 
     Example:
 
-    >>> toggle_patch(np.array([[False, True], [False, True]]), (3, 1), (20, 20)).tolist()
+    >>> toggle_patch(np.array([[False, True], [False, True]]), (0.15, 0.05)).tolist()
     [[True, True], [False, True]]
     """
     rows, columns = hidden.shape
-    row = min(rows - 1, int(point[1] * rows / size[1]))
-    column = min(columns - 1, int(point[0] * columns / size[0]))
+    row, column = min(rows - 1, int(point[1] * rows)), min(columns - 1, int(point[0] * columns))
     changed = hidden.copy()
     changed[row, column] = not hidden[row, column]
     if changed.all():
@@ -237,35 +233,27 @@ def label_value(shown: Shown, file: str) -> str | dict[str, float]:
     return {answer["label"]: answer["score"] for answer in answers}
 
 
-def canvas_size(shown: Shown) -> tuple[int, int]:
-    """Pixels across and down of the picture that is clicked."""
-    height, width = cast(Any, shown.model.config).image_hw
-    times = _times(height, width)
-    return width * times, height * times
-
-
 def enlarge(image: np.ndarray) -> np.ndarray:
     """Repeats the pixels of a small picture, (H, W) or (H, W, C), to the size of the canvas."""
-    times = _times(*image.shape[:2])
+    times = -(-_SHOWN_SIDE // max(image.shape[:2]))
     return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def _times(height: int, width: int) -> int:
-    return -(-_SHOWN_SIDE // max(height, width))
-
-
 def as_html(pictures: Sequence[tuple[np.ndarray, str]]) -> str:
-    """Pictures with their captions as figures, which hold their pixels themselves."""
+    """Pictures with their captions as figures."""
     figures = []
     for image, caption in pictures:
-        buffer, text = io.BytesIO(), html.escape(caption)
-        Image.fromarray(image).save(buffer, "png")
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        source = f"data:image/png;base64,{data}"
-        figures.append(
-            f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-        )
+        text = f"<figcaption>{html.escape(caption)}</figcaption>"
+        figures.append(f"<figure>{as_tag(image, caption)}{text}</figure>")
     return "\n".join(figures)
+
+
+def as_tag(image: np.ndarray, description: str) -> str:
+    """A picture as HTML that holds its pixels itself."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
 
 
 def describe(shown: Shown, hidden: np.ndarray) -> str:

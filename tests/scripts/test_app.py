@@ -110,7 +110,7 @@ def wait_for_hidden(page, count):
 
 def pixels(locator):
     """The picture that an element shows, whether or not it is veiled while the page asks."""
-    with urllib.request.urlopen(locator.evaluate("image => image.src")) as file:
+    with urllib.request.urlopen(locator.get_attribute("src")) as file:
         picture = Image.open(io.BytesIO(file.read())).convert("L")
     return np.asarray(picture.resize((56, 56)))
 
@@ -174,6 +174,21 @@ def test_upload_slide_and_click(open_page):
     assert share.is_disabled()
     canvas.click(position=place)
     wait_for_hidden(page, 25)
+
+
+@needs_gradio
+@needs_browser
+def test_clicks_that_follow_each_other_while_the_models_answer(open_page):
+    page = open_page(1200)
+    canvas = page.locator("#canvas img")
+    before = pixels(canvas)
+    for column in range(7):
+        canvas.click(position={"x": 20 + 48 * column, "y": 20})
+    end = time.monotonic() + 60
+    turned = np.zeros(7)
+    while turned.min() < 0.5:
+        assert time.monotonic() < end, f"not all are turned: {turned}"
+        turned = (before != pixels(canvas)).reshape(7, 8, 7, 8).mean(axis=(1, 3))[0]
 
 
 @needs_gradio
