@@ -282,7 +282,7 @@ def show_canvas(painter: Shown | None, asked: Asked) -> list[Any]:
     if painter is None:
         return [None, "", None, is_drawn, is_drawn]
     canvas, hidden = draw_canvas(painter, asked)
-    new = gr.skip() if asked.kind == OWN else hidden  # more may have been clicked meanwhile
+    new = gr.skip() if hidden is asked.own else hidden  # more may have been clicked meanwhile
     said = describe(painter, hidden)
     return [as_tag(canvas, said), said, new, is_drawn, is_drawn]
 
