@@ -154,9 +154,11 @@ def train_jobs(jobs, processes):
 
 
 def kill_tree(process):
-    """Kills a process and all that it started, hard (torchrun's children are in sessions of their
-    own)."""
-    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    """Kills a process that hasn't ended yet and all that it started, hard (torchrun's children are
+    in sessions of their own)."""
+    family = [process]
+    if process.poll() is None:
+        family += psutil.Process(process.pid).children(recursive=True)
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()

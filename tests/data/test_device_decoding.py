@@ -167,3 +167,16 @@ def test_workers_hand_over_files(folder):
 def test_refused(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         MAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **flags).check()
+
+
+@pytest.mark.gpu
+def test_samples_that_come_decoded_are_refused(folder, tmp_path):
+    args = MAETrainingArguments(
+        output_dir=str(tmp_path), decode_device="cuda", eval_strategy="no", save_strategy="no"
+    )
+    model = MAEForPreTraining(MAEConfig(**TINY))
+    processor = MAEImageProcessor.from_model_config(model.config)
+    samples = make_samples(folder, True)
+    with pytest.raises(ValueError, match="come decoded; make their PretrainingTransform with"):
+        MAETrainer(model, args, samples, processing_class=processor)
+    MAETrainer(model, args, make_samples(folder, False), processing_class=processor)

@@ -82,9 +82,8 @@ class Hosts:
 
     def disconnect(self):
         for process in self.running:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                kill_tree(process)
+            process.send_signal(signal.SIGCONT)
+            kill_tree(process)
         for name in self.names:
             with contextlib.suppress(subprocess.CalledProcessError):
                 ip("netns", "del", name)

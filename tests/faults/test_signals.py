@@ -104,8 +104,7 @@ def test_a_signal_to_the_whole_group(name, tmp_path):
     except subprocess.TimeoutExpired as error:
         raise HungError(name) from error
     finally:
-        if process.poll() is None:
-            kill_tree(process)
+        kill_tree(process)
     check_stopped(output, name, process.returncode, stderr)
     newest = output / f"checkpoint-{newest_step(output)}"
     if find_flaw(newest):
@@ -137,8 +136,7 @@ def test_a_signal_to_torchrun(name, whole_of_two, tmp_path):
     except subprocess.TimeoutExpired as error:
         raise HungError(name) from error
     finally:
-        if process.poll() is None:
-            kill_tree(process)
+        kill_tree(process)
     assert process.returncode != 0 or newest_step(output) == STEPS
     if "run_mae.py: " not in stderr:
         raise UnclearError(stderr)

@@ -72,8 +72,7 @@ def disturb(flags, moment, disturbance, processes=1, limits=None, script="run_ma
             disturbance(process)
             process.wait(timeout=300)
         finally:
-            if process.poll() is None:
-                kill_tree(process)
+            kill_tree(process)
         stderr.seek(0)
         return process.returncode, stderr.read()
 

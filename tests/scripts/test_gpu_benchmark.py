@@ -73,8 +73,7 @@ def test_an_interruption_ends_what_runs(is_timed, tmp_path):
         process.wait(timeout=120)
         assert not psutil.wait_procs(parts, timeout=60)[1]
     finally:
-        if process.poll() is None:
-            kill_tree(process)
+        kill_tree(process)
 
 
 def _parts_of(process):

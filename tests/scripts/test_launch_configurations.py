@@ -99,8 +99,7 @@ def run_all(*commands, seconds=300, **environment):
         texts = [process.communicate(timeout=seconds)[0] for process in started]
     finally:
         for process in started:
-            if process.poll() is None:
-                kill_tree(process)
+            kill_tree(process)
     for process, text in zip(started, texts):
         assert process.returncode == 0, text
     return "".join(texts)
@@ -259,8 +258,7 @@ def test_slurm(slurm, tmp_path):
             os.kill(int(task), signal.SIGUSR1)
         _, stderr = job.communicate(timeout=300)
     finally:
-        if job.poll() is None:
-            kill_tree(job)
+        kill_tree(job)
     assert job.returncode == 128 + signal.SIGUSR1, stderr
     assert "Traceback" not in stderr
     assert Path(slurm["REQUEUED"]).read_text() == f"{slurm['SLURM_JOB_ID']}\n"

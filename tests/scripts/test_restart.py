@@ -132,8 +132,7 @@ def test_a_rank_is_killed_and_the_run_goes_on(tmp_path):
         kill_rank(process, 1)
         _, stderr = process.communicate(timeout=300)
     finally:
-        if process.poll() is None:
-            kill_tree(process)
+        kill_tree(process)
     assert killed_after < 40
     assert process.returncode == 0, stderr
     assert stderr.count("again in 0 s") == 1
