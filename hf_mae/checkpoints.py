@@ -49,7 +49,8 @@ def finish_checkpoint(folder: Path, facts: dict[str, Any]) -> None:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _digest(path)]
-    _write_manifest(folder, {"facts": facts, "files": files})
+    content = {"facts": facts, "files": files}
+    _write_manifest(folder, {**content, "digest": _digest_of(content)})
     _sync_folder(folder.parent)
 
 
@@ -116,6 +117,11 @@ def _digest(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    """Of what a manifest says, in its order."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(content).encode())
 
 
 # reading -----------------------------------------------------------------------------------------
@@ -217,9 +223,11 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest == _UNFINISHED:
             return None, _NOT_TO_ITS_END
-        is_right = isinstance(manifest["facts"], dict)
-        for size, digest in manifest["files"].values():
-            is_right &= isinstance(size, int) and isinstance(digest, str)
+        digest = manifest.pop("digest", None)  # those of earlier versions have none
+        is_right = list(manifest) == ["facts", "files"] and isinstance(manifest["facts"], dict)
+        is_right &= digest in (None, _digest_of(manifest))
+        for size, of_file in manifest["files"].values():
+            is_right &= isinstance(size, int) and isinstance(of_file, str)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         is_right = False
     return (manifest, None) if is_right else (None, f"{MANIFEST_FILE} is damaged")

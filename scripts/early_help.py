@@ -5,9 +5,11 @@ The texts in help/ are what the scripts' own parsers say (`make help-texts`; a t
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 
 TEXTS = Path(__file__).with_name("help")
@@ -43,4 +45,23 @@ def start(main: Callable[[], None]) -> None:
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _leave(end.code)
+        raise
+
+
+def _leave(code: str | int) -> NoReturn:
+    """Ends one process of several that has failed, at once.
+
+    Threads that still wait for the other processes could abort it (status 134) while Python ends.
+    """
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()  # ends processes that load images, too
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -65,6 +65,8 @@ def cases():
     made = []
     for file in FILES:
         for damage in DAMAGES:
+            if (file, damage) == ("manifest.json", "gone"):
+                continue  # earlier versions wrote none: it is used, and that is said
             marks = [] if (file, damage) in QUICK else [pytest.mark.campaign]
             made.append(pytest.param(file, damage, marks=marks, id=f"{file}-{damage}"))
     return made

@@ -204,6 +204,39 @@ def test_no_communication_outlives_a_run(is_stopped, tmp_path):
     assert not any("gloo" in line for line in listed)
 
 
+FAILS = """
+import atexit, os, sys
+from early_help import start
+
+class Aborts:
+    def __del__(self):
+        os.abort()
+
+aborts = Aborts()
+atexit.register(print, "ended in order")
+
+def main():
+    print("begun")
+    sys.exit("run_mae.py: error: too small")
+
+start(main)
+"""
+
+
+@pytest.mark.parametrize(("processes", "status"), [("1", -signal.SIGABRT), ("2", 1)])
+def test_what_is_left_of_a_process_of_several_cant_abort_it(processes, status, tmp_path):
+    """As threads that wait for the other processes do when the run has failed."""
+    path = tmp_path / "fails.py"
+    path.write_text(FAILS)
+    environment = {**os.environ, "WORLD_SIZE": processes, "PYTHONPATH": str(ROOT / "scripts")}
+    command = [sys.executable, path]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == status
+    assert run.stderr.startswith("run_mae.py: error: too small\n")
+    if processes == "2":
+        assert run.stdout == "begun\nended in order\n"
+
+
 def test_a_file_in_the_place_of_a_checkpoint(tmp_path):
     output = tmp_path / "run"
     output.mkdir()

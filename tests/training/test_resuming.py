@@ -1,6 +1,5 @@
 """A run goes on with what it was made of; what differs is refused, or let by name and then true."""
 
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_mae import MAEConfig
-from hf_mae.checkpoints import begin_checkpoint
+from hf_mae.checkpoints import begin_checkpoint, finish_checkpoint, read_facts
 from hf_mae.data.digests import images_digest, shards_digest
 from hf_mae.data.sources import load_image_dataset
 from hf_mae.data.streaming import load_image_stream
@@ -123,32 +122,30 @@ def test_data_that_differs_is_refused(make_trainer, digits, checkpoint):
 
 def test_versions_that_differ_are_refused(make_trainer, tmp_path):
     make_trainer(max_steps=2, **SAVING).train()
-    manifest = tmp_path / "run" / "checkpoint-2" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["facts"]["torch"] = "1.0"
-    manifest.write_text(json.dumps(content))
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    finish_checkpoint(checkpoint, {**read_facts(checkpoint), "torch": "1.0"})
     with pytest.raises(ValueError, match=f"torch is {torch.__version__.split('+')[0]}.*was 1.0"):
-        make_trainer(max_steps=2).check_resume(str(manifest.parent))
+        make_trainer(max_steps=2).check_resume(str(checkpoint))
     allowing = make_trainer(max_steps=2, allow_changed=["torch"])
-    allowing.check_resume(str(manifest.parent))
+    allowing.check_resume(str(checkpoint))
     assert allowing.changed[0].endswith("and was 1.0")
 
 
 def test_what_a_checkpoint_is_too_old_to_know(make_trainer, tmp_path):
     """It was written as if fields that came later had their defaults."""
     make_trainer(max_steps=2, **SAVING).train()
-    manifest = tmp_path / "run" / "checkpoint-2" / "manifest.json"
-    content = json.loads(manifest.read_text())
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    facts = read_facts(checkpoint)
     for name in ("mask_strategy", "mask_block_size", "crops_per_image", "decode_device"):
-        del content["facts"][name]
-    manifest.write_text(json.dumps(content))
-    make_trainer(max_steps=2).check_resume(str(manifest.parent))
+        del facts[name]
+    finish_checkpoint(checkpoint, facts)
+    make_trainer(max_steps=2).check_resume(str(checkpoint))
     of_blocks = make_trainer(max_steps=2, config=MAEConfig(**TINY, mask_strategy="block"))
     with pytest.raises(ValueError, match="mask_strategy is block, and was random"):
-        of_blocks.check_resume(str(manifest.parent))
+        of_blocks.check_resume(str(checkpoint))
     of_two_crops = make_trainer(max_steps=2, crops_per_image=2)
     with pytest.raises(ValueError, match="crops_per_image is 2, and was 1"):
-        of_two_crops.check_resume(str(manifest.parent))
+        of_two_crops.check_resume(str(checkpoint))
 
 
 def test_what_may_change_freely(make_trainer, checkpoint):
