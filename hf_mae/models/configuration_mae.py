@@ -206,6 +206,10 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
+    def __new__(cls, *args: Any, **fields: Any) -> "MAEConfig":
+        check_fields(fields)  # up to 5.17 transformers would speak first
+        return super().__new__(cls)
+
     def __post_init__(
         self,
         out_features: list[str] | None = None,
