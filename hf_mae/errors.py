@@ -122,6 +122,9 @@ _BY_TEXT = {
         "the GPU's memory is used up; lower --per_device_train_batch_size (--batch_size), and to "
         "train the same raise --gradient_accumulation_steps by as much"
     ),
+    r"restore data location .*tagged with cpu:0": (  # up to 5.17 at least
+        "this version of transformers can't resume a run of several processes on CPUs; update it"
+    ),
     r"is killed by signal|exited unexpectedly": _KILLED_LOADER,
     r"can't allocate memory|Cannot allocate memory": f"memory is used up; {_MEMORY_OF_WORKERS}",
     r"Timed out waiting|Watchdog caught collective operation timeout|wait timeout after": (

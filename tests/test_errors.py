@@ -77,3 +77,11 @@ def test_where_torch_cant_save(name, said, tmp_path):
     with pytest.raises(SystemExit) as end, reported_as("run_mae.py", TRAINING_ERRORS):
         torch.save(torch.zeros(1000), tmp_path / name)
     assert f"run_mae.py: error: {said}" in str(end.value)
+
+
+def test_where_torch_cant_load(tmp_path):
+    """As earlier versions of transformers ask for."""
+    torch.save(torch.zeros(1), tmp_path / "optimizer.pt")
+    with pytest.raises(SystemExit) as end, reported_as("run_mae.py", TRAINING_ERRORS):
+        torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 0))
+    assert "this version of transformers can't resume a run of several" in str(end.value)

@@ -122,7 +122,12 @@ def _lock(output_dir: Path) -> None:
 
 def _wait_for(lock: SoftFileLease, file: Path) -> None:
     """Waits for the holder of a lock to be gone; ValueError if it isn't."""
-    match = re.search(r"^host=([^?\n]*)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:  # it has just been given up
+        lock.acquire(timeout=0)
+        return
+    match = re.search(r"^host=([^?\n]*)", text, re.MULTILINE)
     host = match[1] if match else "another host"
     holder = f"process {lock.pid} on {host}"
     held = f"output_dir {file.parent} is being written by another run ({holder})"
