@@ -261,9 +261,13 @@ def test_a_read_only_output_folder(tmp_path):
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
         def make_read_only(process):
-            # by a mount of its own, in which no file is open for writing
-            subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
-            subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
+            # by a mount of its own, made elsewhere, in which no file is open for writing
+            made = tmp_path / "read-only"
+            made.mkdir()
+            subprocess.run(["mount", "--bind", str(disk), str(made)], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(made)], check=True)
+            subprocess.run(["mount", "--bind", str(made), str(disk)], check=True)
+            subprocess.run(["umount", str(made)], check=True)
 
         flags = [*ENDLESS, "--output_dir", disk / "run"]
         status, stderr = disturb(flags, has_checkpoint(disk / "run", 4), make_read_only)
