@@ -254,22 +254,19 @@ def connect(
         return (MASK_STRATEGIES[0] if kind == OWN else kind), seed + int(count)
 
     c = controls
-    # what is set while the models answer counts, too
-    last: dict[str, Any] = {"trigger_mode": "always_last"}
-    each: dict[str, Any] = {"trigger_mode": "multiple"}
     redraw: dict[str, Any] = {
         "fn": show,
         "inputs": [c.picture, c.kind, c.share, c.count, c.seed, c.hidden],
         "outputs": [c.canvas, c.said, c.hidden, c.share, c.count, *answers],
         "show_progress": "minimal",
-        **last,
+        "trigger_mode": "always_last",  # what is set while the models answer counts, too
     }
     page.load(**redraw)
-    c.file.upload(take, [c.file, c.picture], [c.picture, c.file], **last).success(**redraw)
-    c.shelf.click(choose, c.shelf, c.picture, **last).success(**redraw)
+    c.file.upload(take, [c.file, c.picture], [c.picture, c.file]).success(**redraw)
+    c.shelf.click(choose, c.shelf, c.picture).success(**redraw)
     c.again.click(draw_others, [c.kind, c.count, c.seed], [c.kind, c.seed]).success(**redraw)
-    c.mask.upload(take_mask, c.mask, [c.hidden, c.kind], **last).success(**redraw)
-    c.canvas.click(click, c.hidden, [c.hidden, c.kind], **each).success(**redraw)
+    c.mask.upload(take_mask, c.mask, [c.hidden, c.kind]).success(**redraw)
+    c.canvas.click(click, c.hidden, [c.hidden, c.kind], trigger_mode="multiple").success(**redraw)
     for setting in (c.kind, c.share, c.count):
         setting.input(**redraw)
 

@@ -217,7 +217,6 @@ class MAEConfig(BackboneConfigMixin, PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         kwargs.pop("stage_names", None)  # they follow from the depth
-        check_fields({**vars(self), **kwargs})
         super().__post_init__(**kwargs)
         if self.decoder_type == "cross" and self.prediction_ratio is None:
             self.prediction_ratio = 0.25

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from datasets import load_dataset
+from filelock import SoftFileLease
 from helpers import TINY, logged_losses
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -331,6 +332,14 @@ def test_one_run_at_a_time(make_trainer, tmp_path):
         holder.kill()
     assert resume_point(make_trainer().args) is None  # taken over
     assert resume_point(make_trainer().args) is None  # the same process may go on
+
+
+def test_a_lock_that_is_given_up_between_two_looks(tmp_path):
+    file = tmp_path / "run.lock"
+    lock = SoftFileLease(file)
+    resuming._wait_for(lock, file)  # as after an attempt that found it held
+    assert lock.is_lock_held_by_us
+    lock.release()
 
 
 def test_the_lock_of_a_zombie(make_trainer, tmp_path):
